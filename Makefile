@@ -1,0 +1,63 @@
+# sallyport: `make` lists the targets. `make run` and `make test` need Go and nothing else.
+
+GO      ?= go
+BIN     := bin
+# Tools by pinned version: built into bin/ once, never into the module.
+OPA         := $(BIN)/opa-v1.22.2
+STATICCHECK := $(BIN)/staticcheck-v0.8.2
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -X main.version=$(VERSION)
+FUZZTIME ?= 20s
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test lint rego golden cover fuzz clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/sallyport
+	@mkdir -p $(BIN)
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/sallyport ./cmd/sallyport
+
+run: build ## run the proxy on 127.0.0.1:1080 with the default policy (ARGS='--policy DIR' for yours)
+	$(BIN)/sallyport run $(ARGS)
+
+test: lint rego ## everything that must pass before a change lands: lint, Rego, Go tests with -race
+	$(GO) test -race ./...
+
+lint: $(STATICCHECK) ## gofmt, go vet, staticcheck, go mod tidy
+	@out=$$(gofmt -l .); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(STATICCHECK) ./...
+	$(GO) mod tidy -diff
+
+rego: $(OPA) ## opa fmt, check --strict --schema, and test on the policies that we ship
+	@OPA=$(abspath $(OPA)) testdata/rego.sh
+
+golden: ## write the golden files (JSON Schemas) anew
+	$(GO) test ./policy -run TestSchemas -update
+
+cover: ## coverage of the Go tests, by function
+	@mkdir -p $(BIN)
+	$(GO) test -coverpkg=./... -coverprofile=$(BIN)/cover.out ./...
+	$(GO) tool cover -func=$(BIN)/cover.out | tail -1
+
+fuzz: ## fuzz every parser, FUZZTIME each
+	@for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	  done; \
+	done
+
+clean: ## remove what was built
+	rm -rf $(BIN)
+
+$(OPA):
+	@mkdir -p $(BIN)
+	GOBIN=$(abspath $(BIN)) $(GO) install github.com/open-policy-agent/opa@v1.22.2
+	mv $(BIN)/opa $@
+
+$(STATICCHECK):
+	@mkdir -p $(BIN)
+	GOBIN=$(abspath $(BIN)) $(GO) install honnef.co/go/tools/cmd/staticcheck@v0.8.2
+	mv $(BIN)/staticcheck $@

@@ -1,0 +1,344 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The test binary is the program, too, where this variable is set.
+const asProgram = "SALLYPORT_TEST_AS_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		os.Exit(run())
+	}
+	os.Exit(m.Run())
+}
+
+func program(args ...string) *exec.Cmd {
+	c := exec.Command(os.Args[0], args...)
+	c.Env = append(os.Environ(), asProgram+"=1")
+	return c
+}
+
+// server is a running sallyport whose log lines can be waited for.
+type server struct {
+	cmd  *exec.Cmd
+	addr string
+	mu   sync.Mutex
+	more *sync.Cond
+	log  []map[string]any
+}
+
+func start(t *testing.T, args ...string) *server {
+	t.Helper()
+	s := &server{cmd: program(append([]string{"run", "--listen", "127.0.0.1:0"}, args...)...)}
+	s.more = sync.NewCond(&s.mu)
+	stderr, err := s.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		lines := bufio.NewScanner(stderr)
+		for lines.Scan() {
+			entry := map[string]any{"raw": lines.Text()}
+			json.Unmarshal(lines.Bytes(), &entry)
+			s.mu.Lock()
+			s.log = append(s.log, entry)
+			s.mu.Unlock()
+			s.more.Broadcast()
+		}
+		s.mu.Lock()
+		s.log = append(s.log, map[string]any{"msg": "eof"})
+		s.mu.Unlock()
+		s.more.Broadcast()
+	}()
+	t.Cleanup(func() { s.cmd.Process.Kill(); s.cmd.Wait() })
+	s.addr, _ = s.wait(t, 0, "listening")["address"].(string)
+	return s
+}
+
+// wait returns the first entry with that message after the first skip ones of
+// its kind.
+func (s *server) wait(t *testing.T, skip int, msg string) map[string]any {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	defer context.AfterFunc(ctx, s.more.Broadcast)()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		seen := 0
+		for _, e := range s.log {
+			if e["msg"] == msg {
+				if seen == skip {
+					return e
+				}
+				seen++
+			}
+		}
+		if ctx.Err() != nil || (len(s.log) > 0 && s.log[len(s.log)-1]["msg"] == "eof") {
+			t.Fatalf("no %q in the log: %v", msg, s.log)
+		}
+		s.more.Wait()
+	}
+}
+
+// curl returns the body, the status and curl's exit code.
+func curl(t *testing.T, args ...string) (string, int) {
+	t.Helper()
+	path, err := exec.LookPath("curl")
+	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("curl is not installed")
+		}
+		t.Skip("curl is not installed")
+	}
+	c := exec.Command(path, append([]string{"-sS", "--max-time", "20"}, args...)...)
+	var out bytes.Buffer
+	c.Stdout, c.Stderr = &out, &out
+	c.Env = append(os.Environ(), "NO_PROXY=", "no_proxy=")
+	c.Run()
+	return out.String(), c.ProcessState.ExitCode()
+}
+
+func write(t *testing.T, path, text string) string {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// origin is a server on loopback, and settings that let the default policy
+// reach it.
+func origin(t *testing.T) (target, settings string) {
+	t.Helper()
+	o := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "hello %d", len(body))
+	}))
+	t.Cleanup(o.Close)
+	u, err := url.Parse(o.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o.URL, fmt.Sprintf(`{"settings": {"allow_ports": [%s], "allow_private": ["127.0.0.0/8"]}}`, u.Port())
+}
+
+func TestCurlThroughTheDoor(t *testing.T) {
+	target, settings := origin(t)
+	dir := t.TempDir()
+	hash, err := func() ([]byte, error) {
+		c := program("user", "hash")
+		c.Stdin = strings.NewReader("right horse\n")
+		return c.Output()
+	}()
+	if err != nil {
+		t.Fatal(err)
+	}
+	users := fmt.Sprintf(`{"users": {"alice": {"password": %q, "groups": ["dev"]}}}`, strings.TrimSpace(string(hash)))
+	s := start(t, "--data", write(t, filepath.Join(dir, "settings.json"), settings),
+		"--data", write(t, filepath.Join(dir, "users.json"), users))
+
+	for _, c := range []struct {
+		name, proxy, target string
+		code                int
+		want                string
+	}{
+		{"socks5", "socks5://", target, 0, "hello"},
+		{"user", "socks5h://alice:right%20horse@", target, 0, "hello"},
+		{"wrong password", "socks5h://alice:wrong@", target, 97, ""},
+		{"unknown user", "socks5h://bob:right%20horse@", target, 97, ""},
+		{"denied port", "socks5h://", "http://127.0.0.1:25", 97, ""},
+		{"private address", "socks5h://", "http://10.0.0.1:80", 97, ""},
+	} {
+		out, code := curl(t, "-x", c.proxy+s.addr, c.target)
+		if code != c.code || !strings.Contains(out, c.want) {
+			t.Errorf("%s: curl exits %d and prints %q", c.name, code, out)
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		args   []string
+		status string
+	}{
+		{"connect", []string{"-x", "http://" + s.addr, target}, "200"},
+		{"connect as a user", []string{"-x", "http://alice:right%20horse@" + s.addr, target}, "200"},
+		{"wrong password", []string{"-x", "http://alice:wrong@" + s.addr, target}, "407"},
+		{"denied port", []string{"-x", "http://" + s.addr, "http://127.0.0.1:25"}, "403"},
+	} {
+		out, _ := curl(t, append(c.args, "-p", "-o", os.DevNull, "-w", "%{http_connect}")...)
+		if !strings.Contains(out, c.status) {
+			t.Errorf("http %s: %q", c.name, out)
+		}
+	}
+	raw := exchange(t, s.addr, "CONNECT 127.1:22 HTTP/1.1\r\nHost: a\r\n\r\n")
+	if !strings.Contains(raw, " 403 ") || !strings.Contains(raw, "Proxy-Status: sallyport; error=http_request_denied") ||
+		!strings.Contains(raw, `"decision_id":"`) {
+		t.Errorf("a refusal reads %q", raw)
+	}
+	if raw := exchange(t, s.addr, "GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n"); !strings.Contains(raw, " 405 ") {
+		t.Errorf("GET is answered by %q", raw)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.log {
+		if raw, _ := e["raw"].(string); strings.Contains(raw, "horse") || strings.Contains(raw, "wrong") {
+			t.Errorf("a password is in the log: %s", raw)
+		}
+	}
+}
+
+// exchange sends text and returns all that comes back.
+func exchange(t *testing.T, addr, text string) string {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	io.WriteString(c, text)
+	out, _ := io.ReadAll(c)
+	return string(out)
+}
+
+func TestSOCKS5Replies(t *testing.T) {
+	_, settings := origin(t)
+	s := start(t, "--data", write(t, filepath.Join(t.TempDir(), "d.json"), strings.Replace(settings, "[", "[1, ", 1)))
+	hello := "\x05\x01\x00"
+	for _, c := range []struct{ name, send, want string }{
+		{"no method", "\x05\x00", "\x05\xff"},
+		{"a method that is not spoken", "\x05\x01\x01", "\x05\xff"},
+		{"bind", hello + "\x05\x02\x00\x01\x7f\x00\x00\x01\x00\x50", "\x05\x00\x05\x07\x00\x01\x00\x00\x00\x00\x00\x00"},
+		{"address type", hello + "\x05\x01\x00\x09", "\x05\x00\x05\x08\x00\x01\x00\x00\x00\x00\x00\x00"},
+		{"denied by route", hello + "\x05\x01\x00\x01\x08\x08\x08\x08\x00\x19", "\x05\x00\x05\x02\x00\x01\x00\x00\x00\x00\x00\x00"},
+		{"denied by dial", hello + "\x05\x01\x00\x01\x0a\x00\x00\x01\x00\x50", "\x05\x00\x05\x02\x00\x01\x00\x00\x00\x00\x00\x00"},
+		{"refused", hello + "\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x01", "\x05\x00\x05\x05\x00\x01\x00\x00\x00\x00\x00\x00"},
+		{"login failed", "\x05\x01\x02\x01\x01a\x01b" + hello, "\x05\x02\x01\x01"},
+		{"another protocol", "\x16\x03\x01", ""},
+	} {
+		if got := exchange(t, s.addr, c.send); got != c.want {
+			t.Errorf("%s: got % x, want % x", c.name, got, c.want)
+		}
+	}
+}
+
+func TestPolicyEditWhileATransferRuns(t *testing.T) {
+	target, settings := origin(t)
+	dir := t.TempDir()
+	policies := filepath.Join(dir, "policies")
+	if err := os.Mkdir(policies, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	route := filepath.Join(policies, "route.rego")
+	open := "package sallyport.route\n\ndefault allow := true\n"
+	write(t, route, open)
+	s := start(t, "--policy", policies, "--data", write(t, filepath.Join(dir, "settings.json"), settings))
+
+	body, send := io.Pipe()
+	proxy, _ := url.Parse("socks5h://" + s.addr)
+	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}}
+	type result struct {
+		text string
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		response, err := client.Post(target, "text/plain", body)
+		if err != nil {
+			done <- result{err: err}
+			return
+		}
+		defer response.Body.Close()
+		text, err := io.ReadAll(response.Body)
+		done <- result{string(text), err}
+	}()
+	chunk := make([]byte, 1<<20)
+	send.Write(chunk)
+
+	write(t, route, "package sallyport.route\n\ndefault allow := false\n\ndenny contains \"x\"\n")
+	refused, _ := s.wait(t, 0, "policy refused; the active one stays")["problems"].(string)
+	if !strings.Contains(refused, "route.rego:5") || !strings.Contains(refused, "did you mean deny?") {
+		t.Errorf("the broken edit is reported as %q", refused)
+	}
+	if out, code := curl(t, "-x", "socks5h://"+s.addr, target); code != 0 {
+		t.Errorf("after a broken edit curl exits %d: %s", code, out)
+	}
+	write(t, route, "package sallyport.route\n\ndefault allow := false\n")
+	s.wait(t, 1, "policy active")
+	if out, code := curl(t, "-x", "socks5h://"+s.addr, target); code != 97 {
+		t.Errorf("after the edit curl exits %d: %s", code, out)
+	}
+	for range 63 {
+		send.Write(chunk)
+	}
+	send.Close()
+	if r := <-done; r.err != nil || r.text != fmt.Sprintf("hello %d", 64<<20) {
+		t.Errorf("the transfer ended with %q, %v", r.text, r.err)
+	}
+	client.CloseIdleConnections()
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	s.wait(t, 0, "eof")
+	if err := s.cmd.Wait(); err != nil {
+		t.Errorf("after TERM: %v", err)
+	}
+}
+
+func TestWrongUse(t *testing.T) {
+	dir := t.TempDir()
+	policies := 0
+	policy := func(text string) []string {
+		policies++
+		path := filepath.Join(dir, fmt.Sprintf("%d.rego", policies))
+		return []string{"check", "--policy", write(t, path, text)}
+	}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"fly"}, "unknown command"},
+		{[]string{"check", "--policy", filepath.Join(dir, "none")}, "no such file"},
+		{[]string{"schema", "rout"}, "is no stage"},
+		{policy("package sallyport.route\nallow if input.identity.nmae == \"a\""), "did you mean name?"},
+		{policy("package sallyport.admit\nallow if input.identity.name == \"a\""), "the stage does not have"},
+		{policy("package sallyport.route\nf(x) := x.target\nallow if f(input)"), "input as a whole"},
+		{policy("package sallyport.route\nallow := true\nvia := []"), "field via is not enforced"},
+		{policy("package sallyport.inspect\nallow := true"), "inspect is not enforced"},
+		{policy("package sallyport.rout\nallow := true"), "did you mean sallyport.route?"},
+		{policy("package salyport.route\nallow := true"), "did you mean sallyport"},
+		{policy("package sallyport.route\n_x := true"), "has no decision field"},
+		{policy("package sallyport\nroute.denny := true"), "did you mean deny?"},
+		{policy("package sallyport.route\nallow := true\ndeny[\"x\"] := true"), "deny must be a set"},
+		{policy("package sallyport.route\nallow if http.send({}).x"), "http.send"},
+		{policy("package sallyport.route\nallow if {"), ".rego:2"},
+		{[]string{"check", "--data", write(t, filepath.Join(dir, "d.json"), `{"sallyport": {"route": {"allow": true}}}`)}, "would be read as a decision"},
+		{[]string{"check", "--data", write(t, filepath.Join(dir, "u.json"), `{"users": {"a": {"password": "secret"}}}`)}, "sallyport user hash"},
+	} {
+		cmd := program(c.args...)
+		out, _ := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code != 2 || !strings.Contains(string(out), c.want) || !strings.HasPrefix(string(out), "sallyport: ") {
+			t.Errorf("%v: exits %d and prints %s", c.args, code, out)
+		}
+	}
+}

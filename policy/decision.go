@@ -1,0 +1,137 @@
+package policy
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Decision is the answer to one question. The fields with a `field` tag are
+// rules of the stage's package, under the tag's name; a field that the stage
+// does not define has its zero value. The zero Decision denies.
+//
+// Tags of a field:
+//
+//	field    the rule's name
+//	stages   the stages that have it
+//	pending  no code enforces it yet: a policy that defines it is refused
+//	doc      what it means
+type Decision struct {
+	ID       string  // unique id, as told to the client and in every log
+	Stage    Stage   // which question
+	Verdict  Verdict // what it comes to
+	Revision string  // of the policy that answered
+	Memoised bool    // an equal question had been answered under this policy
+	Err      error   // a fault's cause
+
+	Allow         bool           `field:"allow" stages:"admit authenticate route dial inspect manage" doc:"whether the request is allowed"`
+	Deny          Set            `field:"deny" stages:"admit authenticate route dial inspect manage" doc:"the reasons against it; any of them denies"`
+	Reason        Texts          `field:"reason" stages:"admit authenticate route dial inspect manage" doc:"why, for the log; what the client is told where deny is empty"`
+	Warn          Set            `field:"warn" stages:"admit authenticate route dial inspect manage" doc:"logged and counted, without effect"`
+	Explain       bool           `field:"explain" stages:"admit authenticate route dial" doc:"whether the client is told the reasons"`
+	Methods       Methods        `field:"methods" stages:"admit" doc:"the authentication methods that may be used"`
+	Identity      IdentityChange `field:"identity" stages:"authenticate" doc:"who the client is: given keys replace what the credential source says"`
+	Ban           Ban            `field:"ban" stages:"admit authenticate route" pending:"true" doc:"refuse the source or the identity for that long"`
+	Delay         Duration       `field:"delay" stages:"admit authenticate" pending:"true" doc:"wait this long before answering"`
+	Limits        Limits         `field:"limits" stages:"admit authenticate" pending:"true" doc:"how much the source or the identity may use"`
+	SessionLimits SessionLimits  `field:"session_limits" stages:"route" pending:"true" doc:"how long, how fast and how much"`
+	Redirect      Redirect       `field:"redirect" stages:"route" doc:"go there instead"`
+	Via           Via            `field:"via" stages:"route" pending:"true" doc:"the hops to go through"`
+	Resolve       string         `field:"resolve" stages:"route" pending:"true" doc:"local or remote: who looks the name up"`
+	SourceAddress netip.Addr     `field:"source_address" stages:"route" doc:"the local address to dial from"`
+	Labels        Labels         `field:"labels" stages:"admit authenticate route inspect" doc:"onto the session's log, trace and usage record"`
+	Trace         bool           `field:"trace" stages:"route" pending:"true" doc:"sample this session's trace"`
+}
+
+// Allowed tells whether the request may go on.
+func (d *Decision) Allowed() bool { return d.Verdict == Allowed }
+
+// Reasons are what a log says, and a client where the policy explains itself:
+// the members of deny, or reason where deny is empty.
+func (d *Decision) Reasons() []string {
+	if len(d.Deny) > 0 {
+		return d.Deny
+	}
+	return d.Reason
+}
+
+// The types below are the kinds of a decision field. Each is read strictly
+// from the rule's value: another type, an unknown key, or text that does not
+// parse is a fault.
+
+// Set is a Rego set of strings, sorted.
+type Set []string
+
+// Texts is a string or a set of strings, sorted.
+type Texts []string
+
+// Methods is an array or a set of method names.
+type Methods []Method
+
+// Labels is an object of strings.
+type Labels map[string]string
+
+// Method is a way to authenticate.
+type Method string
+
+// The methods, strongest first.
+const (
+	MethodCertificateAndPassword Method = "certificate+password"
+	MethodCertificate            Method = "certificate"
+	MethodPassword               Method = "password"
+	MethodNone                   Method = "none"
+)
+
+// Duration is a Go duration as text ("1m30s") or a number of seconds; never
+// negative.
+type Duration time.Duration
+
+// Size is a number of bytes, or text such as "10MiB".
+type Size int64
+
+// Speed is a number of bytes a second, or text such as "10MiB/s".
+type Speed int64
+
+// IdentityChange replaces parts of the identity. A nil part keeps what the
+// credential source says.
+type IdentityChange struct {
+	Name       *string    `key:"name"`
+	Groups     *Groups    `key:"groups"`
+	Attributes Attributes `key:"attributes"`
+}
+
+// Groups is an array or a set of strings.
+type Groups []string
+
+// SessionLimits bounds one session. A zero value is no bound.
+type SessionLimits struct {
+	Idle     Duration `key:"idle"`     // no byte either way for this long ends it
+	Duration Duration `key:"duration"` // from its start
+	Until    int64    `key:"until"`    // a time, nanoseconds since 1970
+	Up       Speed    `key:"up"`       // client to target
+	Down     Speed    `key:"down"`     // target to client
+	Bytes    Size     `key:"bytes"`    // both directions together
+}
+
+// Redirect changes the target. A zero part keeps what was asked.
+type Redirect struct {
+	Host string `key:"host"`
+	Port int64  `key:"port"`
+}
+
+// Has tells whether the method is among them.
+func (m Methods) Has(method Method) bool {
+	for _, have := range m {
+		if have == method {
+			return true
+		}
+	}
+	return false
+}
+
+// Ban, Limits and Via are declared so that a policy which uses them is refused
+// by name; their content comes with their enforcement.
+type (
+	Ban    struct{}
+	Limits struct{}
+	Via    struct{}
+)

@@ -1,0 +1,128 @@
+package policy
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Fact is a node of a stage's input as it is declared: an object with Fields,
+// or a leaf.
+type Fact struct {
+	Name    string
+	Doc     string
+	Pending bool         // not gathered yet
+	Secret  bool         // never in a log
+	Type    reflect.Type // the Go type that holds it
+	Index   int          // the field's place in the Go struct that encloses it
+	Fields  []Fact       // of an object whose keys are declared; nil for a leaf
+}
+
+// Input is the declaration of a stage's whole input.
+func Input(stage Stage) Fact {
+	return Fact{
+		Name:   "input",
+		Doc:    "the facts of " + stage.Package(),
+		Type:   reflect.TypeFor[Facts](),
+		Fields: facts(reflect.TypeFor[Facts](), stage, nil, false),
+	}
+}
+
+// At finds the fact at a path of names below f, and how many of the names it
+// took: all of them where the path is declared, fewer where a name is unknown
+// or where the path goes on below a leaf.
+func (f *Fact) At(path ...string) (*Fact, int) {
+	for i, name := range path {
+		at := slices.IndexFunc(f.Fields, func(c Fact) bool { return c.Name == name })
+		if at < 0 {
+			return f, i
+		}
+		f = &f.Fields[at]
+	}
+	return f, len(path)
+}
+
+func facts(t reflect.Type, stage Stage, inherited []Stage, pending bool) []Fact {
+	var out []Fact
+	for i := range t.NumField() {
+		field := t.Field(i)
+		name, ok := field.Tag.Lookup("fact")
+		if !ok {
+			continue
+		}
+		stages := inherited
+		if tag, ok := field.Tag.Lookup("stages"); ok {
+			stages = stagesOf(tag)
+		}
+		// Below the top the stages only ever narrow.
+		if !slices.Contains(stages, stage) {
+			continue
+		}
+		f := Fact{
+			Name: name, Doc: field.Tag.Get("doc"), Type: field.Type, Index: i,
+			Pending: pending || field.Tag.Get("pending") != "",
+			Secret:  field.Tag.Get("secret") != "",
+		}
+		if isObject(field.Type) {
+			f.Fields = facts(field.Type, stage, stages, f.Pending)
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// isObject tells a struct of facts from a leaf that happens to be a struct.
+func isObject(t reflect.Type) bool {
+	if t.Kind() != reflect.Struct {
+		return false
+	}
+	for i := range t.NumField() {
+		if _, ok := t.Field(i).Tag.Lookup("fact"); ok {
+			return true
+		}
+	}
+	return false
+}
+
+func stagesOf(tag string) []Stage {
+	var out []Stage
+	for _, name := range strings.Fields(tag) {
+		if !slices.Contains(Stages(), Stage(name)) {
+			panic(fmt.Sprintf("policy: a tag names the stage %q", name))
+		}
+		out = append(out, Stage(name))
+	}
+	return out
+}
+
+// Field is a decision field as it is declared.
+type Field struct {
+	Name    string
+	Doc     string
+	Stages  []Stage
+	Pending bool         // not enforced yet
+	Type    reflect.Type // the Go type that holds it, in [Decision]
+	Index   int          // its place in [Decision]
+}
+
+// In tells whether the stage has the field.
+func (f Field) In(stage Stage) bool { return slices.Contains(f.Stages, stage) }
+
+// Fields is the declaration of every decision field, in order.
+func Fields() []Field {
+	t := reflect.TypeFor[Decision]()
+	var out []Field
+	for i := range t.NumField() {
+		field := t.Field(i)
+		name, ok := field.Tag.Lookup("field")
+		if !ok {
+			continue
+		}
+		out = append(out, Field{
+			Name: name, Doc: field.Tag.Get("doc"), Stages: stagesOf(field.Tag.Get("stages")),
+			Pending: field.Tag.Get("pending") != "", Type: field.Type, Index: i,
+		})
+	}
+	return out
+}

@@ -1,0 +1,87 @@
+package engine
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"sallyport/policy"
+)
+
+// Candidate is a policy as it was loaded: parsed by nobody, judged by nobody.
+// It is never changed after it has been handed over.
+type Candidate struct {
+	Revision  string     // what logs call it: a manifest's revision, or a digest of the files
+	Modules   []Module   // Rego, tests included
+	Documents []Document // base data
+}
+
+// Module is one Rego file.
+type Module struct {
+	Path string // as the operator would name it; a bundle's file is "BUNDLE.tar.gz:/a/b.rego"
+	Text []byte
+}
+
+// Document is one file of base data, already placed below the root of data.
+type Document struct {
+	Path  string         // as for a Module
+	Value map[string]any // JSON as Go values, numbers as json.Number
+}
+
+// Options are what the configuration says about judging and deciding.
+type Options struct {
+	Timeout      time.Duration  // for one evaluation; 0: 500 ms
+	Parallel     int            // evaluations at once; 0: one for each core, at least two
+	Required     []policy.Stage // stages that must be defined
+	Capabilities []string       // built-ins that reach out or reveal, allowed nevertheless
+}
+
+// Problem is one thing that is wrong with a candidate.
+type Problem struct {
+	File        string // empty where the problem has no place
+	Row, Column int    // from 1; 0 where unknown
+	Message     string // lower case, with a suggestion where there is one
+	Warning     bool   // reported, but the candidate is accepted
+}
+
+// String is "file:row: message".
+func (p Problem) String() string {
+	var b strings.Builder
+	if p.File != "" {
+		b.WriteString(p.File)
+		if p.Row > 0 {
+			fmt.Fprintf(&b, ":%d", p.Row)
+			if p.Column > 0 {
+				fmt.Fprintf(&b, ":%d", p.Column)
+			}
+		}
+		b.WriteString(": ")
+	}
+	if p.Warning {
+		b.WriteString("warning: ")
+	}
+	b.WriteString(p.Message)
+	return b.String()
+}
+
+// Problems is everything that is wrong with a candidate, in the order of files
+// and rows. As an error it prints one problem a line.
+type Problems []Problem
+
+func (p Problems) Error() string {
+	lines := make([]string, len(p))
+	for i := range p {
+		lines[i] = p[i].String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Fatal tells whether any of the problems refuses the candidate.
+func (p Problems) Fatal() bool {
+	for i := range p {
+		if !p[i].Warning {
+			return true
+		}
+	}
+	return false
+}

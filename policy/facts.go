@@ -1,0 +1,269 @@
+package policy
+
+import "net/netip"
+
+// Facts is everything that the proxy knows when it asks. One value serves a
+// whole connection: it is filled in as the connection goes on, and each stage
+// sees the part that is declared for it.
+//
+// Tags of a field:
+//
+//	fact     its name in `input`
+//	stages   the stages that have it; without the tag, those of the enclosing field
+//	pending  no code gathers it yet: it has its empty value, and reading it is a warning
+//	secret   it enters an input but never a log
+//	doc      what it tells, for the schema
+type Facts struct {
+	Time        Minute              `fact:"time" stages:"admit authenticate route dial inspect manage" doc:"nanoseconds since 1970, truncated to the minute"`
+	Session     Session             `fact:"session" stages:"admit authenticate route dial inspect" doc:"the client's connection"`
+	Source      Source              `fact:"source" stages:"admit authenticate route dial inspect" doc:"where the client connects from"`
+	Credentials Credentials         `fact:"credentials" stages:"authenticate" doc:"what the client presented, and what the user directory says of it"`
+	Identity    Identity            `fact:"identity" stages:"route dial inspect" doc:"who the client is, as authenticate left it"`
+	Request     Request             `fact:"request" stages:"authenticate route dial inspect" doc:"what the client asks for; in authenticate only of HTTP clients"`
+	Target      Target              `fact:"target" stages:"route dial inspect" doc:"where the client wants to go, after any redirect"`
+	Asked       Asked               `fact:"asked" stages:"dial inspect" doc:"where the client wanted to go before any redirect"`
+	Address     Address             `fact:"address" stages:"dial" doc:"the address about to be dialled"`
+	Flow        Flow                `fact:"flow" stages:"inspect" pending:"true" doc:"what the client's first bytes show"`
+	Upstreams   map[string]Upstream `fact:"upstreams" stages:"route" pending:"true" doc:"the configured upstreams by name"`
+	API         API                 `fact:"api" stages:"manage" doc:"the management call"`
+}
+
+// Session describes the client's connection.
+type Session struct {
+	ID       string `fact:"id" doc:"unique id of the session"`
+	Listener string `fact:"listener" doc:"name of the listener that accepted it"`
+	Started  int64  `fact:"started" doc:"when it connected, nanoseconds since 1970"`
+	Protocol string `fact:"protocol" stages:"authenticate route dial inspect" doc:"socks5, socks4 or http"`
+	TLS      TLS    `fact:"tls" stages:"authenticate route dial inspect" doc:"the TLS connection to the listener"`
+	Again    bool   `fact:"again" doc:"true when a live session is asked again under a new policy"`
+}
+
+// TLS describes the client's TLS connection to the listener.
+type TLS struct {
+	Version string `fact:"version" pending:"true" doc:"1.2 or 1.3; empty without TLS"`
+}
+
+// Source describes where the client connects from.
+type Source struct {
+	IP          IP          `fact:"ip" doc:"the client's address"`
+	Port        int64       `fact:"port" doc:"the client's port"`
+	Family      Family      `fact:"family" doc:"ipv4 or ipv6; empty on a unix socket"`
+	Prefixes    Prefixes    `fact:"prefixes" doc:"the CIDR prefixes of the address, longest first"`
+	Scope       Scope       `fact:"scope" doc:"which part of the address space it belongs to"`
+	Geo         Geo         `fact:"geo" doc:"what the GeoIP databases know"`
+	Certificate Certificate `fact:"certificate" stages:"authenticate route dial inspect" doc:"the client certificate, only of a verified chain"`
+	Process     Process     `fact:"process" pending:"true" doc:"the client's process, of loopback and unix-socket clients"`
+	Open        int64       `fact:"open" pending:"true" doc:"other connections that are open from here now"`
+	Rate        Rate        `fact:"rate" pending:"true" doc:"connection attempts from here"`
+	Failures    Window      `fact:"failures" pending:"true" doc:"failed authentications from here before this one"`
+	Denials     Window      `fact:"denials" pending:"true" doc:"denied requests from here before this one"`
+}
+
+// Rate counts connection attempts over the last second and minute.
+type Rate struct {
+	Second int64 `fact:"second" doc:"in the last second"`
+	Minute int64 `fact:"minute" doc:"in the last minute"`
+}
+
+// Window counts events over three spans.
+type Window struct {
+	Minute int64 `fact:"minute" doc:"in the last minute"`
+	Hour   int64 `fact:"hour" doc:"in the last hour"`
+	Day    int64 `fact:"day" doc:"in the last day"`
+}
+
+// Geo is what the GeoIP databases know of an address.
+type Geo struct {
+	Country      string `fact:"country" pending:"true" doc:"ISO 3166-1 alpha-2"`
+	Continent    string `fact:"continent" pending:"true" doc:"two-letter continent code"`
+	City         string `fact:"city" pending:"true" doc:"English name"`
+	ASN          int64  `fact:"asn" pending:"true" doc:"autonomous system number"`
+	Organization string `fact:"organization" pending:"true" doc:"of the autonomous system"`
+}
+
+// Certificate is a client certificate whose chain has been verified.
+type Certificate struct {
+	Subject           Subject  `fact:"subject" pending:"true" doc:"distinguished name of the holder"`
+	Issuer            string   `fact:"issuer" pending:"true" doc:"distinguished name of the issuer"`
+	DNSNames          []string `fact:"dns_names" pending:"true" doc:"subject alternative names: DNS"`
+	URIs              []string `fact:"uris" pending:"true" doc:"subject alternative names: URIs, such as SPIFFE ids"`
+	NotAfter          int64    `fact:"not_after" pending:"true" doc:"end of validity, nanoseconds since 1970"`
+	FingerprintSHA256 string   `fact:"fingerprint_sha256" pending:"true" doc:"hex SHA-256 of the DER form"`
+}
+
+// Subject is a certificate's distinguished name.
+type Subject struct {
+	CommonName         string   `fact:"common_name" doc:"CN"`
+	Organization       []string `fact:"organization" doc:"O"`
+	OrganizationalUnit []string `fact:"organizational_unit" doc:"OU"`
+}
+
+// Process is a local client's process.
+type Process struct {
+	PID int64  `fact:"pid" doc:"process id"`
+	UID int64  `fact:"uid" doc:"user id"`
+	Exe string `fact:"exe" doc:"path of the executable"`
+}
+
+// Credentials is what the client presented.
+type Credentials struct {
+	Method     string     `fact:"method" doc:"password, none, certificate or certificate+password"`
+	Username   string     `fact:"username" doc:"as presented"`
+	Known      bool       `fact:"known" doc:"the user directory has that name"`
+	Verified   bool       `fact:"verified" doc:"the secret is right, and the user neither disabled nor expired"`
+	Groups     []string   `fact:"groups" doc:"the user's groups; only when verified"`
+	Attributes Attributes `fact:"attributes" doc:"the user's attributes; only when verified"`
+	Failures   Window     `fact:"failures" pending:"true" doc:"failed authentications under that user name before this one"`
+	Token      string     `fact:"token" secret:"true" doc:"a JWT given as password or as Bearer; empty where it does not have a JWT's form"`
+}
+
+// Identity is who the client is.
+type Identity struct {
+	Name       string     `fact:"name" doc:"the user's name; empty when anonymous"`
+	Method     string     `fact:"method" doc:"how it was established: password, none, …"`
+	Groups     []string   `fact:"groups" doc:"the user's groups"`
+	Attributes Attributes `fact:"attributes" doc:"the user's attributes"`
+	Open       int64      `fact:"open" pending:"true" doc:"other sessions of this identity that are open now"`
+	Denials    Window     `fact:"denials" pending:"true" doc:"denied requests of this identity before this one"`
+	Usage      Usage      `fact:"usage" pending:"true" doc:"what this identity has used, open sessions included"`
+}
+
+// Usage is what an identity has used in this UTC day and month.
+type Usage struct {
+	Bytes       Span `fact:"bytes" doc:"bytes in both directions"`
+	Connections Span `fact:"connections" doc:"sessions"`
+}
+
+// Span counts over the current UTC day and month.
+type Span struct {
+	Day   int64 `fact:"day" doc:"this UTC day"`
+	Month int64 `fact:"month" doc:"this UTC month"`
+}
+
+// Request is what the client asks for.
+type Request struct {
+	Command string              `fact:"command" doc:"connect, bind, associate, datagram or forward"`
+	Method  string              `fact:"method" doc:"HTTP: the method"`
+	Path    string              `fact:"path" doc:"HTTP: the path without its query; empty for CONNECT"`
+	Headers map[string][]string `fact:"headers" doc:"HTTP: lower-case names to values, without Authorization, Proxy-Authorization and Cookie"`
+}
+
+// Target is where the client wants to go. [TargetName] and [TargetAddress]
+// fill it so that its facts agree.
+type Target struct {
+	Host     string   `fact:"host" doc:"lower-case ASCII name without a trailing dot, or an IP address"`
+	Port     int64    `fact:"port" doc:"TCP or UDP port"`
+	Kind     string   `fact:"kind" doc:"domain, ipv4 or ipv6"`
+	Suffixes Suffixes `fact:"suffixes" doc:"of a domain: itself first, then each parent"`
+	IP       IP       `fact:"ip" doc:"of a literal: the address"`
+	Prefixes Prefixes `fact:"prefixes" doc:"of a literal: its CIDR prefixes, longest first"`
+	Scope    Scope    `fact:"scope" doc:"of a literal: which part of the address space it belongs to"`
+	Geo      Geo      `fact:"geo" doc:"of a literal: what the GeoIP databases know"`
+}
+
+// Asked is the target before a redirect.
+type Asked struct {
+	Host string `fact:"host" doc:"as in target"`
+	Port int64  `fact:"port" doc:"as in target"`
+}
+
+// Address is an address about to be dialled.
+type Address struct {
+	IP       IP       `fact:"ip" doc:"the address"`
+	Family   Family   `fact:"family" doc:"ipv4 or ipv6"`
+	Prefixes Prefixes `fact:"prefixes" doc:"its CIDR prefixes, longest first"`
+	Scope    Scope    `fact:"scope" doc:"which part of the address space it belongs to"`
+	Geo      Geo      `fact:"geo" doc:"what the GeoIP databases know"`
+	Names    []string `fact:"names" pending:"true" doc:"the chain of CNAMEs that led to it"`
+}
+
+// Flow is what the client's first bytes show.
+type Flow struct {
+	Protocol   string   `fact:"protocol" doc:"tls, http, ssh, unknown or none"`
+	ServerName string   `fact:"server_name" doc:"TLS: the name asked for"`
+	ALPN       []string `fact:"alpn" doc:"TLS: the protocols offered"`
+	Host       string   `fact:"host" doc:"HTTP: the Host header"`
+}
+
+// Upstream is the state of a configured upstream.
+type Upstream struct {
+	Healthy   bool              `fact:"healthy" doc:"the last probes succeeded"`
+	LatencyMS int64             `fact:"latency_ms" doc:"moving average of the set-up time"`
+	Open      int64             `fact:"open" pending:"true" doc:"sessions through it now"`
+	Labels    map[string]string `fact:"labels" doc:"from the configuration"`
+}
+
+// API is a call of the management API.
+type API struct {
+	Method      string              `fact:"method" doc:"HTTP method"`
+	Path        []string            `fact:"path" doc:"the path's segments"`
+	Query       map[string][]string `fact:"query" doc:"the query's parameters"`
+	Body        APIBody             `fact:"body" pending:"true" doc:"where a user is written"`
+	Token       APIToken            `fact:"token" doc:"the bearer token's owner; only when the token is valid"`
+	Certificate Certificate         `fact:"certificate" doc:"the client certificate, only of a verified chain"`
+	Peer        Peer                `fact:"peer" pending:"true" doc:"the process at the other end of a unix socket"`
+	Source      APISource           `fact:"source" doc:"where the call comes from"`
+}
+
+// APIBody is the part of a written user that a policy may judge.
+type APIBody struct {
+	Name   string   `fact:"name" doc:"the user's name"`
+	Groups []string `fact:"groups" doc:"the user's groups"`
+}
+
+// APIToken is the owner of a valid token.
+type APIToken struct {
+	Name  string   `fact:"name" doc:"its name in the configuration"`
+	Roles []string `fact:"roles" doc:"its roles in the configuration"`
+}
+
+// Peer is the process at the other end of a unix socket.
+type Peer struct {
+	UID      int64 `fact:"uid" doc:"user id"`
+	PID      int64 `fact:"pid" doc:"process id"`
+	SameUser bool  `fact:"same_user" doc:"the server's own user"`
+}
+
+// APISource is where a management call comes from.
+type APISource struct {
+	IP       IP       `fact:"ip" doc:"the caller's address"`
+	Port     int64    `fact:"port" doc:"the caller's port"`
+	Prefixes Prefixes `fact:"prefixes" doc:"the CIDR prefixes of the address, longest first"`
+	Scope    Scope    `fact:"scope" doc:"which part of the address space it belongs to"`
+}
+
+// SourceOf fills the facts that follow from a client's address.
+func SourceOf(from netip.AddrPort) Source {
+	ip := from.Addr().Unmap().WithZone("")
+	return Source{
+		IP: IP{ip}, Port: int64(from.Port()), Family: FamilyOf(ip),
+		Prefixes: Prefixes{ip}, Scope: ScopeOf(ip),
+	}
+}
+
+// APISourceOf fills the facts that follow from a management caller's address.
+func APISourceOf(from netip.AddrPort) APISource {
+	ip := from.Addr().Unmap().WithZone("")
+	return APISource{IP: IP{ip}, Port: int64(from.Port()), Prefixes: Prefixes{ip}, Scope: ScopeOf(ip)}
+}
+
+// TargetName is a target that is still a name: canonical, as the host codec
+// left it.
+func TargetName(name string, port uint16) Target {
+	return Target{Host: name, Port: int64(port), Kind: "domain", Suffixes: Suffixes(name)}
+}
+
+// TargetAddress is a target that was given as an address.
+func TargetAddress(ip netip.Addr, port uint16) Target {
+	ip = ip.Unmap().WithZone("")
+	return Target{
+		Host: ip.String(), Port: int64(port), Kind: string(FamilyOf(ip)),
+		IP: IP{ip}, Prefixes: Prefixes{ip}, Scope: ScopeOf(ip),
+	}
+}
+
+// AddressOf fills the facts that follow from an address about to be dialled.
+func AddressOf(ip netip.Addr) Address {
+	ip = ip.Unmap().WithZone("")
+	return Address{IP: IP{ip}, Family: FamilyOf(ip), Prefixes: Prefixes{ip}, Scope: ScopeOf(ip)}
+}

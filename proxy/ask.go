@@ -1,0 +1,78 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"sync"
+	"time"
+
+	"sallyport/policy"
+	"sallyport/proxy/listen"
+	"sallyport/proxy/session"
+)
+
+// life is one session as its own goroutines see it: what is known, what was
+// answered, and how it ends.
+type life struct {
+	proxy   *Proxy
+	session *session.Session
+	conn    *listen.Conn
+	reader  *bufio.Reader    // what the client sends, until the relay takes over
+	header  io.LimitedReader // what may still be read before the relay
+	dialect dialect          // nil until the first byte
+	facts   policy.Facts
+
+	answer   policy.Decision // the latest
+	warnings []string        // of all answers
+	early    []byte          // sent by the client before it was granted
+
+	outcome string
+	reasons []string
+	err     error
+}
+
+// readers hold what a client sends before the relay: enough for every SOCKS
+// message; longer HTTP header blocks are gathered by their codec.
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4096) }}
+
+// begin gathers what is known when a client has connected.
+func (p *Proxy) begin(s *session.Session, c *listen.Conn) *life {
+	l := &life{proxy: p, session: s, conn: c}
+	l.reader = readers.Get().(*bufio.Reader)
+	l.header = io.LimitedReader{R: c.TCPConn, N: maxHeader}
+	l.reader.Reset(&l.header)
+
+	l.facts.Source = policy.SourceOf(c.Source)
+	l.facts.Session = policy.Session{ID: s.ID, Listener: s.Listener, Started: s.Started.UnixNano()}
+	return l
+}
+
+// ask asks one question with the facts gathered so far, and keeps what the
+// record and the client will be told of the answer.
+func (l *life) ask(ctx context.Context, stage policy.Stage) policy.Decision {
+	l.facts.Time = policy.MinuteOf(time.Now())
+	d := l.proxy.Decide.Decide(ctx, stage, &l.facts)
+	l.session.Decided(string(stage), d.ID)
+	l.session.AddLabels(d.Labels)
+	l.warnings = append(l.warnings, d.Warn...)
+	l.answer = d
+	return d
+}
+
+// end gives everything back and writes the session's one record.
+func (l *life) end() {
+	l.giveBack()
+	l.record()
+	l.session.Close()
+}
+
+// giveBack returns the reader to the pool; the relay reads the connection
+// itself.
+func (l *life) giveBack() {
+	if l.reader != nil {
+		l.reader.Reset(nil)
+		readers.Put(l.reader)
+		l.reader = nil
+	}
+}

@@ -1,0 +1,146 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"sallyport/policy"
+	"sallyport/proxy/dial"
+	"sallyport/proxy/wire/socks5"
+	"sallyport/proxy/wire/target"
+)
+
+// refusal is a decision that did not allow.
+type refusal struct{ policy.Decision }
+
+func (r *refusal) Error() string {
+	if r.Verdict == policy.Fault {
+		return r.Err.Error()
+	}
+	return string(r.Stage) + " denies"
+}
+
+// rejection is a refusal of what the client presented of itself.
+type rejection struct{ *refusal }
+
+var (
+	errMalformed = errors.New("malformed request")
+	errCommand   = errors.New("the command is not supported")
+)
+
+// ending is how the end of a session is told: its name to the log and the
+// metrics, the rest to the client.
+type ending struct {
+	name       string
+	socks5     socks5.Reply
+	status     int
+	proxyError string   // RFC 9209 §2.3
+	decision   string   // id
+	told       []string // the policy's reasons, where it explains itself
+}
+
+// endingOf is the one table from errors to endings.
+func endingOf(err error) ending {
+	var r *refusal
+	var spelling *target.Error
+	switch {
+	case errors.As(err, &r) && r.Verdict == policy.Fault:
+		return ending{name: "fault", socks5: socks5.GeneralFailure, status: http.StatusServiceUnavailable, proxyError: "proxy_internal_error"}
+	case errors.As(err, &r) && r.Stage == policy.Dial:
+		return ending{name: "denied", socks5: socks5.NotAllowed, status: http.StatusForbidden, proxyError: "destination_ip_prohibited"}
+	case errors.As(err, &r), errors.Is(err, errNoMethod):
+		return ending{name: "denied", socks5: socks5.NotAllowed, status: http.StatusForbidden, proxyError: "http_request_denied"}
+	case errors.Is(err, errCommand):
+		return ending{name: "unsupported", socks5: socks5.CommandNotSupported, status: http.StatusMethodNotAllowed, proxyError: "http_request_error"}
+	case errors.Is(err, socks5.ErrAddressType):
+		return ending{name: "unsupported", socks5: socks5.AddressTypeNotSupported, status: http.StatusBadRequest, proxyError: "http_request_error"}
+	case errors.As(err, &spelling), errors.Is(err, errMalformed), errors.Is(err, socks5.ErrEmptyName):
+		return ending{name: "malformed", socks5: socks5.GeneralFailure, status: http.StatusBadRequest, proxyError: "http_request_error"}
+	case errors.Is(err, dial.ErrUnresolved):
+		return ending{name: "unresolved", socks5: socks5.HostUnreachable, status: http.StatusBadGateway, proxyError: "dns_error"}
+	case errors.Is(err, dial.ErrRefused):
+		return ending{name: "refused", socks5: socks5.ConnectionRefused, status: http.StatusBadGateway, proxyError: "connection_refused"}
+	case errors.Is(err, dial.ErrTimeout):
+		return ending{name: "timeout", socks5: socks5.HostUnreachable, status: http.StatusGatewayTimeout, proxyError: "connection_timeout"}
+	case errors.Is(err, dial.ErrHostUnreachable):
+		return ending{name: "unreachable", socks5: socks5.HostUnreachable, status: http.StatusGatewayTimeout, proxyError: "destination_ip_unroutable"}
+	case errors.Is(err, dial.ErrNetworkUnreachable):
+		return ending{name: "unreachable", socks5: socks5.NetworkUnreachable, status: http.StatusBadGateway, proxyError: "destination_ip_unroutable"}
+	}
+	return ending{name: "failed", socks5: socks5.GeneralFailure, status: http.StatusBadGateway, proxyError: "proxy_internal_error"}
+}
+
+// fail tells the client, where it can be told, and hangs up.
+func (l *life) fail(err error) {
+	l.err = err
+	e := endingOf(err)
+	l.outcome = e.name
+	var r *refusal
+	if errors.As(err, &r) {
+		e.decision = r.ID
+		l.reasons = r.Reasons()
+		if r.Explain {
+			e.told = l.reasons
+		}
+	}
+	if l.dialect == nil {
+		return
+	}
+	l.conn.SetDeadline(time.Now().Add(2 * time.Second))
+	var rejected *rejection
+	var told error
+	if errors.As(err, &rejected) || errors.Is(err, errNoMethod) {
+		told = l.dialect.Reject(&e)
+	} else if !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) && !errors.Is(err, socks5.ErrVersion) {
+		told = l.dialect.Refuse(&e)
+	}
+	if told == nil {
+		l.hangUp()
+	}
+}
+
+// hangUp closes so that the answer arrives: unread bytes would turn the close
+// into a reset that overtakes it.
+func (l *life) hangUp() {
+	if l.conn.CloseWrite() == nil {
+		io.CopyN(io.Discard, l.conn.TCPConn, 256<<10)
+	}
+}
+
+// record writes the session's one record.
+func (l *life) record() {
+	s := l.session.Snapshot()
+	attrs := []slog.Attr{
+		slog.String("session", s.ID), slog.String("listener", s.Listener), slog.String("protocol", s.Protocol),
+		slog.String("client.address", s.Source.Addr().String()), slog.Int("client.port", int(s.Source.Port())),
+		slog.String("identity", s.Identity),
+		slog.String("server.address", s.Target.Host), slog.Int("server.port", int(s.Target.Port)),
+		slog.String("outcome", l.outcome),
+		slog.Int64("bytes.up", s.Bytes.Up), slog.Int64("bytes.down", s.Bytes.Down),
+		slog.Float64("duration", s.Duration), slog.Any("decisions", s.Decisions),
+		slog.String("policy.revision", l.answer.Revision),
+	}
+	if s.Address.IsValid() {
+		attrs = append(attrs, slog.String("network.peer.address", s.Address.Addr().String()))
+	}
+	if l.err != nil {
+		attrs = append(attrs, slog.String("error", l.err.Error()))
+	}
+	if len(l.reasons) > 0 {
+		attrs = append(attrs, slog.Any("reasons", l.reasons))
+	}
+	if len(l.warnings) > 0 {
+		attrs = append(attrs, slog.Any("warnings", l.warnings))
+	}
+	if len(s.Labels) > 0 {
+		attrs = append(attrs, slog.Any("labels", s.Labels))
+	}
+	level := slog.LevelInfo
+	if l.outcome == "fault" {
+		level = slog.LevelError
+	}
+	l.proxy.Log.LogAttrs(l.session.Context(), level, "session", attrs...)
+}

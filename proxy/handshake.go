@@ -1,0 +1,235 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"sallyport/policy"
+	"sallyport/proxy/identity"
+	"sallyport/proxy/wire/target"
+)
+
+// dialect is how one protocol hears a client and answers it. Its methods are
+// called in this order, and Refuse or Reject at any point ends the talk.
+type dialect interface {
+	// Present reads what the client presents by the strongest of the methods
+	// that it offers and that may be used; errNoMethod where there is none.
+	Present(methods policy.Methods) (presented, error)
+	// Reject tells the client that its credentials were missing or wrong.
+	Reject(e *ending) error
+	// Accept tells the client that it may ask.
+	Accept() error
+	// Request reads what the client asks for.
+	Request() (request, error)
+	// Refuse tells the client how its session ends.
+	Refuse(e *ending) error
+	// Grant tells the client that its request is fulfilled.
+	Grant(bound netip.AddrPort) error
+}
+
+// presented is what a client shows of itself.
+type presented struct {
+	method             policy.Method
+	username, password string
+	token              string         // a bearer token of HTTP
+	request            policy.Request // of HTTP, which asks and presents in one
+}
+
+// request is what a client asks for.
+type request struct {
+	facts policy.Request
+	host  string     // a name, or an address in some spelling
+	ip    netip.Addr // of a binary address; then host is empty
+	port  uint16
+}
+
+var (
+	errNoMethod      = errors.New("no acceptable authentication method")
+	errUnknownClient = errors.New("the first byte is of no known protocol")
+	errSilent        = errors.New("the client sent nothing")
+)
+
+// defaultMethods apply where admit names none.
+var defaultMethods = policy.Methods{policy.MethodCertificate, policy.MethodPassword, policy.MethodNone}
+
+// handshake hears the client out: who it is and what it wants. It has one
+// deadline as a whole. On return without error the facts are those of route.
+func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
+	deadline := time.Now().Add(l.proxy.Limits.Handshake)
+	if err := l.conn.SetDeadline(deadline); err != nil {
+		return fmt.Errorf("handshake: %w", err)
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
+
+	if err := l.meet(); err != nil {
+		return err
+	}
+	if !door.Allowed() {
+		return l.turnAway(door)
+	}
+	methods := door.Methods
+	if methods == nil {
+		methods = defaultMethods
+	}
+	p, err := l.dialect.Present(methods)
+	if err != nil {
+		return err
+	}
+	refused, err := l.authenticate(ctx, &p)
+	if err != nil {
+		return err
+	}
+	if err := l.dialect.Accept(); err != nil {
+		return err
+	}
+	asked, err := l.dialect.Request()
+	if err != nil {
+		return err
+	}
+	if refused != nil {
+		return refused
+	}
+	return l.aim(&asked)
+}
+
+// meet learns from the first byte which dialect the client speaks.
+func (l *life) meet() error {
+	first, err := l.reader.Peek(1)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errSilent, err)
+	}
+	switch {
+	case first[0] == 5:
+		l.dialect = &socks5Dialect{conn: l.conn.TCPConn, reader: l.reader}
+		l.facts.Session.Protocol = "socks5"
+	case first[0] >= 'A' && first[0] <= 'Z': // an HTTP method
+		l.dialect = &httpDialect{conn: l.conn.TCPConn, reader: l.reader}
+		l.facts.Session.Protocol = "http"
+	default:
+		return errUnknownClient
+	}
+	l.session.SetProtocol(l.facts.Session.Protocol)
+	return nil
+}
+
+// turnAway hears a client that was not admitted just far enough to tell it so
+// in its own protocol: nothing that it presents is looked at.
+func (l *life) turnAway(door *policy.Decision) error {
+	refused := &refusal{*door}
+	if _, err := l.dialect.Present(policy.Methods{policy.MethodNone}); err != nil {
+		return &rejection{refused}
+	}
+	if err := l.dialect.Accept(); err != nil {
+		return refused
+	}
+	if _, err := l.dialect.Request(); err != nil {
+		l.dialect = nil // it never asked, so there is nothing to answer
+	}
+	return refused
+}
+
+// authenticate verifies what was presented and asks who the client is. The
+// refusal that it returns first is of a client that is told only in the reply
+// to its request: one whose credentials are right, or a fault.
+func (l *life) authenticate(ctx context.Context, p *presented) (*refusal, error) {
+	var known identity.Result
+	if p.method == policy.MethodPassword && p.token == "" {
+		var err error
+		if known, err = l.proxy.Verify.Verify(ctx, p.username, p.password); err != nil {
+			return nil, fmt.Errorf("verify credentials: %w", err)
+		}
+	}
+	l.facts.Request = p.request
+	l.facts.Credentials = policy.Credentials{
+		Method: string(p.method), Username: p.username,
+		Known: known.Known, Verified: known.Verified,
+		Token: p.token,
+	}
+	if known.Verified {
+		l.facts.Credentials.Groups = known.Groups
+		l.facts.Credentials.Attributes = known.Attributes
+	}
+
+	who := l.ask(ctx, policy.Authenticate)
+	l.facts.Credentials.Token = "" // of use to this one question only
+	if !who.Allowed() {
+		refused := &refusal{who}
+		fault := who.Verdict == policy.Fault
+		if known.Verified || (fault && p.method == policy.MethodNone) {
+			return refused, nil
+		}
+		return nil, &rejection{refused}
+	}
+	l.identify(p, known, &who.Identity)
+	return nil, nil
+}
+
+// identify settles who the client is. A name that nothing has verified is
+// worth nothing, so it is left empty unless the policy gives one.
+func (l *life) identify(p *presented, known identity.Result, change *policy.IdentityChange) {
+	who := policy.Identity{Method: string(p.method)}
+	if known.Verified {
+		who.Name, who.Groups, who.Attributes = p.username, known.Groups, known.Attributes
+	}
+	if change.Name != nil {
+		who.Name = *change.Name
+	}
+	if change.Groups != nil {
+		who.Groups = *change.Groups
+	}
+	if change.Attributes != nil {
+		who.Attributes = change.Attributes
+	}
+	l.facts.Identity = who
+	l.session.SetIdentity(who.Name)
+}
+
+// aim turns the request into the facts of route: its target in canonical form.
+func (l *life) aim(r *request) error {
+	l.facts.Request = r.facts
+	host := target.FromIP(r.ip)
+	if r.host != "" {
+		var err error
+		if host, err = target.Parse(r.host); err != nil {
+			return err
+		}
+	}
+	l.facts.Target = targetFacts(host, r.port)
+	l.facts.Asked = policy.Asked{Host: l.facts.Target.Host, Port: l.facts.Target.Port}
+	l.session.SetTarget(l.facts.Target.Host, r.port)
+	return nil
+}
+
+func targetFacts(host target.Host, port uint16) policy.Target {
+	if host.IP.IsValid() {
+		return policy.TargetAddress(host.IP, port)
+	}
+	return policy.TargetName(host.Name, port)
+}
+
+// grant tells the client that it is connected, and hands the connection over
+// to the relay: no deadline, and the early bytes kept.
+func (l *life) grant(up *net.TCPConn) error {
+	bound := up.LocalAddr().(*net.TCPAddr).AddrPort()
+	if err := l.conn.SetDeadline(time.Now().Add(l.proxy.Limits.Handshake)); err != nil {
+		return fmt.Errorf("grant: %w", err)
+	}
+	if err := l.dialect.Grant(netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port())); err != nil {
+		return fmt.Errorf("grant: %w", err)
+	}
+	if err := l.conn.SetDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("grant: %w", err)
+	}
+	if n := l.reader.Buffered(); n > 0 {
+		early, _ := l.reader.Peek(n) // never fails for what is buffered
+		l.early = append([]byte(nil), early...)
+	}
+	l.giveBack()
+	return nil
+}

@@ -1,0 +1,128 @@
+// Package proxy tells one connection's life.
+//
+// A client connects; the policy is asked whether it may (admit), who it is
+// (authenticate), where it may go and by which way (route), and, once a name
+// has been resolved, which of its addresses may be dialled (dial). Only what
+// was allowed is done, and the bytes then flow until both sides have ended.
+// The room gathers facts and enforces answers; it decides nothing.
+//
+// proxy.go has the life, ask.go the questions, handshake.go the conversation
+// whatever the client speaks (socks5.go and http.go are the two dialects),
+// reach.go the way to the target, and ending.go the one table that says how an
+// end is told to a client and to a log.
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"sallyport/policy"
+	"sallyport/proxy/identity"
+	"sallyport/proxy/listen"
+	"sallyport/proxy/relay"
+	"sallyport/proxy/session"
+)
+
+// Decider answers the questions. A decision that it cannot make is a fault.
+type Decider interface {
+	Decide(ctx context.Context, stage policy.Stage, facts *policy.Facts) policy.Decision
+}
+
+// Verifier says what the user directory knows of a name and a password.
+type Verifier interface {
+	Verify(ctx context.Context, username, password string) (identity.Result, error)
+}
+
+// Resolver looks up a name that route has allowed.
+type Resolver interface {
+	Lookup(ctx context.Context, name string) ([]netip.Addr, error)
+}
+
+// Dialer connects to one of the addresses that dial has allowed, and to no
+// other.
+type Dialer interface {
+	Dial(ctx context.Context, to []netip.AddrPort, from netip.Addr) (*net.TCPConn, error)
+}
+
+// Limits are the configuration's.
+type Limits struct {
+	Handshake time.Duration // from the first byte awaited to the request's last
+	Dial      time.Duration // resolving and connecting together
+}
+
+// Proxy serves connections. All fields are required.
+type Proxy struct {
+	Decide   Decider
+	Verify   Verifier
+	Resolve  Resolver
+	Dial     Dialer
+	Sessions *session.Table
+	Log      *slog.Logger
+	Limits   Limits
+}
+
+// Serve lives one connection's life, and closes the connection at its end.
+// When ctx ends the session is cut.
+func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
+	defer c.Close()
+	s, err := p.Sessions.Open(ctx, c.Listener, c.Source)
+	if err != nil {
+		p.Log.Warn("refused", "client.address", c.Source.Addr(), "error", err)
+		return
+	}
+	l := p.begin(s, c)
+	defer l.end()
+
+	up, err := l.opened(s.Context())
+	if err != nil {
+		l.fail(err)
+		return
+	}
+	defer up.Close()
+	l.relay(s.Context(), up)
+}
+
+// opened runs open on a goroutine of its own, so that the stack that the
+// handshake and the policy have grown is given back, and an idle session keeps
+// small ones only.
+func (l *life) opened(ctx context.Context) (up *net.TCPConn, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		up, err = l.open(ctx)
+	}()
+	<-done
+	return up, err
+}
+
+// open takes the session from its first byte to the moment before the relay.
+func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
+	door := l.ask(ctx, policy.Admit)
+	if err := l.handshake(ctx, &door); err != nil {
+		return nil, err
+	}
+
+	plan := l.ask(ctx, policy.Route) // the name is known, nothing is resolved
+	if !plan.Allowed() {
+		return nil, &refusal{plan}
+	}
+	up, err := l.reach(ctx, &plan) // resolve, ask dial about each address, connect to those
+	if err != nil {
+		return nil, err
+	}
+	if err := l.grant(up); err != nil {
+		up.Close()
+		return nil, err
+	}
+	return up, nil
+}
+
+// relay moves bytes until the session ends, and notes why it ended.
+func (l *life) relay(ctx context.Context, up *net.TCPConn) {
+	l.session.Granted()
+	l.outcome = "ok"
+	l.err = relay.Pipe(ctx, l.conn.TCPConn, up, l.early, &l.session.Bytes)
+}

@@ -1,0 +1,87 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"sallyport/policy"
+	"sallyport/proxy/wire/target"
+)
+
+// reach follows the plan: it applies a redirect, resolves the name, asks dial
+// about each address, and connects to one of those that were allowed. Nothing
+// resolves again after that.
+func (l *life) reach(ctx context.Context, plan *policy.Decision) (*net.TCPConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.proxy.Limits.Dial)
+	defer cancel()
+	if err := l.redirect(plan); err != nil {
+		return nil, err
+	}
+
+	addrs := []netip.Addr{l.facts.Target.IP.Addr}
+	if l.facts.Target.Kind == "domain" {
+		var err error
+		if addrs, err = l.proxy.Resolve.Lookup(ctx, l.facts.Target.Host); err != nil {
+			return nil, err
+		}
+	}
+	allowed, err := l.allowedOf(ctx, addrs)
+	if err != nil {
+		return nil, err
+	}
+
+	up, err := l.proxy.Dial.Dial(ctx, allowed, plan.SourceAddress)
+	if err != nil {
+		return nil, err
+	}
+	l.session.SetAddress(up.RemoteAddr().(*net.TCPAddr).AddrPort())
+	return up, nil
+}
+
+// redirect changes the target where the plan says so. What it names passes
+// dial like any other target.
+func (l *life) redirect(plan *policy.Decision) error {
+	if plan.Redirect == (policy.Redirect{}) {
+		return nil
+	}
+	t := &l.facts.Target
+	port := uint16(t.Port)
+	if plan.Redirect.Port != 0 {
+		port = uint16(plan.Redirect.Port)
+	}
+	if plan.Redirect.Host == "" {
+		t.Port = int64(port)
+		return nil
+	}
+	host, err := target.Parse(plan.Redirect.Host)
+	if err != nil {
+		plan.Verdict, plan.Err = policy.Fault, fmt.Errorf("route: redirect.host: %w", err)
+		return &refusal{*plan}
+	}
+	*t = targetFacts(host, port)
+	return nil
+}
+
+// allowedOf asks dial about each address and keeps those that may be dialled.
+// Where none may, a fault counts more than a denial, since it is an error.
+func (l *life) allowedOf(ctx context.Context, addrs []netip.Addr) ([]netip.AddrPort, error) {
+	port := uint16(l.facts.Target.Port)
+	allowed := make([]netip.AddrPort, 0, len(addrs))
+	var refused *refusal
+	for _, ip := range addrs {
+		l.facts.Address = policy.AddressOf(ip)
+		d := l.ask(ctx, policy.Dial)
+		switch {
+		case d.Allowed():
+			allowed = append(allowed, netip.AddrPortFrom(ip, port))
+		case refused == nil || (d.Verdict == policy.Fault && refused.Verdict != policy.Fault):
+			refused = &refusal{d}
+		}
+	}
+	if len(allowed) == 0 {
+		return nil, refused
+	}
+	return allowed, nil
+}

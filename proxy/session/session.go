@@ -1,0 +1,191 @@
+package session
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+
+	"sallyport/proxy/relay"
+)
+
+// Session is one client's connection, from the accept to the record that is
+// written of it. The exported fields never change, Bytes moves by itself, and
+// the rest is set as it becomes known by the one goroutine that lives the
+// connection's life, while others look on through Snapshot.
+type Session struct {
+	ID       string // a random UUID
+	Started  time.Time
+	Listener string // its name in the configuration
+	Source   netip.AddrPort
+	Bytes    relay.Counters
+
+	table  *Table
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	mu        sync.Mutex
+	state     State
+	protocol  string
+	identity  string
+	target    Target
+	address   netip.AddrPort
+	labels    map[string]string
+	decisions map[string]string
+}
+
+// State is how far a session has come.
+type State string
+
+// The states, in the order of a life.
+const (
+	Opening State = "opening" // accepted, not yet granted: handshake, decisions, dialling
+	Live    State = "live"    // granted: bytes move, and a new policy may cut it
+	Closed  State = "closed"
+)
+
+// Target is what the client asked for, as it is decided upon.
+type Target struct {
+	Host string `json:"host"` // a name or an address, lower case
+	Port uint16 `json:"port"`
+}
+
+// Snapshot is a session as it was at one moment, as it stands in `/v1/sessions`.
+type Snapshot struct {
+	ID        string            `json:"id"`
+	Listener  string            `json:"listener"`
+	State     State             `json:"state"`
+	Started   time.Time         `json:"started"`
+	Duration  float64           `json:"duration"` // seconds
+	Source    netip.AddrPort    `json:"source"`   // "" where the client has no IP address
+	Protocol  string            `json:"protocol"` // "" until the handshake has shown it
+	Identity  string            `json:"identity"` // "" until authenticated
+	Target    Target            `json:"target"`
+	Address   netip.AddrPort    `json:"address"` // what was dialled; "" until then
+	Bytes     Bytes             `json:"bytes"`
+	Labels    map[string]string `json:"labels"`
+	Decisions map[string]string `json:"decisions"` // stage to decision id
+}
+
+// Bytes is what a session has moved so far.
+type Bytes struct {
+	Up   int64 `json:"up"`   // client to target
+	Down int64 `json:"down"` // target to client
+}
+
+// Context is cancelled when the session is cut, and when it is closed.
+// context.Cause tells which: the cause that Cut was given, or context.Canceled.
+func (s *Session) Context() context.Context { return s.ctx }
+
+// SetProtocol says what the client speaks: "socks5", "socks4" or "http".
+func (s *Session) SetProtocol(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.protocol = name
+}
+
+// SetIdentity says who the client has been found to be.
+func (s *Session) SetIdentity(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.identity = name
+}
+
+// SetTarget says where the client wants to go; after a redirect, where it goes.
+func (s *Session) SetTarget(host string, port uint16) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.target = Target{Host: host, Port: port}
+}
+
+// SetAddress says which address was dialled.
+func (s *Session) SetAddress(address netip.AddrPort) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.address = address
+}
+
+// AddLabels adds to the session's labels; a later value of the same name wins.
+func (s *Session) AddLabels(labels map[string]string) {
+	if len(labels) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.labels == nil {
+		s.labels = make(map[string]string, len(labels))
+	}
+	maps.Copy(s.labels, labels)
+}
+
+// Decided remembers the id of a stage's latest decision.
+func (s *Session) Decided(stage, id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.decisions == nil {
+		s.decisions = make(map[string]string, 4)
+	}
+	s.decisions[stage] = id
+}
+
+// Granted marks the session as granted.
+func (s *Session) Granted() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == Opening {
+		s.state = Live
+	}
+}
+
+// Snapshot returns the session as it is now.
+func (s *Session) Snapshot() Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Snapshot{
+		ID:        s.ID,
+		Listener:  s.Listener,
+		State:     s.state,
+		Started:   s.Started,
+		Duration:  time.Since(s.Started).Seconds(),
+		Source:    s.Source,
+		Protocol:  s.protocol,
+		Identity:  s.identity,
+		Target:    s.target,
+		Address:   s.address,
+		Bytes:     Bytes{Up: s.Bytes.Up.Load(), Down: s.Bytes.Down.Load()},
+		Labels:    maps.Clone(s.labels),
+		Decisions: maps.Clone(s.decisions),
+	}
+}
+
+// Close takes the session out of the table and cancels its context. What it has
+// been can still be read. Closing it again does nothing.
+func (s *Session) Close() {
+	s.mu.Lock()
+	s.state = Closed
+	s.mu.Unlock()
+	s.table.remove(s)
+	s.cancel(nil)
+}
+
+// newID returns a UUID of version 4 (RFC 9562, section 5.4). It names a session
+// and opens nothing, so it need not be hard to guess.
+func newID() string {
+	var raw [16]byte
+	binary.BigEndian.PutUint64(raw[:8], rand.Uint64())
+	binary.BigEndian.PutUint64(raw[8:], rand.Uint64())
+	raw[6] = raw[6]&0x0f | 0x40
+	raw[8] = raw[8]&0x3f | 0x80
+	var text [36]byte
+	hex.Encode(text[0:8], raw[0:4])
+	hex.Encode(text[9:13], raw[4:6])
+	hex.Encode(text[14:18], raw[6:8])
+	hex.Encode(text[19:23], raw[8:10])
+	hex.Encode(text[24:36], raw[10:16])
+	text[8], text[13], text[18], text[23] = '-', '-', '-', '-'
+	return string(text[:])
+}
