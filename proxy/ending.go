@@ -61,6 +61,10 @@ func endingOf(err error) ending {
 		return ending{name: "malformed", socks5: socks5.GeneralFailure, status: http.StatusBadRequest, proxyError: "http_request_error"}
 	case errors.Is(err, dial.ErrUnresolved):
 		return ending{name: "unresolved", socks5: socks5.HostUnreachable, status: http.StatusBadGateway, proxyError: "dns_error"}
+	case errors.Is(err, dial.ErrResolveFailed):
+		return ending{name: "resolver", socks5: socks5.HostUnreachable, status: http.StatusBadGateway, proxyError: "dns_error"}
+	case errors.Is(err, dial.ErrResolveTimeout):
+		return ending{name: "timeout", socks5: socks5.HostUnreachable, status: http.StatusGatewayTimeout, proxyError: "dns_timeout"}
 	case errors.Is(err, dial.ErrRefused):
 		return ending{name: "refused", socks5: socks5.ConnectionRefused, status: http.StatusBadGateway, proxyError: "connection_refused"}
 	case errors.Is(err, dial.ErrTimeout):

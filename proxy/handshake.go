@@ -145,11 +145,15 @@ func (l *life) authenticate(ctx context.Context, p *presented) (*refusal, error)
 			return nil, fmt.Errorf("verify credentials: %w", err)
 		}
 	}
+	token := p.token
+	if token == "" {
+		token = p.password
+	}
 	l.facts.Request = p.request
 	l.facts.Credentials = policy.Credentials{
 		Method: string(p.method), Username: p.username,
 		Known: known.Known, Verified: known.Verified,
-		Token: p.token,
+		Token: identity.Token(token),
 	}
 	if known.Verified {
 		l.facts.Credentials.Groups = known.Groups

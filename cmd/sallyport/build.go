@@ -35,7 +35,7 @@ const (
 )
 
 // judged compiles a candidate, and reads the users out of its data.
-func judged(e *engine.Engine, c *engine.Candidate) (*engine.Snapshot, identity.Users, error) {
+func judged(e *engine.Engine, c *engine.Candidate) (*engine.Snapshot, *identity.Users, error) {
 	snapshot, problems := e.Compile(c)
 	if snapshot == nil {
 		return nil, nil, problems
@@ -55,7 +55,7 @@ func serve(ctx context.Context, s settings) error {
 	defer signal.Stop(signals)
 
 	decide := engine.New(engine.Options{})
-	verify := identity.NewVerifier(int64(runtime.GOMAXPROCS(0)))
+	verify := identity.NewVerifier(runtime.GOMAXPROCS(0))
 	var loading sync.Mutex
 	load := func() error {
 		loading.Lock()
@@ -84,7 +84,7 @@ func serve(ctx context.Context, s settings) error {
 
 	sessions := session.NewTable(maxConnections)
 	p := &proxy.Proxy{
-		Decide: decide, Verify: verify, Resolve: dial.Resolver{}, Dial: dial.Dialer{},
+		Decide: decide, Verify: verify, Resolve: dial.NewResolver(nil), Dial: &dial.Dialer{},
 		Sessions: sessions, Log: log, Limits: proxy.Limits{Handshake: handshakeLimit, Dial: dialLimit},
 	}
 	var listeners []*listen.Listener
@@ -93,20 +93,26 @@ func serve(ctx context.Context, s settings) error {
 		for _, l := range listeners {
 			l.Close()
 		}
-		accepting.Wait()
 	}
+	defer accepting.Wait() // for the last connection's record
 	defer stop()
 	for i, address := range s.listen {
 		name := "main"
 		if i > 0 {
 			name = fmt.Sprintf("listener-%d", i+1)
 		}
-		l, err := listen.Open(ctx, name, address)
+		l, err := listen.Open(ctx, listen.Config{Name: name, Address: address, OnError: func(err error) {
+			log.Warn("accept", "listener", name, "error", err)
+		}})
 		if err != nil {
 			return fmt.Errorf("%w: %w", errFailed, err)
 		}
 		listeners = append(listeners, l)
-		accepting.Go(func() { l.Serve(func(c *listen.Conn) { p.Serve(ctx, c) }) })
+		accepting.Go(func() {
+			if err := l.Serve(ctx, func(c *listen.Conn) { p.Serve(ctx, c) }); err != nil {
+				log.Error("listener is broken", "listener", name, "error", err)
+			}
+		})
 		log.Info("listening", "listener", name, "address", l.Addr().String())
 	}
 

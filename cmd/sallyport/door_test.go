@@ -159,6 +159,7 @@ func TestCurlThroughTheDoor(t *testing.T) {
 	users := fmt.Sprintf(`{"users": {"alice": {"password": %q, "groups": ["dev"]}}}`, strings.TrimSpace(string(hash)))
 	s := start(t, "--data", write(t, filepath.Join(dir, "settings.json"), settings),
 		"--data", write(t, filepath.Join(dir, "users.json"), users))
+	port := target[strings.LastIndex(target, ":")+1:]
 
 	for _, c := range []struct {
 		name, proxy, target string
@@ -166,6 +167,8 @@ func TestCurlThroughTheDoor(t *testing.T) {
 		want                string
 	}{
 		{"socks5", "socks5://", target, 0, "hello"},
+		// A single label is in the hosts file, so that no name server is asked.
+		{"socks5h by name", "socks5h://", "http://localhost:" + port, 0, "hello"},
 		{"user", "socks5h://alice:right%20horse@", target, 0, "hello"},
 		{"wrong password", "socks5h://alice:wrong@", target, 97, ""},
 		{"unknown user", "socks5h://bob:right%20horse@", target, 97, ""},

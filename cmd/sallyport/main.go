@@ -130,8 +130,12 @@ func userCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(c.OutOrStdout(), identity.Hash(password))
-			return nil
+			hash, err := identity.Hash(password, identity.Argon2id)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(c.OutOrStdout(), hash)
+			return err
 		},
 	})
 	return c

@@ -1,5 +1,14 @@
-// Package dial reaches targets: it resolves a name once, and connects to
-// exactly the addresses that it is given.
+// Package dial reaches a target: it looks a name up once, and connects to
+// addresses that were decided upon.
+//
+// The two are kept apart on purpose. Between them the policy is asked about
+// every address that [Resolver.Lookup] found, and [Dialer.Dial] connects to the
+// allowed ones and to nothing else: it takes addresses, never names, so a name
+// that answers differently a moment later (DNS rebinding) has nothing to bind
+// to. No other code of the program resolves names of targets.
+//
+// resolve.go has the look-up, dial.go one connection attempt, race.go several
+// of them (Happy Eyeballs, RFC 8305), and errors.go what can go wrong.
 package dial
 
 import (
@@ -10,109 +19,81 @@ import (
 	"net/netip"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// Why a target was not reached. Each wraps the error of the system.
-var (
-	ErrUnresolved         = errors.New("the name does not resolve")
-	ErrRefused            = errors.New("connection refused")
-	ErrHostUnreachable    = errors.New("host unreachable")
-	ErrNetworkUnreachable = errors.New("network unreachable")
-	ErrTimeout            = errors.New("timed out")
-)
-
-// Resolver asks the system's resolver.
-type Resolver struct{}
-
-// Lookup returns the addresses of an absolute name, both families, at most 32.
-func (Resolver) Lookup(ctx context.Context, name string) ([]netip.Addr, error) {
-	found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name+".")
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("resolve: %w: %w", ErrTimeout, ctx.Err())
-	}
-	if err != nil {
-		return nil, fmt.Errorf("resolve: %w: %w", ErrUnresolved, err)
-	}
-	seen := map[netip.Addr]bool{}
-	out := make([]netip.Addr, 0, len(found))
-	for _, ip := range found {
-		ip = ip.Unmap().WithZone("")
-		if !seen[ip] && len(out) < 32 {
-			seen[ip] = true
-			out = append(out, ip)
-		}
-	}
-	return out, nil
+// Dialer connects to the addresses that it is given. The zero value is ready.
+type Dialer struct {
+	// Timeout bounds one Dial as a whole; 0: only its context does.
+	Timeout time.Duration
 }
 
-// Dialer connects over TCP.
-type Dialer struct{}
+// keepAlive finds peers that vanished and keeps middle boxes from forgetting
+// the flow. The count of lost probes is left to the system: one call less.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: -1}
 
-// attempt is how long one address may take where others follow.
-const attempt = 3 * time.Second
-
-// Dial tries the addresses in turn, families interleaved, until one answers
-// or ctx ends. An invalid from leaves the local address to the system.
-func (Dialer) Dial(ctx context.Context, to []netip.AddrPort, from netip.Addr) (*net.TCPConn, error) {
-	var last error = ErrNetworkUnreachable
-	d := net.Dialer{KeepAlive: 30 * time.Second}
-	d.SetMultipathTCP(false)
+// Dial connects to one of the addresses, whichever answers first: they are
+// tried in the given order with the families alternating, the next one 250 ms
+// after the last or as soon as one has failed.
+//
+// The connection leaves from the local address from, if that is valid; then
+// only addresses of its family are tried. Of several failures the most telling
+// is returned, by the order of the errors of this package. When Dial returns no
+// attempt is left running.
+func (d *Dialer) Dial(ctx context.Context, to []netip.AddrPort, from netip.Addr) (*net.TCPConn, error) {
+	if d.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d.Timeout)
+		defer cancel()
+	}
+	if len(to) == 0 {
+		return nil, errors.New("dial: no address to connect to")
+	}
+	from = from.Unmap()
+	candidates := to
 	if from.IsValid() {
-		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
-	}
-	to = interleaved(to)
-	for i, address := range to {
-		if from.IsValid() && from.Is4() != address.Addr().Is4() {
-			continue
-		}
-		one, cancel := ctx, context.CancelFunc(func() {})
-		if i < len(to)-1 {
-			one, cancel = context.WithTimeout(ctx, attempt)
-		}
-		conn, err := d.DialContext(one, "tcp", address.String())
-		cancel()
-		if err == nil {
-			return conn.(*net.TCPConn), nil
-		}
-		last = fmt.Errorf("dial: %w: %w", kind(err), err)
-		if ctx.Err() != nil {
-			break
+		if candidates = sameFamily(to, from); len(candidates) == 0 {
+			return nil, fmt.Errorf("%w: %s is not of the family of any address of the target", ErrSource, from)
 		}
 	}
-	return nil, last
+	if len(candidates) == 1 {
+		return connect(ctx, candidates[0], from)
+	}
+	return race(ctx, alternate(candidates), from, connect)
 }
 
-func kind(err error) error {
-	var timeout net.Error
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return ErrRefused
-	case errors.Is(err, syscall.EHOSTUNREACH):
-		return ErrHostUnreachable
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return ErrTimeout
-	default:
-		return ErrNetworkUnreachable
+func sameFamily(to []netip.AddrPort, from netip.Addr) []netip.AddrPort {
+	var same []netip.AddrPort
+	for _, a := range to {
+		if a.Addr().Unmap().Is4() == from.Is4() {
+			same = append(same, a)
+		}
 	}
+	return same
 }
 
-// interleaved alternates the families, the first address's first (RFC 8305 §4).
-func interleaved(to []netip.AddrPort) []netip.AddrPort {
-	var a, b, out []netip.AddrPort
-	for _, t := range to {
-		if t.Addr().Is4() == to[0].Addr().Is4() {
-			a = append(a, t)
-		} else {
-			b = append(b, t)
-		}
+// connect is one attempt at one address. TCP_NODELAY is Go's default. DialTCP
+// takes addresses and no names, and costs less than DialContext, but binds in
+// any case: hence bindWithoutPort.
+func connect(ctx context.Context, to netip.AddrPort, from netip.Addr) (*net.TCPConn, error) {
+	d := net.Dialer{KeepAliveConfig: keepAlive, Control: bindWithoutPort}
+	d.SetMultipathTCP(false) // the relay's splice needs plain TCP
+	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	conn, err := d.DialTCP(ctx, "tcp", netip.AddrPortFrom(from, 0), to)
+	if err != nil {
+		return nil, classify(err, from)
 	}
-	for i := range max(len(a), len(b)) {
-		if i < len(a) {
-			out = append(out, a[i])
-		}
-		if i < len(b) {
-			out = append(out, b[i])
-		}
-	}
-	return out
+	return conn, nil
+}
+
+// bindWithoutPort leaves the choice of the local port to connect, which needs
+// it to be unique for one target only; a bind would need one for all of them,
+// and one source address would be good for 28,000 connections altogether.
+func bindWithoutPort(_, _ string, raw syscall.RawConn) error {
+	var err error
+	controlErr := raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+	})
+	return errors.Join(controlErr, err)
 }

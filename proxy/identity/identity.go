@@ -1,167 +1,99 @@
-// Package identity says what the user directory knows of a name and a
-// password. Passwords are kept as argon2id hashes.
+// Package identity knows users and verifies what clients say of themselves.
+//
+// The users stand in the policy's data at data.users. [Parse] reads them into
+// [Users], which never changes; [Verifier.SetUsers] swaps one for another when
+// a new policy is active. [Verifier.Verify] says whether a name is known and
+// its password right; what follows from that, the policy decides. [Hash] makes
+// the hashes and [Token] picks out passwords that are really tokens.
+//
+// # What time tells
+//
+// A name that is unknown costs what a known one costs. All users stand on a
+// ring, each at a keyed hash of its name, and a name is looked up by its place:
+// a known one finds its own user, an unknown one the user that comes next, whose
+// hash is then worked through to no effect. So the parameters that unknown
+// names meet are distributed as those of the users, and a mix of algorithms
+// tells nothing. The key is made of the hashes themselves, so that a name meets
+// the same parameters after a restart; most changes of users leave it alone.
+// Disabled and expired users, and passwords that bcrypt would cut short, cost
+// the same work as well.
+//
+// Successes are remembered, so that a client that opens many connections pays
+// once. The memory is keyed by name, password and stored hash under a key that
+// the process makes up, so that it holds no password and a changed hash never
+// matches. Only who presents a right password can see an answer come faster,
+// and has learnt nothing by it. Failures are never remembered, but a guess that
+// is repeated while it is still being worked on shares that work.
+//
+// hash.go has the algorithms, parse.go the reading of data.users, verify.go the
+// verifier and its bounds, memory.go what it remembers, token.go tokens.
 package identity
 
 import (
-	"context"
-	"crypto/rand"
-	"crypto/subtle"
-	"encoding/base64"
-	"fmt"
-	"strings"
-	"sync/atomic"
+	"cmp"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
 	"time"
-
-	"golang.org/x/crypto/argon2"
-	"golang.org/x/sync/semaphore"
 )
 
-// User is an entry of data.users.
+// User is one entry of data.users. The zero Expires is never.
 type User struct {
-	salt, key  []byte
-	groups     []string
-	attributes map[string]any
-	disabled   bool
-	expires    time.Time
+	Password   string // an argon2id or bcrypt hash
+	Groups     []string
+	Attributes map[string]any
+	Disabled   bool
+	Expires    time.Time
 }
 
-// Users are the entries by name.
-type Users map[string]User
-
-// The work of one verification, as OWASP's password storage advice has it. It
-// is the same for every user and for names that nobody has, so that time tells
-// neither apart.
-const (
-	memory  = 19456 // KiB
-	passes  = 2
-	lanes   = 1
-	keySize = 32
-	prefix  = "$argon2id$v=19$m=19456,t=2,p=1$"
-)
-
-// Hash makes the text that data.users.NAME.password holds.
-func Hash(password []byte) string {
-	salt := make([]byte, 16)
-	rand.Read(salt)
-	key := argon2.IDKey(password, salt, passes, memory, lanes, keySize)
-	b64 := base64.RawStdEncoding
-	return prefix + b64.EncodeToString(salt) + "$" + b64.EncodeToString(key)
+// active is whether the user may log in now.
+func (u *User) active(now time.Time) bool {
+	return !u.Disabled && (u.Expires.IsZero() || now.Before(u.Expires))
 }
 
-// Parse reads data.users; nil is no users. Every problem is returned.
-func Parse(v any) (Users, []error) {
-	users := Users{}
-	if v == nil {
-		return users, nil
-	}
-	entries, ok := v.(map[string]any)
-	if !ok {
-		return nil, []error{fmt.Errorf("data.users: want an object")}
-	}
-	var problems []error
-	for name, entry := range entries {
-		bad := func(key, want string) {
-			problems = append(problems, fmt.Errorf("data.users.%q: %s: want %s", name, key, want))
-		}
-		fields, ok := entry.(map[string]any)
-		if !ok {
-			bad("entry", "an object")
-			continue
-		}
-		var u User
-		for key, value := range fields {
-			ok := true
-			switch key {
-			case "password":
-				text, _ := value.(string)
-				if u.salt, u.key, ok = parseHash(text); !ok {
-					bad(key, "a hash as `sallyport user hash` makes it")
-				}
-			case "groups":
-				list, isList := value.([]any)
-				for _, g := range list {
-					s, isText := g.(string)
-					isList = isList && isText
-					u.groups = append(u.groups, s)
-				}
-				if !isList {
-					bad(key, "an array of strings")
-				}
-			case "attributes":
-				if u.attributes, ok = value.(map[string]any); !ok {
-					bad(key, "an object")
-				}
-			case "disabled":
-				if u.disabled, ok = value.(bool); !ok {
-					bad(key, "a boolean")
-				}
-			case "expires":
-				text, _ := value.(string)
-				var err error
-				if u.expires, err = time.Parse(time.RFC3339, text); err != nil {
-					bad(key, "a time such as 2030-01-31T00:00:00Z")
-				}
-			default:
-				bad(key, "one of password, groups, attributes, disabled, expires")
-			}
-		}
-		if fields["password"] == nil {
-			bad("password", "a hash as `sallyport user hash` makes it")
-		}
-		users[name] = u
-	}
-	return users, problems
+// Users is a set of users. It never changes. Nil is a set of none.
+type Users struct {
+	key  [sha256.Size]byte
+	ring []entry // by place; never empty
 }
 
-func parseHash(text string) (salt, key []byte, ok bool) {
-	rest, ok := strings.CutPrefix(text, prefix)
-	saltText, keyText, both := strings.Cut(rest, "$")
-	if !ok || !both {
-		return nil, nil, false
-	}
-	salt, err1 := base64.RawStdEncoding.Strict().DecodeString(saltText)
-	key, err2 := base64.RawStdEncoding.Strict().DecodeString(keyText)
-	return salt, key, err1 == nil && err2 == nil && len(salt) == 16 && len(key) == keySize
+type entry struct {
+	place uint64
+	name  string
+	user  *User // nil: a stand-in where there is no user
+	hash  hash
 }
 
-// Result is what is known of presented credentials.
-type Result struct {
-	Known, Verified bool
-	Groups          []string
-	Attributes      map[string]any
+// newUsers places the entries on the ring.
+func newUsers(entries []entry) *Users {
+	if len(entries) == 0 {
+		entries = []entry{{hash: newArgon2id()}}
+	}
+	least := slices.MinFunc(entries, func(a, b entry) int { return cmp.Compare(a.hash.text, b.hash.text) })
+	u := &Users{key: sha256.Sum256([]byte(least.hash.text)), ring: entries}
+	for i := range u.ring {
+		u.ring[i].place = u.place(u.ring[i].name)
+	}
+	slices.SortFunc(u.ring, func(a, b entry) int {
+		return cmp.Or(cmp.Compare(a.place, b.place), cmp.Compare(a.name, b.name))
+	})
+	return u
 }
 
-// Verifier verifies, a bounded number at once: each takes 19 MiB.
-type Verifier struct {
-	users atomic.Pointer[Users]
-	slots *semaphore.Weighted
+func (u *Users) place(name string) uint64 {
+	mac := hmac.New(sha256.New, u.key[:])
+	mac.Write([]byte(name))
+	return binary.BigEndian.Uint64(mac.Sum(nil))
 }
 
-// NewVerifier returns a verifier without users.
-func NewVerifier(parallel int64) *Verifier {
-	v := &Verifier{slots: semaphore.NewWeighted(parallel)}
-	v.users.Store(&Users{})
-	return v
-}
-
-// SetUsers replaces the users.
-func (v *Verifier) SetUsers(u Users) { v.users.Store(&u) }
-
-// Verify does the same work whatever the name. Its error is that of ctx.
-func (v *Verifier) Verify(ctx context.Context, username, password string) (Result, error) {
-	if err := v.slots.Acquire(ctx, 1); err != nil {
-		return Result{}, err
-	}
-	defer v.slots.Release(1)
-	u, known := (*v.users.Load())[username]
-	salt, want := u.salt, u.key
-	if !known {
-		salt, want = make([]byte, 16), make([]byte, keySize)
-	}
-	key := argon2.IDKey([]byte(password), salt, passes, memory, lanes, keySize)
-	right := subtle.ConstantTimeCompare(key, want) == 1
-	if !known || !right || u.disabled || (!u.expires.IsZero() && time.Now().After(u.expires)) {
-		return Result{Known: known}, nil
-	}
-	return Result{Known: true, Verified: true, Groups: u.groups, Attributes: u.attributes}, nil
+// find returns the entry of a user, or for an unknown name that which stands in
+// for it.
+func (u *Users) find(name string) (e *entry, known bool) {
+	place := u.place(name)
+	i, _ := slices.BinarySearchFunc(u.ring, place, func(e entry, place uint64) int {
+		return cmp.Compare(e.place, place)
+	})
+	e = &u.ring[i%len(u.ring)]
+	return e, e.user != nil && e.name == name
 }

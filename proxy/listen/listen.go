@@ -1,4 +1,12 @@
-// Package listen accepts connections and survives what accepting can meet.
+// Package listen accepts clients.
+//
+// [Open] binds one address and [Listener.Serve] hands each client over as a
+// [Conn], on a goroutine of its own. Serve owns these goroutines: it returns
+// when the last of them has. What a want of descriptors or memory does is
+// settled here too: the loop slows down, says so once a second, and goes on,
+// while the clients wait in the kernel's queue, which is the better place for
+// them than a connection that is closed at once: they are served when
+// descriptors come back.
 package listen
 
 import (
@@ -7,56 +15,179 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// Conn is an accepted connection.
+// Config is one listener's.
+type Config struct {
+	Name    string      // what policies see as input.session.listener
+	Address string      // IP:PORT; :PORT is every address of this machine; port 0 a free one
+	OnError func(error) // told of failed accepts, at most once a second; nil: nobody is
+}
+
+// Listener is a bound address.
+type Listener struct {
+	name    string
+	onError func(error)
+	socket  *net.TCPListener
+}
+
+// Conn is a client's connection. It is the handler's, who closes it.
 type Conn struct {
 	*net.TCPConn
-	Listener string         // its name in the configuration
-	Source   netip.AddrPort // the client, unmapped
+	Listener string         // the name of the listener that accepted it
+	Source   netip.AddrPort // the client; an IPv4 address is never in IPv6 form
+	Local    netip.AddrPort // the address that the client connected to
 }
 
-// Listener is an open listening socket.
-type Listener struct {
-	name string
-	tcp  *net.TCPListener
-}
-
-// Open listens on an address such as "127.0.0.1:1080".
-func Open(ctx context.Context, name, address string) (*Listener, error) {
-	lc := net.ListenConfig{KeepAlive: 30 * time.Second}
-	lc.SetMultipathTCP(false)
-	l, err := lc.Listen(ctx, "tcp", address)
+// Open binds the address. From then on clients can connect, and wait for Serve.
+// 0.0.0.0 is every IPv4 address and no IPv6 one; [::] and an empty host are
+// both. Names are refused, since nothing is resolved here.
+func Open(ctx context.Context, c Config) (*Listener, error) {
+	network, err := networkOf(c.Address)
 	if err != nil {
-		return nil, fmt.Errorf("listener %s: %w", name, err)
+		return nil, fmt.Errorf("listener %s: %w", c.Name, err)
 	}
-	return &Listener{name, l.(*net.TCPListener)}, nil
+	lc := net.ListenConfig{KeepAlive: -1, Control: inherit}
+	lc.SetMultipathTCP(false) // the relay's splice needs plain TCP
+	socket, err := lc.Listen(ctx, network, c.Address)
+	if err != nil {
+		return nil, fmt.Errorf("listener %s: %w", c.Name, err)
+	}
+	onError := c.OnError
+	if onError == nil {
+		onError = func(error) {}
+	}
+	return &Listener{name: c.Name, onError: onError, socket: socket.(*net.TCPListener)}, nil
 }
 
-// Addr is where it listens.
-func (l *Listener) Addr() net.Addr { return l.tcp.Addr() }
+// networkOf checks the address. Go would take 0.0.0.0 for every IPv6 address
+// as well, if the network were not named.
+func networkOf(address string) (string, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", err
+	}
+	if host == "" {
+		return "tcp", nil
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return "", fmt.Errorf("address %q: not IP:PORT: %w", address, err)
+	}
+	if ip.Unmap().Is4() {
+		return "tcp4", nil
+	}
+	return "tcp", nil
+}
 
-// Close ends Serve.
-func (l *Listener) Close() error { return l.tcp.Close() }
+// inherit sets on the listening socket what accepted ones are to have. Linux
+// passes it on, which saves the calls for each client. Keep-alive finds clients
+// that vanished and keeps middle boxes from forgetting the flow.
+func inherit(_, _ string, raw syscall.RawConn) error {
+	var errs [3]error
+	err := raw.Control(func(fd uintptr) {
+		errs[0] = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+		errs[1] = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 60)
+		errs[2] = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15)
+	})
+	return errors.Join(err, errs[0], errs[1], errs[2])
+}
 
-// Serve calls handle on a goroutine of its own for each connection, until the
-// listener is closed. An error of accept, such as running out of descriptors,
-// is waited out.
-func (l *Listener) Serve(handle func(*Conn)) {
-	pause := 5 * time.Millisecond
+// Addr is the address that is bound, with the port that was chosen for port 0.
+func (l *Listener) Addr() netip.AddrPort { return plain(l.socket.Addr()) }
+
+// Close stops listening: new clients are refused at once, and Serve returns
+// when the handlers have. It may be called at any time, and again.
+func (l *Listener) Close() error {
+	if err := l.socket.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("listener %s: %w", l.name, err)
+	}
+	return nil
+}
+
+// Serve accepts clients until ctx is done or the listener is closed, and calls
+// handle for each on a new goroutine. It returns when all these have returned,
+// and with an error only if the socket is beyond use; the listener is closed
+// then in any case. It does not hurry the handlers: who wants them gone cuts
+// their sessions.
+func (l *Listener) Serve(ctx context.Context, handle func(*Conn)) error {
+	var handlers sync.WaitGroup
+	defer handlers.Wait()
+	defer l.Close()
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+
+	err := accept(ctx, l.socket.AcceptTCP, l.onError, func(c *net.TCPConn) {
+		conn := &Conn{TCPConn: c, Listener: l.name, Source: plain(c.RemoteAddr()), Local: plain(c.LocalAddr())}
+		handlers.Go(func() { handle(conn) })
+	})
+	if err != nil {
+		return fmt.Errorf("listener %s: %w", l.name, err)
+	}
+	return nil
+}
+
+const (
+	shortestPause = 5 * time.Millisecond
+	longestPause  = time.Second
+	reportPause   = time.Second
+)
+
+// accept is the loop. next is the socket's AcceptTCP.
+func accept(ctx context.Context, next func() (*net.TCPConn, error), onError func(error), serve func(*net.TCPConn)) error {
+	var pause time.Duration
+	var reported time.Time
 	for {
-		conn, err := l.tcp.AcceptTCP()
-		switch {
-		case err == nil:
-			pause = 5 * time.Millisecond
-			from := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
-			go handle(&Conn{conn, l.name, netip.AddrPortFrom(from.Addr().Unmap(), from.Port())})
-		case errors.Is(err, net.ErrClosed):
-			return
-		default:
-			<-time.After(pause)
-			pause = min(2*pause, time.Second)
+		c, err := next()
+		if err == nil {
+			pause = 0
+			serve(c)
+			continue
+		}
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if beyondUse(err) {
+			return err
+		}
+		if now := time.Now(); now.Sub(reported) >= reportPause {
+			reported = now
+			onError(err)
+		}
+		pause = min(max(2*pause, shortestPause), longestPause)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
 		}
 	}
+}
+
+// beyondUse tells errors of the socket itself from those of a client or of the
+// machine, which pass: no descriptors or memory, an aborted connection, a
+// packet filter, and the network errors that accept(2) may report.
+func beyondUse(err error) bool {
+	for _, errno := range []syscall.Errno{syscall.EBADF, syscall.EINVAL, syscall.ENOTSOCK, syscall.EOPNOTSUPP} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+func plain(a net.Addr) netip.AddrPort {
+	// An accepted socket whose peer is already gone may have no address.
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok || tcp == nil {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }

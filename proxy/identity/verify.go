@@ -1,0 +1,120 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+)
+
+// ErrBusy is that too many verifications wait already.
+var ErrBusy = errors.New("too many passwords wait to be verified")
+
+// maxWaiting bounds the verifications that wait for their turn.
+const maxWaiting = 256
+
+// Result is what is known of a client that presented a name and a password.
+// Groups and Attributes are those of a verified user, and not to be changed.
+type Result struct {
+	Known      bool // there is a user of that name
+	Verified   bool // it may log in now, and the password is right
+	Groups     []string
+	Attributes map[string]any
+}
+
+// Verifier verifies passwords, so many at once and no more.
+type Verifier struct {
+	users  atomic.Pointer[Users]
+	memory *memory
+	admit  chan struct{} // one for each verification that works or waits
+	turn   chan struct{} // one for each that works
+	match  func(h *hash, password string) bool
+}
+
+// NewVerifier returns a verifier that knows no users and works on at most
+// parallel passwords at once, or one. Each takes a core for some 20 ms, and the
+// memory that its hash names: 19 MiB for those that Hash makes.
+func NewVerifier(parallel int) *Verifier {
+	parallel = max(parallel, 1)
+	v := &Verifier{
+		memory: newMemory(),
+		admit:  make(chan struct{}, parallel+maxWaiting),
+		turn:   make(chan struct{}, parallel),
+		match:  (*hash).matches,
+	}
+	v.SetUsers(nil)
+	return v
+}
+
+// SetUsers replaces the users, at once and as a whole. Nil: there are none.
+func (v *Verifier) SetUsers(u *Users) {
+	if u == nil {
+		u = newUsers(nil)
+	}
+	v.users.Store(u)
+}
+
+// Verify says whether there is such a user and whether the password is right.
+// The error is ErrBusy or that of ctx, which bounds the wait for a turn; work
+// that has begun is finished. Name and password are compared byte by byte.
+func (v *Verifier) Verify(ctx context.Context, username, password string) (Result, error) {
+	e, known := v.users.Load().find(username)
+	active := known && e.user.active(time.Now())
+	verified, err := v.verify(ctx, e, username, password, active)
+	if err != nil {
+		return Result{}, err
+	}
+	if !verified {
+		return Result{Known: known}, nil
+	}
+	return Result{Known: true, Verified: true, Groups: e.user.Groups, Attributes: e.user.Attributes}, nil
+}
+
+// verify answers from memory, with somebody else's work, or with its own. The
+// user's state is a part of the mark, so that what is shared is only between
+// clients of whom the same is true, and only active users are ever remembered.
+func (v *Verifier) verify(ctx context.Context, e *entry, username, password string, active bool) (bool, error) {
+	state := "inactive"
+	if active {
+		state = "active"
+	}
+	k := v.memory.mark(username, password, e.hash.text, state)
+	for {
+		remembered, w, mine := v.memory.begin(k)
+		if remembered {
+			return true, nil
+		}
+		if mine {
+			same, err := v.work(ctx, &e.hash, password)
+			verified := same && active
+			v.memory.end(k, w, verified, err)
+			return verified, err
+		}
+		select {
+		case <-w.done:
+			if w.err == nil || errors.Is(w.err, ErrBusy) {
+				return w.verified, w.err
+			}
+			// Whose work it was has gone away: somebody else takes over.
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+}
+
+// work waits for a turn, first come first served, and computes the hash.
+func (v *Verifier) work(ctx context.Context, h *hash, password string) (bool, error) {
+	select {
+	case v.admit <- struct{}{}:
+		defer func() { <-v.admit }()
+	default:
+		return false, ErrBusy
+	}
+	select {
+	case v.turn <- struct{}{}:
+		defer func() { <-v.turn }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	return v.match(h, password), nil
+}

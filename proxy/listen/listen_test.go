@@ -1,0 +1,249 @@
+package listen
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func open(t *testing.T, c Config) *Listener {
+	t.Helper()
+	l, err := Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// serve runs Serve and returns what waits for its end.
+func serve(t *testing.T, l *Listener, ctx context.Context, handle func(*Conn)) (wait func() error) {
+	ended := make(chan error, 1)
+	go func() { ended <- l.Serve(ctx, handle) }()
+	return func() error { return <-ended }
+}
+
+func dial(t *testing.T, to netip.AddrPort) *net.TCPConn {
+	t.Helper()
+	c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(to))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func TestServeHandsConnectionsOver(t *testing.T) {
+	for _, test := range []struct{ address, dial string }{
+		{"127.0.0.1:0", "127.0.0.1"},
+		{"[::1]:0", "::1"},
+		{"[::]:0", "127.0.0.1"}, // arrives as ::ffff:127.0.0.1
+		{"[::]:0", "::1"},
+		{":0", "127.0.0.1"},
+		{"0.0.0.0:0", "127.0.0.1"},
+	} {
+		t.Run(test.address+" "+test.dial, func(t *testing.T) {
+			l := open(t, Config{Name: "main", Address: test.address})
+			got := make(chan *Conn, 1)
+			wait := serve(t, l, t.Context(), func(c *Conn) { got <- c })
+			client := dial(t, netip.AddrPortFrom(netip.MustParseAddr(test.dial), l.Addr().Port()))
+			c := <-got
+			defer c.Close()
+			if c.Listener != "main" || c.Source != client.LocalAddr().(*net.TCPAddr).AddrPort() ||
+				c.Local != client.RemoteAddr().(*net.TCPAddr).AddrPort() {
+				t.Errorf("got %q, %s, %s", c.Listener, c.Source, c.Local)
+			}
+			for _, o := range []struct{ level, name, want int }{
+				{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+				{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+				{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 60},
+				{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
+				{unix.SOL_SOCKET, unix.SO_PROTOCOL, unix.IPPROTO_TCP},
+			} {
+				if got := option(t, c.TCPConn, o.level, o.name); got != o.want {
+					t.Errorf("option %d of level %d is %d, want %d", o.name, o.level, got, o.want)
+				}
+			}
+			l.Close()
+			if err := wait(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func option(t *testing.T, c syscall.Conn, level, name int) (value int) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var optErr error
+	if err := raw.Control(func(fd uintptr) { value, optErr = unix.GetsockoptInt(int(fd), level, name) }); err != nil || optErr != nil {
+		t.Fatal(err, optErr)
+	}
+	return value
+}
+
+func TestIPv4WildcardIsNotIPv6(t *testing.T) {
+	l := open(t, Config{Address: "0.0.0.0:0"})
+	c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.IPv6Loopback(), l.Addr().Port())))
+	if err == nil {
+		c.Close()
+		t.Fatal("0.0.0.0 is open on IPv6 too")
+	}
+}
+
+func TestOpenFails(t *testing.T) {
+	taken := open(t, Config{Address: "127.0.0.1:0"})
+	for _, address := range []string{"", "127.0.0.1", "localhost:0", "127.1:0", "127.0.0.1:x", "192.0.2.1:0", taken.Addr().String()} {
+		l, err := Open(t.Context(), Config{Name: "main", Address: address})
+		if err == nil {
+			l.Close()
+			t.Errorf("%q: opened", address)
+		} else if !strings.HasPrefix(err.Error(), "listener main: ") {
+			t.Errorf("%q: %v does not name the listener", address, err)
+		}
+	}
+}
+
+func TestServeEnds(t *testing.T) {
+	for name, end := range map[string]func(*Listener, context.CancelFunc){
+		"by its context": func(_ *Listener, cancel context.CancelFunc) { cancel() },
+		"by Close":       func(l *Listener, _ context.CancelFunc) { l.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			l := open(t, Config{Address: "127.0.0.1:0"})
+			begun, finish, finished := make(chan bool), make(chan bool), false
+			wait := serve(t, l, ctx, func(c *Conn) {
+				defer c.Close()
+				begun <- true
+				<-finish
+				io.WriteString(c, "bye")
+				finished = true
+			})
+			client := dial(t, l.Addr())
+			<-begun
+			end(l, cancel)
+			for { // closing takes a moment in the background
+				c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(l.Addr()))
+				if err != nil {
+					break
+				}
+				c.Close()
+			}
+			close(finish)
+			if err := wait(); err != nil || !finished {
+				t.Errorf("Serve returned %v; the handler had returned: %t", err, finished)
+			}
+			if got, err := io.ReadAll(client); string(got) != "bye" || err != nil {
+				t.Errorf("the client was sent %q, %v", got, err)
+			}
+			if err := l.Close(); err != nil {
+				t.Errorf("closed again: %v", err)
+			}
+		})
+	}
+}
+
+func TestServeTellsThatItsSocketIsBeyondUse(t *testing.T) {
+	l := open(t, Config{Name: "main", Address: "127.0.0.1:0"})
+	raw, err := l.socket.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait := serve(t, l, t.Context(), func(c *Conn) { c.Close() })
+	if err := raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_RD) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := wait(); !errors.Is(err, syscall.EINVAL) {
+		t.Fatalf("got %v, want %v", err, syscall.EINVAL)
+	}
+}
+
+// The process runs out of descriptors, and gets them back: the client that came
+// meanwhile is served.
+func TestServeOutOfDescriptors(t *testing.T) {
+	told := make(chan error, 100)
+	l := open(t, Config{Address: "127.0.0.1:0", OnError: func(err error) { told <- err }})
+	client := dial(t, l.Addr())
+
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	restore := func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before) }
+	defer restore()
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 3, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	wait := serve(t, l, ctx, func(c *Conn) { io.WriteString(c, "hello"); c.Close() })
+	if err := <-told; !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("told of %v, want %v", err, syscall.EMFILE)
+	}
+	restore()
+	if got, err := io.ReadAll(client); string(got) != "hello" || err != nil {
+		t.Errorf("the client was sent %q, %v", got, err)
+	}
+	cancel()
+	if err := wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAcceptSlowsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		attempts, told := 0, 0
+		next := func() (*net.TCPConn, error) {
+			attempts++
+			return nil, &net.OpError{Op: "accept", Err: syscall.ENOBUFS}
+		}
+		go accept(ctx, next, func(error) { told++ }, nil)
+
+		time.Sleep(time.Minute)
+		cancel()
+		synctest.Wait()
+		// 5, 10, 20 … 640 ms, then each second.
+		if attempts < 60 || attempts > 70 {
+			t.Errorf("%d attempts in a minute", attempts)
+		}
+		if told < 55 || told > 61 {
+			t.Errorf("told %d times in a minute", told)
+		}
+	})
+}
+
+func TestAcceptIsQuickAgainAfterASuccess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		attempts := 0
+		next := func() (*net.TCPConn, error) {
+			switch attempts++; {
+			case attempts == 21:
+				return nil, nil
+			case attempts == 23:
+				return nil, net.ErrClosed
+			}
+			return nil, syscall.EMFILE
+		}
+		var success time.Time
+		if err := accept(t.Context(), next, func(error) {}, func(*net.TCPConn) { success = time.Now() }); err != nil {
+			t.Error(err)
+		}
+		if pause := time.Since(success); pause != shortestPause {
+			t.Errorf("paused %v after the first failure, want %v", pause, shortestPause)
+		}
+	})
+}
