@@ -118,16 +118,6 @@ type Redirect struct {
 	Port int64  `key:"port"`
 }
 
-// Has tells whether the method is among them.
-func (m Methods) Has(method Method) bool {
-	for _, have := range m {
-		if have == method {
-			return true
-		}
-	}
-	return false
-}
-
 // Ban, Limits and Via are declared so that a policy which uses them is refused
 // by name; their content comes with their enforcement.
 type (

@@ -3,7 +3,6 @@ package proxy
 import (
 	"bufio"
 	"context"
-	"io"
 	"sync"
 	"time"
 
@@ -18,9 +17,8 @@ type life struct {
 	proxy   *Proxy
 	session *session.Session
 	conn    *listen.Conn
-	reader  *bufio.Reader    // what the client sends, until the relay takes over
-	header  io.LimitedReader // what may still be read before the relay
-	dialect dialect          // nil until the first byte
+	reader  *bufio.Reader // what the client sends, until the relay takes over
+	dialect dialect       // nil until the first byte
 	facts   policy.Facts
 
 	answer   policy.Decision // the latest
@@ -40,8 +38,7 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4096) 
 func (p *Proxy) begin(s *session.Session, c *listen.Conn) *life {
 	l := &life{proxy: p, session: s, conn: c}
 	l.reader = readers.Get().(*bufio.Reader)
-	l.header = io.LimitedReader{R: c.TCPConn, N: maxHeader}
-	l.reader.Reset(&l.header)
+	l.reader.Reset(c.TCPConn)
 
 	l.facts.Source = policy.SourceOf(c.Source)
 	l.facts.Session = policy.Session{ID: s.ID, Listener: s.Listener, Started: s.Started.UnixNano()}

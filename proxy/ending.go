@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"time"
 
 	"sallyport/policy"
@@ -26,10 +27,7 @@ func (r *refusal) Error() string {
 // rejection is a refusal of what the client presented of itself.
 type rejection struct{ *refusal }
 
-var (
-	errMalformed = errors.New("malformed request")
-	errCommand   = errors.New("the command is not supported")
-)
+var errCommand = errors.New("the command is not supported")
 
 // ending is how the end of a session is told: its name to the log and the
 // metrics, the rest to the client.
@@ -46,6 +44,9 @@ type ending struct {
 func endingOf(err error) ending {
 	var r *refusal
 	var spelling *target.Error
+	if e, ok := malformed(err); ok {
+		return e
+	}
 	switch {
 	case errors.As(err, &r) && r.Verdict == policy.Fault:
 		return ending{name: "fault", socks5: socks5.GeneralFailure, status: http.StatusServiceUnavailable, proxyError: "proxy_internal_error"}
@@ -57,7 +58,7 @@ func endingOf(err error) ending {
 		return ending{name: "unsupported", socks5: socks5.CommandNotSupported, status: http.StatusMethodNotAllowed, proxyError: "http_request_error"}
 	case errors.Is(err, socks5.ErrAddressType):
 		return ending{name: "unsupported", socks5: socks5.AddressTypeNotSupported, status: http.StatusBadRequest, proxyError: "http_request_error"}
-	case errors.As(err, &spelling), errors.Is(err, errMalformed), errors.Is(err, socks5.ErrEmptyName):
+	case errors.As(err, &spelling), errors.Is(err, socks5.ErrEmptyName):
 		return ending{name: "malformed", socks5: socks5.GeneralFailure, status: http.StatusBadRequest, proxyError: "http_request_error"}
 	case errors.Is(err, dial.ErrUnresolved):
 		return ending{name: "unresolved", socks5: socks5.HostUnreachable, status: http.StatusBadGateway, proxyError: "dns_error"}
@@ -98,12 +99,19 @@ func (l *life) fail(err error) {
 	var told error
 	if errors.As(err, &rejected) || errors.Is(err, errNoMethod) {
 		told = l.dialect.Reject(&e)
-	} else if !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) && !errors.Is(err, socks5.ErrVersion) {
+	} else if !unanswerable(err) {
 		told = l.dialect.Refuse(&e)
 	}
 	if told == nil {
 		l.hangUp()
 	}
+}
+
+// unanswerable tells an end before the client had asked in a way that its
+// protocol can answer.
+func unanswerable(err error) bool {
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
+		errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, socks5.ErrVersion)
 }
 
 // hangUp closes so that the answer arrives: unread bytes would turn the close

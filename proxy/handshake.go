@@ -10,6 +10,7 @@ import (
 
 	"sallyport/policy"
 	"sallyport/proxy/identity"
+	"sallyport/proxy/wire/sniff"
 	"sallyport/proxy/wire/target"
 )
 
@@ -104,11 +105,11 @@ func (l *life) meet() error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errSilent, err)
 	}
-	switch {
-	case first[0] == 5:
+	switch sniff.Dialect(first[0]) {
+	case sniff.SOCKS5:
 		l.dialect = &socks5Dialect{conn: l.conn.TCPConn, reader: l.reader}
 		l.facts.Session.Protocol = "socks5"
-	case first[0] >= 'A' && first[0] <= 'Z': // an HTTP method
+	case sniff.HTTP:
 		l.dialect = &httpDialect{conn: l.conn.TCPConn, reader: l.reader}
 		l.facts.Session.Protocol = "http"
 	default:

@@ -2,116 +2,88 @@ package proxy
 
 import (
 	"bufio"
-	"encoding/base64"
-	"encoding/json"
-	"fmt"
-	"io"
+	"errors"
 	"net"
-	"net/http"
 	"net/netip"
-	"strconv"
-	"strings"
+	"slices"
 
 	"sallyport/policy"
+	"sallyport/proxy/wire/http"
 )
-
-// maxHeader bounds a request's header block in bytes.
-const maxHeader = 64 << 10
 
 // httpDialect is the server's side of CONNECT (RFC 9110 §9.3.6).
 type httpDialect struct {
 	conn    *net.TCPConn
 	reader  *bufio.Reader
-	request request
-	err     error
+	request *http.Request
 }
 
 func (d *httpDialect) Present(methods policy.Methods) (presented, error) {
-	r, err := http.ReadRequest(d.reader)
+	var err error
+	if d.request, err = http.ReadRequest(d.reader); err != nil {
+		return presented{}, err
+	}
+	scheme, user, password, token, present, err := d.request.Authorization()
 	if err != nil {
-		return presented{}, fmt.Errorf("%w: %w", errMalformed, err)
+		return presented{}, err
 	}
-	facts := policy.Request{Command: "forward", Method: r.Method, Path: r.URL.Path, Headers: map[string][]string{}}
-	d.err = errCommand
-	if r.Method == http.MethodConnect {
-		facts.Command, facts.Path, d.err = "connect", "", nil
-		host, portText, err := net.SplitHostPort(r.RequestURI)
-		port, err2 := strconv.ParseUint(portText, 10, 16)
-		if err != nil || err2 != nil || port == 0 || host == "" || r.ContentLength != 0 {
-			return presented{}, fmt.Errorf("%w: CONNECT wants host:port and no body", errMalformed)
-		}
-		d.request.host, d.request.port = host, uint16(port)
+	if present && slices.Contains(methods, policy.MethodPassword) && (scheme == "basic" || scheme == "bearer") {
+		return presented{
+			method: policy.MethodPassword, username: user, password: password, token: token,
+			request: d.facts(),
+		}, nil
 	}
-	for name, values := range r.Header {
-		switch name = strings.ToLower(name); name {
-		case "authorization", "proxy-authorization", "cookie":
-		default:
-			facts.Headers[name] = values
-		}
-	}
-	d.request.facts = facts
-
-	p := presented{method: policy.MethodNone, request: facts}
-	values := r.Header.Values("Proxy-Authorization")
-	if len(values) == 1 && methods.Has(policy.MethodPassword) {
-		scheme, rest, _ := strings.Cut(values[0], " ")
-		switch strings.ToLower(scheme) {
-		case "basic":
-			plain, err := base64.StdEncoding.DecodeString(strings.TrimSpace(rest))
-			name, password, ok := strings.Cut(string(plain), ":")
-			if err != nil || !ok {
-				return presented{}, fmt.Errorf("%w: Basic credentials", errMalformed)
-			}
-			p.method, p.username, p.password = policy.MethodPassword, name, password
-		case "bearer":
-			p.method, p.token = policy.MethodPassword, strings.TrimSpace(rest)
-		default:
-			return presented{}, fmt.Errorf("%w: the scheme of Proxy-Authorization", errMalformed)
-		}
-		return p, nil
-	}
-	if len(values) > 1 {
-		return presented{}, fmt.Errorf("%w: several Proxy-Authorization headers", errMalformed)
-	}
-	if !methods.Has(policy.MethodNone) {
+	if !slices.Contains(methods, policy.MethodNone) {
 		return presented{}, errNoMethod
 	}
-	return p, nil
+	return presented{method: policy.MethodNone, request: d.facts()}, nil
+}
+
+func (d *httpDialect) facts() policy.Request {
+	command := "forward"
+	if d.request.Method == "CONNECT" {
+		command = "connect"
+	}
+	return policy.Request{
+		Command: command, Method: d.request.Method, Path: d.request.Path, Headers: d.request.Facts(),
+	}
 }
 
 func (d *httpDialect) Accept() error { return nil }
 
-func (d *httpDialect) Request() (request, error) { return d.request, d.err }
-
-func (d *httpDialect) Reject(e *ending) error {
-	if e.status != http.StatusServiceUnavailable {
-		e.status = http.StatusProxyAuthRequired
+func (d *httpDialect) Request() (request, error) {
+	if d.request.Method != "CONNECT" {
+		return request{}, errCommand
 	}
-	return d.Refuse(e)
+	return request{facts: d.facts(), host: d.request.Host, port: d.request.Port}, nil
+}
+
+// Reject answers 407, but a fault as a fault.
+func (d *httpDialect) Reject(e *ending) error {
+	asked := *e
+	if asked.status != 503 {
+		asked.status = 407
+	}
+	return d.Refuse(&asked)
 }
 
 func (d *httpDialect) Refuse(e *ending) error {
-	body, err := json.Marshal(struct {
-		DecisionID string   `json:"decision_id,omitempty"`
-		Reasons    []string `json:"reasons,omitempty"`
-	}{e.decision, e.told})
-	if err != nil {
-		return err
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\nProxy-Status: sallyport; error=%s\r\n", e.status, http.StatusText(e.status), e.proxyError)
-	if e.status == http.StatusProxyAuthRequired {
-		b.WriteString("Proxy-Authenticate: Basic realm=\"sallyport\", charset=\"UTF-8\"\r\n")
-	}
-	if e.status == http.StatusMethodNotAllowed {
-		b.WriteString("Allow: CONNECT\r\n")
-	}
-	fmt.Fprintf(&b, "Content-Type: application/json\r\nContent-Length: %d\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n%s\n", len(body)+1, body)
-	_, err = io.WriteString(d.conn, b.String())
+	_, err := d.conn.Write(http.AppendRefusal(nil, http.Refusal{
+		Status: e.status, ProxyStatus: e.proxyError, DecisionID: e.decision, Reasons: e.told,
+	}))
 	return err
 }
 
 func (d *httpDialect) Grant(netip.AddrPort) error {
-	_, err := io.WriteString(d.conn, "HTTP/1.1 200 Connection established\r\n\r\n")
+	_, err := d.conn.Write(http.AppendEstablished(nil))
 	return err
+}
+
+// malformed is the ending of a request that the codec could not take.
+func malformed(err error) (ending, bool) {
+	var wire *http.Error
+	if !errors.As(err, &wire) {
+		return ending{}, false
+	}
+	return ending{name: "malformed", status: wire.Status, proxyError: "http_request_error"}, true
 }

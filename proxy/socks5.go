@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"net"
 	"net/netip"
+	"slices"
 
 	"sallyport/policy"
 	"sallyport/proxy/wire/socks5"
@@ -51,7 +52,7 @@ func strongest(offered socks5.Greeting, may policy.Methods) (socks5.Method, poli
 		wire socks5.Method
 		name policy.Method
 	}{{socks5.UserPass, policy.MethodPassword}, {socks5.NoAuth, policy.MethodNone}} {
-		if offered.Offers(m.wire) && may.Has(m.name) {
+		if offered.Offers(m.wire) && slices.Contains(may, m.name) {
 			return m.wire, m.name
 		}
 	}
@@ -86,7 +87,7 @@ func (d *socks5Dialect) Request() (request, error) {
 	}
 	return request{
 		facts: policy.Request{Command: "connect"},
-		host:  r.Host, ip: r.IP, port: r.Port,
+		host:  r.Address.Host, ip: r.Address.IP, port: r.Address.Port,
 	}, nil
 }
 

@@ -1,119 +1,98 @@
-// Package target brings what a client asked for into one canonical form, so
-// that no spelling hides an address: an address in any spelling becomes that
-// address, and what is neither a plain address nor a plain name is refused.
+// Package target brings what a client asked for into its one canonical form.
+//
+// It is the wall against spellings that hide an address. A policy that forbids
+// 127.0.0.1 must not be passed by 0x7f.1, 2130706433, 127.1, １２７.0.0.1 or
+// [::ffff:127.0.0.1], each of which some resolver somewhere takes for that
+// address. So every host leaves here either as an address or as a name that no
+// parser takes for an address, and nothing but what left here is ever decided
+// upon, resolved, dialled or passed on.
+//
+// Where a spelling means one address, it becomes that address: the decision is
+// then about where the connection would go. Where parsers disagree, or where
+// the host is neither a name nor an address, it is refused.
+//
+// target.go has the order of things, address.go the numbers, name.go the names.
 package target
 
 import (
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
-	"unicode/utf8"
-
-	"golang.org/x/net/idna"
 )
 
-// Host is a name or an address; exactly one is set.
+// Host is the canonical form of a host: a name or an address, never both. The
+// zero value is neither.
 type Host struct {
-	Name string     // lower-case ASCII, without a trailing dot
-	IP   netip.Addr // unmapped, without a zone
+	// Name is a domain name of 1 to 253 bytes out of a-z, 0-9, '-', '_' and
+	// '.': lower case, IDNA in its ASCII form, no trailing dot.
+	Name string
+	// IP has no zone, and is never an IPv4-mapped IPv6 address.
+	IP netip.Addr
 }
 
-// Error says why a host is refused.
-type Error struct{ Host, Reason string }
+// String is the host as Parse would take it again.
+func (h Host) String() string {
+	if h.IP.IsValid() {
+		return h.IP.String()
+	}
+	return h.Name
+}
 
-func (e *Error) Error() string { return fmt.Sprintf("target %.80q: %s", e.Host, e.Reason) }
+// FromIP is the host of an address that came in binary form. A zone is dropped,
+// since no protocol here can carry one.
+func FromIP(ip netip.Addr) Host {
+	return Host{IP: ip.Unmap().WithZone("")}
+}
 
-// FromIP is the canonical form of a binary address.
-func FromIP(ip netip.Addr) Host { return Host{IP: ip.Unmap().WithZone("")} }
+// Error says why a host was refused. Its message quotes the host, so that no
+// byte of it can forge a line in a log.
+type Error struct {
+	Host   string // as the client sent it: any bytes at all
+	Reason string
+}
 
-// profile maps as browsers do (UTS #46) and leaves underscores alone.
-var profile = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false))
+func (e *Error) Error() string {
+	const enough = 80
+	if len(e.Host) > enough {
+		return fmt.Sprintf("host %q… refused: %s", e.Host[:enough], e.Reason)
+	}
+	return fmt.Sprintf("host %q refused: %s", e.Host, e.Reason)
+}
 
-// Parse reads a host as a client spelled it.
+// longest bounds the work on one host. The longest name has 253 letters, and
+// one letter takes at most four bytes before it is mapped.
+const longest = 4 * 254
+
+// Parse brings a host, with no port, into canonical form. An error is always an
+// *Error.
+//
+// IPv6 addresses are taken with and without brackets; a zone is refused, since
+// its meaning is local to the client. IPv4 addresses are taken as inet_aton
+// takes them. One trailing dot is dropped.
 func Parse(host string) (Host, error) {
-	refuse := func(reason string) (Host, error) { return Host{}, &Error{host, reason} }
-	if ip, err := netip.ParseAddr(host); err == nil {
-		if ip.Zone() != "" {
-			return refuse("an address with a zone")
-		}
-		return FromIP(ip), nil
+	h, reason := parse(host)
+	if reason != "" {
+		return Host{}, &Error{Host: host, Reason: reason}
 	}
-	if !utf8.ValidString(host) {
-		return refuse("not UTF-8")
-	}
-	for _, c := range []byte(host) {
-		if c <= ' ' || c == 0x7f || strings.IndexByte("%[]:/@\\", c) >= 0 {
-			return refuse("a character that no name has")
-		}
-	}
-	name, err := profile.ToASCII(host)
-	if err != nil {
-		return refuse("not a valid internationalised name")
-	}
-	name = strings.TrimSuffix(strings.ToLower(name), ".")
-	if name == "" || len(name) > 253 {
-		return refuse("empty or longer than 253 bytes")
-	}
-	labels := strings.Split(name, ".")
-	for _, l := range labels {
-		if l == "" || len(l) > 63 {
-			return refuse("a label that is empty or longer than 63 bytes")
-		}
-		for _, c := range []byte(l) {
-			if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
-				return refuse("a character that no name has")
-			}
-		}
-	}
-	if !number(labels[len(labels)-1]) {
-		return Host{Name: name}, nil
-	}
-	// It ends in a number, so that a resolver may take it for an address, as
-	// inet_aton(3) does: it is that address or nothing.
-	ip, ok := inetAton(labels)
-	if !ok {
-		return refuse("ends in a number but is no address")
-	}
-	return Host{IP: ip}, nil
+	return h, nil
 }
 
-func number(label string) bool {
-	_, ok := part(label)
-	return ok || strings.Trim(label, "0123456789") == ""
-}
-
-// part reads decimal, octal (0…) and hexadecimal (0x…).
-func part(s string) (uint64, bool) {
-	base := 10
-	switch {
-	case strings.HasPrefix(s, "0x"):
-		if s, base = s[2:], 16; s == "" {
-			return 0, true
-		}
-	case len(s) > 1 && s[0] == '0':
-		s, base = s[1:], 8
+// parse returns a reason instead of an error.
+func parse(host string) (Host, string) {
+	if len(host) > longest {
+		return Host{}, "too long"
 	}
-	n, err := strconv.ParseUint(s, base, 64)
-	return n, err == nil
-}
-
-func inetAton(labels []string) (netip.Addr, bool) {
-	if len(labels) > 4 {
-		return netip.Addr{}, false
+	if strings.Contains(host, ":") {
+		return parseIPv6(host)
 	}
-	var ip uint64
-	for i, l := range labels {
-		n, ok := part(l)
-		last := i == len(labels)-1
-		bits := 8
-		if last {
-			bits = 8 * (4 - i)
-		}
-		if !ok || n >= 1<<bits {
-			return netip.Addr{}, false
-		}
-		ip = ip<<bits | n
+	name, reason := mapped(host)
+	if reason != "" {
+		return Host{}, reason
 	}
-	return netip.AddrFrom4([4]byte{byte(ip >> 24), byte(ip >> 16), byte(ip >> 8), byte(ip)}), true
+	// Only now: what IDNA maps to a digit or a dot counts as one.
+	name = strings.TrimSuffix(name, ".")
+	if endsInNumber(name) {
+		return parseIPv4(name)
+	}
+	return checkName(name)
 }
