@@ -33,7 +33,7 @@ type Decision struct {
 	Ban           Ban            `field:"ban" stages:"admit authenticate route" pending:"true" doc:"refuse the source or the identity for that long"`
 	Delay         Duration       `field:"delay" stages:"admit authenticate" pending:"true" doc:"wait this long before answering"`
 	Limits        Limits         `field:"limits" stages:"admit authenticate" pending:"true" doc:"how much the source or the identity may use"`
-	SessionLimits SessionLimits  `field:"session_limits" stages:"route" pending:"true" doc:"how long, how fast and how much"`
+	SessionLimits SessionLimits  `field:"session_limits" stages:"route" doc:"how long, how fast and how much"`
 	Redirect      Redirect       `field:"redirect" stages:"route" doc:"go there instead"`
 	Via           Via            `field:"via" stages:"route" pending:"true" doc:"the hops to go through"`
 	Resolve       string         `field:"resolve" stages:"route" pending:"true" doc:"local or remote: who looks the name up"`
@@ -64,7 +64,8 @@ type Set []string
 // Texts is a string or a set of strings, sorted.
 type Texts []string
 
-// Methods is an array or a set of method names.
+// Methods is an array or a set of method names. Nil is the default; empty but
+// not nil, as a policy may say, is none.
 type Methods []Method
 
 // Labels is an object of strings.
@@ -115,7 +116,7 @@ type SessionLimits struct {
 // Redirect changes the target. A zero part keeps what was asked.
 type Redirect struct {
 	Host string `key:"host"`
-	Port int64  `key:"port"`
+	Port int64  `key:"port" range:"1 65535"`
 }
 
 // Ban, Limits and Via are declared so that a policy which uses them is refused

@@ -17,6 +17,7 @@ type Fact struct {
 	Type    reflect.Type // the Go type that holds it
 	Index   int          // the field's place in the Go struct that encloses it
 	Fields  []Fact       // of an object whose keys are declared; nil for a leaf
+	Each    []Fact       // of a leaf that maps names to objects: what each of these has
 }
 
 // Input is the declaration of a stage's whole input.
@@ -64,8 +65,11 @@ func facts(t reflect.Type, stage Stage, inherited []Stage, pending bool) []Fact 
 			Pending: pending || field.Tag.Get("pending") != "",
 			Secret:  field.Tag.Get("secret") != "",
 		}
-		if isObject(field.Type) {
+		switch {
+		case isObject(field.Type):
 			f.Fields = facts(field.Type, stage, stages, f.Pending)
+		case field.Type.Kind() == reflect.Map && isObject(field.Type.Elem()):
+			f.Each = facts(field.Type.Elem(), stage, stages, f.Pending)
 		}
 		out = append(out, f)
 	}

@@ -53,10 +53,10 @@ type Source struct {
 	Geo         Geo         `fact:"geo" doc:"what the GeoIP databases know"`
 	Certificate Certificate `fact:"certificate" stages:"authenticate route dial inspect" doc:"the client certificate, only of a verified chain"`
 	Process     Process     `fact:"process" pending:"true" doc:"the client's process, of loopback and unix-socket clients"`
-	Open        int64       `fact:"open" pending:"true" doc:"other connections that are open from here now"`
-	Rate        Rate        `fact:"rate" pending:"true" doc:"connection attempts from here"`
-	Failures    Window      `fact:"failures" pending:"true" doc:"failed authentications from here before this one"`
-	Denials     Window      `fact:"denials" pending:"true" doc:"denied requests from here before this one"`
+	Open        int64       `fact:"open" doc:"other connections that are open from here now"`
+	Rate        Rate        `fact:"rate" doc:"connection attempts from here"`
+	Failures    Window      `fact:"failures" doc:"failed authentications from here before this one"`
+	Denials     Window      `fact:"denials" doc:"denied requests from here before this one"`
 }
 
 // Rate counts connection attempts over the last second and minute.
@@ -113,7 +113,7 @@ type Credentials struct {
 	Verified   bool       `fact:"verified" doc:"the secret is right, and the user neither disabled nor expired"`
 	Groups     []string   `fact:"groups" doc:"the user's groups; only when verified"`
 	Attributes Attributes `fact:"attributes" doc:"the user's attributes; only when verified"`
-	Failures   Window     `fact:"failures" pending:"true" doc:"failed authentications under that user name before this one"`
+	Failures   Window     `fact:"failures" doc:"failed authentications under that user name before this one"`
 	Token      string     `fact:"token" secret:"true" doc:"a JWT given as password or as Bearer; empty where it does not have a JWT's form"`
 }
 
@@ -123,8 +123,8 @@ type Identity struct {
 	Method     string     `fact:"method" doc:"how it was established: password, none, …"`
 	Groups     []string   `fact:"groups" doc:"the user's groups"`
 	Attributes Attributes `fact:"attributes" doc:"the user's attributes"`
-	Open       int64      `fact:"open" pending:"true" doc:"other sessions of this identity that are open now"`
-	Denials    Window     `fact:"denials" pending:"true" doc:"denied requests of this identity before this one"`
+	Open       int64      `fact:"open" doc:"other sessions of this identity that are open now"`
+	Denials    Window     `fact:"denials" doc:"denied requests of this identity before this one"`
 	Usage      Usage      `fact:"usage" pending:"true" doc:"what this identity has used, open sessions included"`
 }
 
@@ -189,7 +189,7 @@ type Flow struct {
 type Upstream struct {
 	Healthy   bool              `fact:"healthy" doc:"the last probes succeeded"`
 	LatencyMS int64             `fact:"latency_ms" doc:"moving average of the set-up time"`
-	Open      int64             `fact:"open" pending:"true" doc:"sessions through it now"`
+	Open      int64             `fact:"open" doc:"sessions through it now"`
 	Labels    map[string]string `fact:"labels" doc:"from the configuration"`
 }
 

@@ -36,8 +36,11 @@ func factSchema(f Fact) map[string]any {
 	if f.Pending && f.Fields == nil {
 		doc += " (not gathered by this release: always empty)"
 	}
-	if f.Fields != nil {
+	switch {
+	case f.Fields != nil:
 		return objectSchema(f.Fields, doc)
+	case f.Each != nil:
+		return described(map[string]any{"type": "object", "additionalProperties": objectSchema(f.Each, "")}, doc)
 	}
 	return described(typeSchema(f.Type), doc)
 }
@@ -69,10 +72,6 @@ func typeSchema(t reflect.Type) map[string]any {
 		return map[string]any{"type": "array", "items": typeSchema(t.Elem())}
 	case reflect.Map:
 		return map[string]any{"type": "object", "additionalProperties": typeSchema(t.Elem())}
-	case reflect.Struct:
-		if isObject(t) {
-			return objectSchema(facts(t, Route, []Stage{Route}, true), "")
-		}
 	}
 	panic(fmt.Sprintf("policy: no schema for facts of type %v", t))
 }

@@ -29,7 +29,7 @@ func Stages() []Stage {
 }
 
 // Enforced tells whether this release asks the stage.
-func (s Stage) Enforced() bool { return s != Inspect && s != Manage }
+func (s Stage) Enforced() bool { return s != Inspect }
 
 // Package is the stage's Rego package: "sallyport.route".
 func (s Stage) Package() string { return "sallyport." + string(s) }

@@ -8,6 +8,7 @@ import (
 
 	"sallyport/policy"
 	"sallyport/proxy/listen"
+	"sallyport/proxy/relay"
 	"sallyport/proxy/session"
 )
 
@@ -23,10 +24,13 @@ type life struct {
 
 	answer   policy.Decision // the latest
 	warnings []string        // of all answers
-	early    []byte          // sent by the client before it was granted
+	identity string          // counted by the guard until the end
+	limits   relay.Limits
+	early    []byte // sent by the client before it was granted
 
-	outcome string
-	reasons []string
+	outcome string      // for the record: the ending's name
+	cause   relay.Cause // why a granted session ended
+	reasons []string    // the policy's, where it refused
 	err     error
 }
 
@@ -40,7 +44,13 @@ func (p *Proxy) begin(s *session.Session, c *listen.Conn) *life {
 	l.reader = readers.Get().(*bufio.Reader)
 	l.reader.Reset(c.TCPConn)
 
-	l.facts.Source = policy.SourceOf(c.Source)
+	counts := p.Guard.Enter(c.Source.Addr())
+	source := policy.SourceOf(c.Source)
+	source.Open = counts.Open
+	source.Rate = policy.Rate{Second: counts.RateSecond, Minute: counts.RateMinute}
+	source.Failures = policy.Window(counts.Failures)
+	source.Denials = policy.Window(counts.Denials)
+	l.facts.Source = source
 	l.facts.Session = policy.Session{ID: s.ID, Listener: s.Listener, Started: s.Started.UnixNano()}
 	return l
 }
@@ -48,20 +58,31 @@ func (p *Proxy) begin(s *session.Session, c *listen.Conn) *life {
 // ask asks one question with the facts gathered so far, and keeps what the
 // record and the client will be told of the answer.
 func (l *life) ask(ctx context.Context, stage policy.Stage) policy.Decision {
-	l.facts.Time = policy.MinuteOf(time.Now())
-	d := l.proxy.Decide.Decide(ctx, stage, &l.facts)
+	start := time.Now()
+	l.facts.Time = policy.MinuteOf(start)
+	// The engine has a deadline of its own. A client that hangs up must not look
+	// like a policy that fails.
+	d := l.proxy.Decide.Decide(context.WithoutCancel(ctx), stage, &l.facts)
+	l.proxy.Observe.Decided(&d, time.Since(start))
 	l.session.Decided(string(stage), d.ID)
 	l.session.AddLabels(d.Labels)
 	l.warnings = append(l.warnings, d.Warn...)
 	l.answer = d
+	if d.Verdict == policy.Denied {
+		l.proxy.Guard.Denied(l.conn.Source.Addr(), l.identity)
+	}
 	return d
 }
 
 // end gives everything back and writes the session's one record.
 func (l *life) end() {
 	l.giveBack()
-	l.record()
+	l.proxy.Guard.Leave(l.conn.Source.Addr())
+	if l.identity != "" {
+		l.proxy.Guard.Release(l.identity)
+	}
 	l.session.Close()
+	l.proxy.Observe.SessionEnded(l.record())
 }
 
 // giveBack returns the reader to the pool; the relay reads the connection

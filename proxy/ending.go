@@ -3,13 +3,14 @@ package proxy
 import (
 	"errors"
 	"io"
-	"log/slog"
 	"net/http"
 	"os"
 	"time"
 
 	"sallyport/policy"
 	"sallyport/proxy/dial"
+	"sallyport/proxy/identity"
+	"sallyport/proxy/session"
 	"sallyport/proxy/wire/socks5"
 	"sallyport/proxy/wire/target"
 )
@@ -27,6 +28,8 @@ func (r *refusal) Error() string {
 // rejection is a refusal of what the client presented of itself.
 type rejection struct{ *refusal }
 
+func (r *rejection) Unwrap() error { return r.refusal }
+
 var errCommand = errors.New("the command is not supported")
 
 // ending is how the end of a session is told: its name to the log and the
@@ -35,9 +38,10 @@ type ending struct {
 	name       string
 	socks5     socks5.Reply
 	status     int
-	proxyError string   // RFC 9209 §2.3
-	decision   string   // id
-	told       []string // the policy's reasons, where it explains itself
+	proxyError string        // RFC 9209 §2.3
+	decision   string        // id
+	retry      time.Duration // after which to come again
+	told       []string      // the policy's reasons, where it explains itself
 }
 
 // endingOf is the one table from errors to endings.
@@ -60,6 +64,8 @@ func endingOf(err error) ending {
 		return ending{name: "unsupported", socks5: socks5.AddressTypeNotSupported, status: http.StatusBadRequest, proxyError: "http_request_error"}
 	case errors.As(err, &spelling), errors.Is(err, socks5.ErrEmptyName):
 		return ending{name: "malformed", socks5: socks5.GeneralFailure, status: http.StatusBadRequest, proxyError: "http_request_error"}
+	case errors.Is(err, identity.ErrBusy):
+		return ending{name: "limit", socks5: socks5.NotAllowed, status: http.StatusTooManyRequests, proxyError: "http_request_denied", retry: time.Second}
 	case errors.Is(err, dial.ErrUnresolved):
 		return ending{name: "unresolved", socks5: socks5.HostUnreachable, status: http.StatusBadGateway, proxyError: "dns_error"}
 	case errors.Is(err, dial.ErrResolveFailed):
@@ -83,6 +89,9 @@ func (l *life) fail(err error) {
 	l.err = err
 	e := endingOf(err)
 	l.outcome = e.name
+	if e.name == "limit" {
+		l.proxy.Observe.Refused("limit")
+	}
 	var r *refusal
 	if errors.As(err, &r) {
 		e.decision = r.ID
@@ -122,37 +131,18 @@ func (l *life) hangUp() {
 	}
 }
 
-// record writes the session's one record.
-func (l *life) record() {
-	s := l.session.Snapshot()
-	attrs := []slog.Attr{
-		slog.String("session", s.ID), slog.String("listener", s.Listener), slog.String("protocol", s.Protocol),
-		slog.String("client.address", s.Source.Addr().String()), slog.Int("client.port", int(s.Source.Port())),
-		slog.String("identity", s.Identity),
-		slog.String("server.address", s.Target.Host), slog.Int("server.port", int(s.Target.Port)),
-		slog.String("outcome", l.outcome),
-		slog.Int64("bytes.up", s.Bytes.Up), slog.Int64("bytes.down", s.Bytes.Down),
-		slog.Float64("duration", s.Duration), slog.Any("decisions", s.Decisions),
-		slog.String("policy.revision", l.answer.Revision),
+// record is what is said of the session once.
+func (l *life) record() *session.Record {
+	r := &session.Record{
+		Snapshot: l.session.Snapshot(),
+		Asked:    session.Target{Host: l.facts.Asked.Host, Port: uint16(l.facts.Asked.Port)},
+		Outcome:  l.outcome, Reasons: l.reasons, Warnings: l.warnings, Revision: l.answer.Revision,
 	}
-	if s.Address.IsValid() {
-		attrs = append(attrs, slog.String("network.peer.address", s.Address.Addr().String()))
+	switch {
+	case l.outcome == "ok":
+		r.Cause = l.cause.String()
+	case l.err != nil:
+		r.Cause = l.err.Error()
 	}
-	if l.err != nil {
-		attrs = append(attrs, slog.String("error", l.err.Error()))
-	}
-	if len(l.reasons) > 0 {
-		attrs = append(attrs, slog.Any("reasons", l.reasons))
-	}
-	if len(l.warnings) > 0 {
-		attrs = append(attrs, slog.Any("warnings", l.warnings))
-	}
-	if len(s.Labels) > 0 {
-		attrs = append(attrs, slog.Any("labels", s.Labels))
-	}
-	level := slog.LevelInfo
-	if l.outcome == "fault" {
-		level = slog.LevelError
-	}
-	l.proxy.Log.LogAttrs(l.session.Context(), level, "session", attrs...)
+	return r
 }

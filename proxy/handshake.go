@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"sallyport/policy"
@@ -50,7 +51,7 @@ type request struct {
 
 var (
 	errNoMethod      = errors.New("no acceptable authentication method")
-	errUnknownClient = errors.New("the first byte is of no known protocol")
+	errUnknownClient = errors.New("the first byte is of no protocol that is spoken here")
 	errSilent        = errors.New("the client sent nothing")
 )
 
@@ -60,7 +61,8 @@ var defaultMethods = policy.Methods{policy.MethodCertificate, policy.MethodPassw
 // handshake hears the client out: who it is and what it wants. It has one
 // deadline as a whole. On return without error the facts are those of route.
 func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
-	deadline := time.Now().Add(l.proxy.Limits.Handshake)
+	start := time.Now()
+	deadline := start.Add(l.proxy.Limits.Handshake)
 	if err := l.conn.SetDeadline(deadline); err != nil {
 		return fmt.Errorf("handshake: %w", err)
 	}
@@ -96,7 +98,11 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 	if refused != nil {
 		return refused
 	}
-	return l.aim(&asked)
+	if err := l.aim(&asked); err != nil {
+		return err
+	}
+	l.proxy.Observe.HandshakeDone(time.Since(start))
+	return nil
 }
 
 // meet learns from the first byte which dialect the client speaks.
@@ -113,6 +119,10 @@ func (l *life) meet() error {
 		l.dialect = &httpDialect{conn: l.conn.TCPConn, reader: l.reader}
 		l.facts.Session.Protocol = "http"
 	default:
+		return errUnknownClient
+	}
+	if !slices.Contains(l.proxy.Protocols[l.session.Listener], l.facts.Session.Protocol) {
+		l.dialect = nil
 		return errUnknownClient
 	}
 	l.session.SetProtocol(l.facts.Session.Protocol)
@@ -160,14 +170,21 @@ func (l *life) authenticate(ctx context.Context, p *presented) (*refusal, error)
 		l.facts.Credentials.Groups = known.Groups
 		l.facts.Credentials.Attributes = known.Attributes
 	}
+	if p.username != "" {
+		l.facts.Credentials.Failures = policy.Window(l.proxy.Guard.Username(p.username))
+	}
 
 	who := l.ask(ctx, policy.Authenticate)
 	l.facts.Credentials.Token = "" // of use to this one question only
+	l.proxy.Observe.Authenticated(p.method, who.Verdict.String())
 	if !who.Allowed() {
 		refused := &refusal{who}
 		fault := who.Verdict == policy.Fault
 		if known.Verified || (fault && p.method == policy.MethodNone) {
 			return refused, nil
+		}
+		if !fault && p.method != policy.MethodNone {
+			l.proxy.Guard.Failed(l.conn.Source.Addr(), p.username)
 		}
 		return nil, &rejection{refused}
 	}
@@ -190,6 +207,11 @@ func (l *life) identify(p *presented, known identity.Result, change *policy.Iden
 	}
 	if change.Attributes != nil {
 		who.Attributes = change.Attributes
+	}
+	if who.Name != "" {
+		open, denials := l.proxy.Guard.Identify(who.Name)
+		who.Open, who.Denials = open, policy.Window(denials)
+		l.identity = who.Name
 	}
 	l.facts.Identity = who
 	l.session.SetIdentity(who.Name)

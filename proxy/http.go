@@ -58,10 +58,10 @@ func (d *httpDialect) Request() (request, error) {
 	return request{facts: d.facts(), host: d.request.Host, port: d.request.Port}, nil
 }
 
-// Reject answers 407, but a fault as a fault.
+// Reject answers 407 to a denial, and to all else as to a request.
 func (d *httpDialect) Reject(e *ending) error {
 	asked := *e
-	if asked.status != 503 {
+	if asked.name == "denied" {
 		asked.status = 407
 	}
 	return d.Refuse(&asked)
@@ -69,7 +69,7 @@ func (d *httpDialect) Reject(e *ending) error {
 
 func (d *httpDialect) Refuse(e *ending) error {
 	_, err := d.conn.Write(http.AppendRefusal(nil, http.Refusal{
-		Status: e.status, ProxyStatus: e.proxyError, DecisionID: e.decision, Reasons: e.told,
+		Status: e.status, ProxyStatus: e.proxyError, DecisionID: e.decision, Reasons: e.told, RetryAfter: e.retry,
 	}))
 	return err
 }

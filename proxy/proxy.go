@@ -14,12 +14,12 @@ package proxy
 
 import (
 	"context"
-	"log/slog"
 	"net"
 	"net/netip"
 	"time"
 
 	"sallyport/policy"
+	"sallyport/proxy/guard"
 	"sallyport/proxy/identity"
 	"sallyport/proxy/listen"
 	"sallyport/proxy/relay"
@@ -29,6 +29,16 @@ import (
 // Decider answers the questions. A decision that it cannot make is a fault.
 type Decider interface {
 	Decide(ctx context.Context, stage policy.Stage, facts *policy.Facts) policy.Decision
+}
+
+// Observer is told what happens. It must not block.
+type Observer interface {
+	Decided(d *policy.Decision, took time.Duration)
+	Authenticated(method policy.Method, outcome string)
+	HandshakeDone(took time.Duration)
+	Dialled(upstream, outcome string, took time.Duration)
+	Refused(cause string)
+	SessionEnded(r *session.Record)
 }
 
 // Verifier says what the user directory knows of a name and a password.
@@ -47,21 +57,25 @@ type Dialer interface {
 	Dial(ctx context.Context, to []netip.AddrPort, from netip.Addr) (*net.TCPConn, error)
 }
 
-// Limits are the configuration's.
+// Limits are the configuration's; a policy's session_limits are bound by them.
 type Limits struct {
 	Handshake time.Duration // from the first byte awaited to the request's last
 	Dial      time.Duration // resolving and connecting together
+	Idle      time.Duration // no byte in either direction
 }
 
 // Proxy serves connections. All fields are required.
 type Proxy struct {
 	Decide   Decider
+	Observe  Observer
 	Verify   Verifier
 	Resolve  Resolver
 	Dial     Dialer
 	Sessions *session.Table
-	Log      *slog.Logger
+	Guard    *guard.Guard
 	Limits   Limits
+
+	Protocols map[string][]string // by listener: what it speaks, socks5 and http
 }
 
 // Serve lives one connection's life, and closes the connection at its end.
@@ -70,7 +84,7 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 	defer c.Close()
 	s, err := p.Sessions.Open(ctx, c.Listener, c.Source)
 	if err != nil {
-		p.Log.Warn("refused", "client.address", c.Source.Addr(), "error", err)
+		p.Observe.Refused("limit")
 		return
 	}
 	l := p.begin(s, c)
@@ -109,6 +123,8 @@ func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 	if !plan.Allowed() {
 		return nil, &refusal{plan}
 	}
+	l.limits = l.bounds(&plan.SessionLimits)
+
 	up, err := l.reach(ctx, &plan) // resolve, ask dial about each address, connect to those
 	if err != nil {
 		return nil, err
@@ -124,5 +140,25 @@ func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 func (l *life) relay(ctx context.Context, up *net.TCPConn) {
 	l.session.Granted()
 	l.outcome = "ok"
-	l.err = relay.Pipe(ctx, l.conn.TCPConn, up, l.early, &l.session.Bytes)
+	l.cause, l.err = relay.Pipe(ctx, l.conn.TCPConn, up, l.early, l.limits, &l.session.Bytes)
+}
+
+// bounds joins the policy's limits with the configuration's: the strictest of
+// both applies.
+func (l *life) bounds(s *policy.SessionLimits) relay.Limits {
+	limits := relay.Limits{
+		Idle: l.proxy.Limits.Idle, Up: int64(s.Up), Down: int64(s.Down), Bytes: int64(s.Bytes),
+	}
+	if idle := time.Duration(s.Idle); idle > 0 && (limits.Idle == 0 || idle < limits.Idle) {
+		limits.Idle = idle
+	}
+	if s.Duration > 0 {
+		limits.Until = l.session.Started.Add(time.Duration(s.Duration))
+	}
+	if s.Until > 0 {
+		if until := time.Unix(0, s.Until); limits.Until.IsZero() || until.Before(limits.Until) {
+			limits.Until = until
+		}
+	}
+	return limits
 }

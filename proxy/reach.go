@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"sallyport/policy"
 	"sallyport/proxy/wire/target"
 )
+
+// direct is what metrics call the way without an upstream.
+const direct = "direct"
 
 // reach follows the plan: it applies a redirect, resolves the name, asks dial
 // about each address, and connects to one of those that were allowed. Nothing
@@ -32,10 +36,13 @@ func (l *life) reach(ctx context.Context, plan *policy.Decision) (*net.TCPConn, 
 		return nil, err
 	}
 
+	start := time.Now()
 	up, err := l.proxy.Dial.Dial(ctx, allowed, plan.SourceAddress)
 	if err != nil {
+		l.proxy.Observe.Dialled(direct, endingOf(err).name, time.Since(start))
 		return nil, err
 	}
+	l.proxy.Observe.Dialled(direct, "ok", time.Since(start))
 	l.session.SetAddress(up.RemoteAddr().(*net.TCPAddr).AddrPort())
 	return up, nil
 }
@@ -58,6 +65,7 @@ func (l *life) redirect(plan *policy.Decision) error {
 	host, err := target.Parse(plan.Redirect.Host)
 	if err != nil {
 		plan.Verdict, plan.Err = policy.Fault, fmt.Errorf("route: redirect.host: %w", err)
+		l.proxy.Observe.Decided(plan, 0)
 		return &refusal{*plan}
 	}
 	*t = targetFacts(host, port)

@@ -15,6 +15,7 @@ type socks5Dialect struct {
 	conn   *net.TCPConn
 	reader *bufio.Reader
 	method socks5.Method
+	asking bool     // the client was told that it may ask, so that a reply can be sent
 	out    [64]byte // every answer fits
 }
 
@@ -69,6 +70,7 @@ func (d *socks5Dialect) Reject(*ending) error {
 }
 
 func (d *socks5Dialect) Accept() error {
+	d.asking = true
 	answer := socks5.AppendMethod(d.out[:0], socks5.NoAuth)
 	if d.method == socks5.UserPass {
 		answer = socks5.AppendStatus(d.out[:0], 0)
@@ -92,6 +94,9 @@ func (d *socks5Dialect) Request() (request, error) {
 }
 
 func (d *socks5Dialect) Refuse(e *ending) error {
+	if !d.asking {
+		return d.Reject(e)
+	}
 	_, err := d.conn.Write(socks5.AppendReply(d.out[:0], e.socks5, netip.AddrPort{}))
 	return err
 }

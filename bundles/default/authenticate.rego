@@ -1,6 +1,9 @@
 # METADATA
-# title: Who the client is
-# description: Verified credentials, and none from loopback and data.settings.anonymous_from.
+# title: Authenticate, by default
+# description: |
+#   Verified credentials are allowed. A client without any is allowed from
+#   loopback and from the networks in data.settings.anonymous_from, an array of
+#   CIDRs such as ["10.0.0.0/8"].
 # schemas:
 #   - input: schema.authenticate
 package sallyport.authenticate
@@ -11,13 +14,25 @@ allow if input.credentials.verified
 
 allow if {
 	input.credentials.method == "none"
-	input.source.scope == "loopback"
+	_anonymous_source
 }
 
-allow if {
+reason contains "the password is wrong, or the user is unknown, disabled or expired" if {
+	input.credentials.method != "none"
+	not input.credentials.verified
+}
+
+reason contains message if {
 	input.credentials.method == "none"
-	some cidr in data.settings.anonymous_from
-	net.cidr_contains(cidr, input.source.ip)
+	not _anonymous_source
+	message := sprintf("no credentials, and %q is neither loopback nor in data.settings.anonymous_from", [input.source.ip])
 }
 
-reason := "no verified credentials" if not allow
+_anonymous_source if input.source.scope == "loopback"
+
+_anonymous_source if {
+	# The client of a unix socket has no address.
+	input.source.ip != ""
+	some network in data.settings.anonymous_from
+	net.cidr_contains(network, input.source.ip)
+}

@@ -1,6 +1,8 @@
 # METADATA
-# title: Which addresses may be dialled
-# description: Public ones, and those within data.settings.allow_private.
+# title: Dial, by default
+# description: |
+#   Public addresses are allowed, and those in the networks of
+#   data.settings.allow_private, an array of CIDRs such as ["10.1.0.0/16"].
 # schemas:
 #   - input: schema.dial
 package sallyport.dial
@@ -9,9 +11,18 @@ default allow := false
 
 allow if input.address.scope == "public"
 
-allow if {
-	some cidr in data.settings.allow_private
-	net.cidr_contains(cidr, input.address.ip)
+allow if _private_allowed
+
+reason contains message if {
+	input.address.scope != "public"
+	not _private_allowed
+	message := sprintf(
+		"%s is not a public address but %s, and not in data.settings.allow_private",
+		[input.address.ip, input.address.scope],
+	)
 }
 
-reason := sprintf("the address is not public but %s", [input.address.scope]) if not allow
+_private_allowed if {
+	some network in data.settings.allow_private
+	net.cidr_contains(network, input.address.ip)
+}

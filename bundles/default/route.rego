@@ -1,6 +1,9 @@
 # METADATA
-# title: Where a client may go
-# description: connect to ports 80, 443 and data.settings.allow_ports.
+# title: Route, by default
+# description: |
+#   A client may connect to any name or address on ports 80 and 443, and on the
+#   ports in data.settings.allow_ports, an array of integers. Which addresses
+#   that may lead to is for the dial stage.
 # schemas:
 #   - input: schema.route
 package sallyport.route
@@ -8,11 +11,22 @@ package sallyport.route
 default allow := false
 
 allow if {
-	input.request.command == "connect"
+	_command_allowed
 	_port_allowed
 }
 
-reason := "the port is not allowed" if not _port_allowed
+reason contains message if {
+	not _command_allowed
+	message := sprintf("the command %s is not allowed: only connect is", [input.request.command])
+}
+
+reason contains message if {
+	_command_allowed
+	not _port_allowed
+	message := sprintf("port %d is neither 80, 443 nor in data.settings.allow_ports", [input.target.port])
+}
+
+_command_allowed if input.request.command == "connect"
 
 _port_allowed if input.target.port in {80, 443}
 

@@ -4,149 +4,374 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"os"
-	"os/signal"
+	"path/filepath"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"time"
 
+	"sallyport/policy"
 	"sallyport/policy/distribute"
 	"sallyport/policy/engine"
 	"sallyport/proxy"
+	"sallyport/proxy/config"
 	"sallyport/proxy/dial"
+	"sallyport/proxy/guard"
 	"sallyport/proxy/identity"
 	"sallyport/proxy/listen"
+	"sallyport/proxy/manage"
 	"sallyport/proxy/session"
+	"sallyport/telemetry"
 )
 
-// settings are what the flags say.
-type settings struct {
-	listen, policy, data []string
+// guarded is how many sources, user names and identities are remembered each.
+const guarded = 65_536
+
+// gcPercent trades memory, which limits.memory bounds, for fewer collections:
+// decisions are short-lived garbage.
+const gcPercent = 400
+
+// server is the program, wired. build.go is the one file that knows every room.
+type server struct {
+	config    *config.Config
+	log       *slog.Logger
+	logLines  *telemetry.Writer
+	logFile   *telemetry.File // nil: standard error
+	decisions *distribute.DecisionLog
+	telemetry *telemetry.Telemetry
+	engine    *engine.Engine
+	verifier  *identity.Verifier
+	sessions  *session.Table
+	proxy     *proxy.Proxy
+
+	loading  sync.Mutex             // one candidate at a time
+	refusal  atomic.Pointer[string] // why the latest candidate was refused
+	draining atomic.Bool
 }
 
-// The limits that hold until there is a configuration file.
-const (
-	maxConnections = 10_000
-	handshakeLimit = 10 * time.Second
-	dialLimit      = 15 * time.Second
-	shutdownGrace  = 30 * time.Second
-)
+// engineOptions are what the configuration says to the engine.
+func engineOptions(c *config.Config) engine.Options {
+	o := engine.Options{
+		Timeout: c.Policy.Timeout, Lenient: !c.Policy.Strict,
+		Roots: c.Policy.Roots, Capabilities: c.Policy.Capabilities,
+		CheckData: func(data map[string]any) []error {
+			_, errs := identity.Parse(data["users"])
+			return errs
+		},
+	}
+	for _, name := range c.Policy.Stages {
+		o.Required = append(o.Required, policy.Stage(name))
+	}
+	return o
+}
 
-// judged compiles a candidate, and reads the users out of its data.
-func judged(e *engine.Engine, c *engine.Candidate) (*engine.Snapshot, *identity.Users, error) {
-	snapshot, problems := e.Compile(c)
-	if snapshot == nil {
-		return nil, nil, problems
+// build wires the rooms and loads the policy. It listens nowhere yet.
+func build(c *config.Config) (s *server, err error) {
+	debug.SetGCPercent(gcPercent)
+	debug.SetMemoryLimit(int64(c.Limits.Memory))
+	s = &server{config: c, sessions: session.NewTable(c.Limits.Connections)}
+	if err := s.openLog(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+
+	options := engineOptions(c)
+	s.decisions, err = distribute.NewDecisionLog(map[string]any{
+		"decision_logs": map[string]any{"console": c.Policy.OPA.DecisionLogs.Console},
+	}, os.Stdout, s.log)
+	if err != nil {
+		return nil, err
+	}
+	if s.decisions != nil {
+		options.Record = s.decisions.Record
+	}
+	if s.engine, err = engine.New(options); err != nil {
+		return nil, err
+	}
+	s.verifier = identity.NewVerifier(runtime.GOMAXPROCS(0))
+	s.telemetry, err = telemetry.New(telemetry.Options{
+		Log: s.log, Prometheus: c.Telemetry.Prometheus, Version: version,
+		ActiveSessions: func() int64 { return int64(s.sessions.Len()) },
+		LogDropped:     s.logLines.Dropped,
+		DecisionLogDropped: func() int64 {
+			if s.decisions == nil {
+				return 0
+			}
+			return s.decisions.Dropped()
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.proxy = &proxy.Proxy{
+		Decide: s.engine, Observe: s.telemetry, Verify: s.verifier,
+		Resolve: dial.NewResolver(c.DNS.Servers), Dial: &dial.Dialer{},
+		Sessions: s.sessions, Guard: guard.New(guarded),
+		Limits:    proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle},
+		Protocols: map[string][]string{},
+	}
+	for _, l := range c.Listeners {
+		s.proxy.Protocols[l.Name] = l.Protocols
+	}
+	return s, s.load()
+}
+
+// openLog starts the log that everything else writes to.
+func (s *server) openLog() error {
+	var out io.Writer = os.Stderr
+	if s.config.Log.File != "" {
+		file, err := telemetry.OpenFile(s.config.Log.File)
+		if err != nil {
+			return fmt.Errorf("log.file: %w", err)
+		}
+		s.logFile, out = file, file
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(s.config.Log.Level)); err != nil {
+		return fmt.Errorf("log.level: %w", err)
+	}
+	s.log, s.logLines = telemetry.NewLogger(level, s.config.Log.Format, out)
+	return nil
+}
+
+// load reads the policy files, judges them, and makes them the policy that
+// answers. What is refused changes nothing.
+func (s *server) load() error {
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	snapshot, problems, err := candidate(s.engine, s.config)
+	for _, p := range problems {
+		if p.Warning {
+			s.log.Warn("policy", "problem", p.String())
+		}
+	}
+	if err != nil {
+		text := err.Error()
+		s.refusal.Store(&text)
+		s.telemetry.Activated("refused")
+		return err
 	}
 	users, errs := identity.Parse(snapshot.Data("users"))
 	if len(errs) > 0 {
-		return nil, nil, errors.Join(errs...)
+		return errors.Join(errs...) // the engine's check has seen them already
 	}
-	return snapshot, users, nil
+	if active := s.engine.Active(); active != nil && active.Revision() == snapshot.Revision() {
+		s.refusal.Store(nil)
+		return nil // a change that changed nothing
+	}
+	s.verifier.SetUsers(users)
+	s.engine.Activate(snapshot)
+	s.refusal.Store(nil)
+	s.telemetry.Activated("ok")
+	s.log.Info("policy active", "policy.revision", snapshot.Revision())
+	return nil
 }
 
-// serve runs the proxy until a signal ends it.
-func serve(ctx context.Context, s settings) error {
-	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	defer signal.Stop(signals)
-
-	decide := engine.New(engine.Options{})
-	verify := identity.NewVerifier(runtime.GOMAXPROCS(0))
-	var loading sync.Mutex
-	load := func() error {
-		loading.Lock()
-		defer loading.Unlock()
-		candidate, err := distribute.Load(s.policy, s.data)
-		if err != nil {
-			return err
-		}
-		snapshot, users, err := judged(decide, candidate)
-		if err != nil {
-			return err
-		}
-		verify.SetUsers(users)
-		decide.Activate(snapshot)
-		log.Info("policy active", "revision", snapshot.Revision())
-		return nil
+// candidate loads and judges what the configuration names.
+func candidate(e *engine.Engine, c *config.Config) (*engine.Snapshot, engine.Problems, error) {
+	loaded, err := distribute.Load(c.Policy.Paths, c.Policy.Data)
+	if err != nil {
+		return nil, nil, err
 	}
-	if err := load(); err != nil {
+	snapshot, problems := e.Compile(loaded)
+	if snapshot == nil {
+		return nil, problems, problems
+	}
+	return snapshot, problems, nil
+}
+
+// reload is what HUP and the management API do: the policy is read again, and
+// the log file opened again for those that rotate it. The configuration is
+// read at the start only.
+func (s *server) reload(context.Context) error {
+	if s.logFile != nil {
+		if err := s.logFile.Reopen(); err != nil {
+			s.log.Error("log file is not reopened", "error", err)
+		}
+	}
+	err := s.load()
+	if err != nil {
+		s.log.Error("policy refused; the active one stays", "error", err.Error())
+	}
+	return err
+}
+
+// run serves until stop is closed, then drains until the grace period ends or
+// now is closed.
+func (s *server) run(stop, now <-chan struct{}) error {
+	defer s.close()
+	ctx, end := context.WithCancel(context.Background())
+	defer end()
+	var serving sync.WaitGroup
+	defer serving.Wait() // for the last session's record
+	defer end()
+
+	listeners, err := s.listen(ctx)
+	if err != nil {
 		return err
 	}
-	reload := func() {
-		if err := load(); err != nil {
-			log.Error("policy refused; the active one stays", "problems", err.Error())
-		}
-	}
-
-	sessions := session.NewTable(maxConnections)
-	p := &proxy.Proxy{
-		Decide: decide, Verify: verify, Resolve: dial.NewResolver(nil), Dial: &dial.Dialer{},
-		Sessions: sessions, Log: log, Limits: proxy.Limits{Handshake: handshakeLimit, Dial: dialLimit},
-	}
-	var listeners []*listen.Listener
-	var accepting sync.WaitGroup
-	stop := func() {
+	defer func() {
 		for _, l := range listeners {
 			l.Close()
 		}
+	}()
+	management, err := s.management(ctx)
+	if err != nil {
+		return err
 	}
-	defer accepting.Wait() // for the last connection's record
-	defer stop()
-	for i, address := range s.listen {
-		name := "main"
-		if i > 0 {
-			name = fmt.Sprintf("listener-%d", i+1)
+	if watched := slices.Concat(s.config.Policy.Paths, s.config.Policy.Data); len(watched) > 0 {
+		if err := distribute.Watch(ctx, watched, func() { s.reload(ctx) }); err != nil {
+			return err
 		}
-		l, err := listen.Open(ctx, listen.Config{Name: name, Address: address, OnError: func(err error) {
-			log.Warn("accept", "listener", name, "error", err)
-		}})
-		if err != nil {
-			return fmt.Errorf("%w: %w", errFailed, err)
-		}
-		listeners = append(listeners, l)
-		accepting.Go(func() {
-			if err := l.Serve(ctx, func(c *listen.Conn) { p.Serve(ctx, c) }); err != nil {
-				log.Error("listener is broken", "listener", name, "error", err)
+		s.reload(ctx) // what changed between the first look and the watch
+	}
+	for _, l := range listeners {
+		serving.Go(func() {
+			if err := l.Serve(ctx, func(c *listen.Conn) { s.proxy.Serve(ctx, c) }); err != nil {
+				s.log.Error("a listener is beyond use", "error", err)
 			}
 		})
-		log.Info("listening", "listener", name, "address", l.Addr().String())
 	}
-
-	watching, unwatch := context.WithCancel(ctx)
-	defer unwatch()
-	if paths := append(append([]string{}, s.policy...), s.data...); len(paths) > 0 {
-		go func() {
-			if err := distribute.Watch(watching, paths, reload); err != nil {
-				log.Error("policy files are not watched any more; HUP still reloads", "error", err)
-			}
-		}()
-	}
-
-	for sig := range signals {
-		if sig == syscall.SIGHUP {
-			reload()
-			continue
+	serving.Go(func() {
+		if err := management(); err != nil {
+			s.log.Error("management", "error", err)
 		}
-		break
+	})
+
+	<-stop
+	s.draining.Store(true)
+	s.log.Info("draining", "grace", s.config.Shutdown.Grace.String(), "sessions", s.sessions.Len())
+	for _, l := range listeners {
+		l.Close()
 	}
-	log.Info("draining", "grace", shutdownGrace.String())
-	stop()
-	grace, cancel := context.WithTimeout(ctx, shutdownGrace)
+	grace, cancel := context.WithTimeout(ctx, s.config.Shutdown.Grace)
 	defer cancel()
 	go func() {
-		for sig := range signals {
-			if sig != syscall.SIGHUP {
-				cancel() // a second one stops at once
-				return
-			}
+		select {
+		case <-now:
+			cancel()
+		case <-grace.Done():
 		}
 	}()
-	if err := sessions.Drain(grace); err != nil {
-		log.Warn("drain", "error", err)
+	if err := s.sessions.Drain(grace); err != nil {
+		s.log.Warn("drained", "error", err)
 	}
 	return nil
+}
+
+// listen opens every listener, or none.
+func (s *server) listen(ctx context.Context) ([]*listen.Listener, error) {
+	var open []*listen.Listener
+	for _, l := range s.config.Listeners {
+		one, err := listen.Open(ctx, listen.Config{Name: l.Name, Address: l.Address, OnError: func(err error) {
+			s.log.Warn("accept", "listener", l.Name, "error", err)
+		}})
+		if err != nil {
+			for _, o := range open {
+				o.Close()
+			}
+			return nil, fmt.Errorf("listener %s: %w", l.Name, err)
+		}
+		open = append(open, one)
+		s.log.Info("listening", "listener", l.Name, "address", one.Addr().String())
+	}
+	return open, nil
+}
+
+// management opens the management API and returns the function that serves it.
+func (s *server) management(ctx context.Context) (func() error, error) {
+	c := s.config.Management
+	tokens := map[string]manage.Token{}
+	for name, t := range c.Tokens {
+		tokens[name] = manage.Token{Secret: t.Token, Roles: t.Roles}
+	}
+	if len(tokens) == 0 {
+		path := filepath.Join(filepath.Dir(s.config.State.Path), "sallyport.token")
+		made, err := manage.TokenFile(path)
+		if err != nil {
+			return nil, err
+		}
+		tokens["generated"] = manage.Token{Secret: made, Roles: []string{"admin"}}
+		s.log.Info("management token", "file", path)
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Address)
+	if err != nil {
+		return nil, fmt.Errorf("management: %w", err)
+	}
+	s.log.Info("management", "address", l.Addr().String())
+	options := manage.Options{
+		Address: c.Address, Decide: s.engine, Observe: s.telemetry, Tokens: tokens, Sessions: s.sessions,
+		Policy: s.policy, Ready: s.ready, Reload: s.reload, Log: s.log,
+	}
+	if s.config.Telemetry.Prometheus {
+		options.Metrics = s.telemetry.Handler()
+	}
+	api := manage.New(options)
+	return func() error { return api.Serve(ctx, l) }, nil
+}
+
+func (s *server) ready() error {
+	switch {
+	case s.draining.Load():
+		return errors.New("draining")
+	case s.engine.Active() == nil:
+		return errors.New("no policy is active")
+	}
+	return nil
+}
+
+// policy is what /v1/policy shows.
+func (s *server) policy() any {
+	type stage struct {
+		Stage   policy.Stage `json:"stage"`
+		Default bool         `json:"default"`
+		Fields  []string     `json:"fields"`
+	}
+	var view struct {
+		Revision  string    `json:"revision"`
+		Activated time.Time `json:"activated"`
+		Stages    []stage   `json:"stages"`
+		Refusal   string    `json:"refusal,omitempty"` // why the latest candidate was refused
+	}
+	if active := s.engine.Active(); active != nil {
+		view.Revision, view.Activated = active.Revision(), active.Activated()
+		for _, i := range active.Stages() {
+			view.Stages = append(view.Stages, stage{i.Stage, i.ByDefault, i.Fields})
+		}
+	}
+	if text := s.refusal.Load(); text != nil {
+		view.Refusal = *text
+	}
+	return view
+}
+
+// close ends what build started, the log last.
+func (s *server) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if s.engine != nil {
+		s.engine.Close()
+	}
+	if s.decisions != nil {
+		if err := s.decisions.Close(ctx); err != nil {
+			s.log.Warn("decision log", "error", err)
+		}
+	}
+	if s.telemetry != nil {
+		s.telemetry.Shutdown(ctx)
+	}
+	s.logLines.Close(ctx)
+	if s.logFile != nil {
+		s.logFile.Close()
+	}
 }

@@ -22,7 +22,7 @@ import (
 )
 
 // The test binary is the program, too, where this variable is set.
-const asProgram = "SALLYPORT_TEST_AS_PROGRAM"
+const asProgram = "TEST_AS_SALLYPORT"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
@@ -37,19 +37,22 @@ func program(args ...string) *exec.Cmd {
 	return c
 }
 
-// server is a running sallyport whose log lines can be waited for.
-type server struct {
-	cmd  *exec.Cmd
-	addr string
-	mu   sync.Mutex
-	more *sync.Cond
-	log  []map[string]any
+// process is a running sallyport whose log lines can be waited for.
+type process struct {
+	cmd    *exec.Cmd
+	addr   string
+	stdout io.Reader
+	mu     sync.Mutex
+	more   *sync.Cond
+	log    []map[string]any
 }
 
-func start(t *testing.T, args ...string) *server {
+func start(t *testing.T, args ...string) *process {
 	t.Helper()
-	s := &server{cmd: program(append([]string{"run", "--listen", "127.0.0.1:0"}, args...)...)}
+	s := &process{cmd: program(append([]string{"run", "--listen", "127.0.0.1:0", "--management", "127.0.0.1:0",
+		"--set", "state.path=" + filepath.Join(t.TempDir(), "state.db")}, args...)...)}
 	s.more = sync.NewCond(&s.mu)
+	s.stdout, _ = s.cmd.StdoutPipe()
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +82,7 @@ func start(t *testing.T, args ...string) *server {
 
 // wait returns the first entry with that message after the first skip ones of
 // its kind.
-func (s *server) wait(t *testing.T, skip int, msg string) map[string]any {
+func (s *process) wait(t *testing.T, skip int, msg string) map[string]any {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -170,7 +173,7 @@ func TestCurlThroughTheDoor(t *testing.T) {
 		// A single label is in the hosts file, so that no name server is asked.
 		{"socks5h by name", "socks5h://", "http://localhost:" + port, 0, "hello"},
 		{"user", "socks5h://alice:right%20horse@", target, 0, "hello"},
-		{"wrong password", "socks5h://alice:wrong@", target, 97, ""},
+		{"wrong password", "socks5h://alice:battery@", target, 97, ""},
 		{"unknown user", "socks5h://bob:right%20horse@", target, 97, ""},
 		{"denied port", "socks5h://", "http://127.0.0.1:25", 97, ""},
 		{"private address", "socks5h://", "http://10.0.0.1:80", 97, ""},
@@ -187,8 +190,10 @@ func TestCurlThroughTheDoor(t *testing.T) {
 	}{
 		{"connect", []string{"-x", "http://" + s.addr, target}, "200"},
 		{"connect as a user", []string{"-x", "http://alice:right%20horse@" + s.addr, target}, "200"},
-		{"wrong password", []string{"-x", "http://alice:wrong@" + s.addr, target}, "407"},
+		{"wrong password", []string{"-x", "http://alice:battery@" + s.addr, target}, "407"},
 		{"denied port", []string{"-x", "http://" + s.addr, "http://127.0.0.1:25"}, "403"},
+		{"denied address", []string{"-x", "http://" + s.addr, "http://10.0.0.1"}, "403"},
+		{"unknown user", []string{"-x", "http://bob:battery@" + s.addr, target}, "407"},
 	} {
 		out, _ := curl(t, append(c.args, "-p", "-o", os.DevNull, "-w", "%{http_connect}")...)
 		if !strings.Contains(out, c.status) {
@@ -206,7 +211,7 @@ func TestCurlThroughTheDoor(t *testing.T) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.log {
-		if raw, _ := e["raw"].(string); strings.Contains(raw, "horse") || strings.Contains(raw, "wrong") {
+		if raw, _ := e["raw"].(string); strings.Contains(raw, "horse") || strings.Contains(raw, "battery") {
 			t.Errorf("a password is in the log: %s", raw)
 		}
 	}
@@ -281,7 +286,7 @@ func TestPolicyEditWhileATransferRuns(t *testing.T) {
 	send.Write(chunk)
 
 	write(t, route, "package sallyport.route\n\ndefault allow := false\n\ndenny contains \"x\"\n")
-	refused, _ := s.wait(t, 0, "policy refused; the active one stays")["problems"].(string)
+	refused, _ := s.wait(t, 0, "policy refused; the active one stays")["error"].(string)
 	if !strings.Contains(refused, "route.rego:5") || !strings.Contains(refused, "did you mean deny?") {
 		t.Errorf("the broken edit is reported as %q", refused)
 	}
@@ -323,19 +328,25 @@ func TestWrongUse(t *testing.T) {
 		{[]string{"fly"}, "unknown command"},
 		{[]string{"check", "--policy", filepath.Join(dir, "none")}, "no such file"},
 		{[]string{"schema", "rout"}, "is no stage"},
-		{policy("package sallyport.route\nallow if input.identity.nmae == \"a\""), "did you mean name?"},
-		{policy("package sallyport.admit\nallow if input.identity.name == \"a\""), "the stage does not have"},
-		{policy("package sallyport.route\nf(x) := x.target\nallow if f(input)"), "input as a whole"},
+		{policy("package sallyport.route\nallow if input.identity.nmae == \"a\""), "did you mean input.identity.name?"},
+		{policy("package sallyport.admit\nallow if input.identity.name == \"a\""), "sallyport.admit has no input.identity"},
+		{policy("package sallyport.route\nf(x) := x.target\nallow if f(input)"), "input is passed on as a whole"},
 		{policy("package sallyport.route\nallow := true\nvia := []"), "field via is not enforced"},
 		{policy("package sallyport.inspect\nallow := true"), "inspect is not enforced"},
 		{policy("package sallyport.rout\nallow := true"), "did you mean sallyport.route?"},
 		{policy("package salyport.route\nallow := true"), "did you mean sallyport"},
-		{policy("package sallyport.route\n_x := true"), "has no decision field"},
+		{policy("package sallyport.route\n_x := true"), "decides nothing"},
 		{policy("package sallyport\nroute.denny := true"), "did you mean deny?"},
-		{policy("package sallyport.route\nallow := true\ndeny[\"x\"] := true"), "deny must be a set"},
+		{policy("package sallyport.route\nallow := true\ndeny[\"x\"] := true"), "deny is a set of strings"},
 		{policy("package sallyport.route\nallow if http.send({}).x"), "http.send"},
 		{policy("package sallyport.route\nallow if {"), ".rego:2"},
 		{[]string{"check", "--data", write(t, filepath.Join(dir, "d.json"), `{"sallyport": {"route": {"allow": true}}}`)}, "would be read as a decision"},
+		{policy("package sallyport.route\nallow := \"yes\""), "allow"},
+		{policy("package sallyport.route\nallow := true\nsession_limits := {\"byts\": 1}"), "byts"},
+		{policy("package sallyport.route\nallow if input.target.host in data.nowhere"), "data.nowhere"},
+		{[]string{"run", "--config", write(t, filepath.Join(dir, "c.yaml"), "limits:\n  conections: 5\n")}, "c.yaml:2: limits.conections: unknown"},
+		{[]string{"check", "--set", "geoip.databases=[x]"}, "not supported by this release"},
+		{[]string{"run", "--listen", "nowhere"}, "--listen"},
 		{[]string{"check", "--data", write(t, filepath.Join(dir, "u.json"), `{"users": {"a": {"password": "secret"}}}`)}, "sallyport user hash"},
 	} {
 		cmd := program(c.args...)

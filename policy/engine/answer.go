@@ -1,171 +1,125 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
-	"net/netip"
 	"reflect"
 	"slices"
-	"sort"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"sallyport/policy"
 )
 
-// read puts a rule's value into its place in the decision. Anything but the
-// declared type is an error.
-func read(d *policy.Decision, f policy.Field, v ast.Value) error {
-	place := reflect.ValueOf(d).Elem().Field(f.Index)
-	switch p := place.Addr().Interface().(type) {
-	case *bool:
-		b, ok := v.(ast.Boolean)
-		if !ok {
-			return wrong("a boolean", v)
+// field is a decision field that a stage's package has.
+type field struct {
+	name     string
+	path     ast.Ref // data.sallyport.STAGE.NAME
+	variable ast.Var // which has its value in the query's result
+	total    bool    // it can't be undefined
+	index    int     // its place in [policy.Decision]
+	read     reader
+}
+
+// mustBeDefined are the fields whose absence would open the door or leave by
+// another way than the policy's author wrote, though a rule for them exists.
+var mustBeDefined = []string{"deny", "via"}
+
+func queriedFields(stage policy.Stage, names []string, compiler *ast.Compiler) ([]field, error) {
+	var out []field
+	for _, declared := range policy.Fields() {
+		if !slices.Contains(names, declared.Name) {
+			continue
 		}
-		*p = bool(b)
-	case *policy.Set:
-		set, ok := v.(ast.Set)
-		if !ok {
-			return wrong("a set of strings", v)
+		if !declared.In(stage) {
+			return nil, fmt.Errorf("the stage has no field %s", declared.Name)
 		}
-		return stringsOf(set.Slice(), (*[]string)(p))
-	case *policy.Texts:
-		if s, ok := v.(ast.String); ok {
-			*p = policy.Texts{string(s)}
-			return nil
-		}
-		set, ok := v.(ast.Set)
-		if !ok {
-			return wrong("a string or a set of strings", v)
-		}
-		return stringsOf(set.Slice(), (*[]string)(p))
-	case *policy.Methods:
-		var names []string
-		if err := listOf(v, &names); err != nil {
-			return err
-		}
-		*p = policy.Methods{}
-		for _, name := range names {
-			m := policy.Method(name)
-			if !slices.Contains([]policy.Method{policy.MethodCertificateAndPassword, policy.MethodCertificate, policy.MethodPassword, policy.MethodNone}, m) {
-				return fmt.Errorf("unknown method %q", name)
-			}
-			*p = append(*p, m)
-		}
-	case *policy.Labels:
-		*p = policy.Labels{}
-		return keys(v, func(key string, v ast.Value) error {
-			s, ok := v.(ast.String)
-			if !ok {
-				return wrong("a string", v)
-			}
-			(*p)[key] = string(s)
-			return nil
+		path := fieldRef(stage, declared.Name)
+		out = append(out, field{
+			name: declared.Name, path: path, variable: ast.Var("value_" + declared.Name),
+			total: isTotal(path, compiler), index: declared.Index, read: readerOf(declared.Type),
 		})
-	case *netip.Addr:
-		s, ok := v.(ast.String)
-		if !ok {
-			return wrong("an address as a string", v)
-		}
-		ip, err := netip.ParseAddr(string(s))
-		*p = ip
-		return err
-	case *policy.Redirect:
-		return keys(v, func(key string, v ast.Value) error {
-			switch key {
-			case "host":
-				s, ok := v.(ast.String)
-				if !ok {
-					return wrong("a string", v)
-				}
-				p.Host = string(s)
-			case "port":
-				n, ok := v.(ast.Number)
-				port, whole := n.Int64()
-				if !ok || !whole || port < 1 || port > 65535 {
-					return wrong("a port from 1 to 65535", v)
-				}
-				p.Port = port
-			default:
-				return fmt.Errorf("unknown key %q", key)
-			}
-			return nil
+	}
+	return out, nil
+}
+
+// isTotal tells whether a rule can't be undefined: it has a default, or it is
+// a set, which may be empty.
+func isTotal(path ast.Ref, compiler *ast.Compiler) bool {
+	rules := compiler.GetRulesExact(path)
+	return slices.ContainsFunc(rules, func(r *ast.Rule) bool { return r.Default }) ||
+		len(rules) > 0 && !slices.ContainsFunc(rules, func(r *ast.Rule) bool {
+			return r.Head.RuleKind() != ast.MultiValue || !r.Ref().Equal(path)
 		})
-	case *policy.IdentityChange:
-		return keys(v, func(key string, v ast.Value) error {
-			switch key {
-			case "name":
-				s, ok := v.(ast.String)
-				if !ok {
-					return wrong("a string", v)
-				}
-				name := string(s)
-				p.Name = &name
-			case "groups":
-				p.Groups = new(policy.Groups)
-				return listOf(v, (*[]string)(p.Groups))
-			case "attributes":
-				native, err := ast.JSON(v)
-				attributes, ok := native.(map[string]any)
-				if err != nil || !ok {
-					return wrong("an object", v)
-				}
-				p.Attributes = attributes
-			default:
-				return fmt.Errorf("unknown key %q", key)
-			}
-			return nil
-		})
-	default:
-		return fmt.Errorf("the field is not enforced by this release")
+}
+
+// value is the field's value in a result; nil where it is undefined.
+func (f *field) value(found topdown.QueryResult) *ast.Term {
+	term := found[f.variable]
+	if term == nil || f.total {
+		return term
+	}
+	if list, ok := term.Value.(*ast.Array); ok && list.Len() == 1 {
+		return list.Elem(0)
 	}
 	return nil
 }
 
-func wrong(want string, v ast.Value) error {
-	return fmt.Errorf("want %s, got %s", want, ast.ValueName(v))
+// decide reads the fields, and says what they come to.
+func (st *stage) decide(found topdown.QueryResult) (policy.Decision, error) {
+	var d policy.Decision
+	into := reflect.ValueOf(&d).Elem()
+	if found == nil {
+		return d, errors.New("the evaluation has no result")
+	}
+	for i := range st.fields {
+		f := &st.fields[i]
+		term := f.value(found)
+		if term == nil {
+			if slices.Contains(mustBeDefined, f.name) {
+				return policy.Decision{}, fmt.Errorf("%s has a rule but is undefined", f.name)
+			}
+			continue
+		}
+		if err := f.read(term.Value, into.Field(f.index)); err != nil {
+			return policy.Decision{}, st.described(f.name, err)
+		}
+	}
+	if d.Allow && len(d.Deny) == 0 {
+		d.Verdict = policy.Allowed
+		return d, nil
+	}
+	// What would be enforced is of no use to a request that is refused.
+	return policy.Decision{
+		Verdict: policy.Denied,
+		Deny:    d.Deny, Reason: d.Reason, Warn: d.Warn, Explain: d.Explain, Labels: d.Labels,
+	}, nil
 }
 
-func listOf(v ast.Value, out *[]string) error {
-	switch list := v.(type) {
-	case ast.Set:
-		return stringsOf(list.Slice(), out)
-	case *ast.Array:
-		terms := make([]*ast.Term, list.Len())
-		for i := range terms {
-			terms[i] = list.Elem(i)
+// described says which field is wrong. What it quotes of a value is not for a
+// log where the stage reads a secret.
+func (st *stage) described(name string, err error) error {
+	if w := (*misread)(nil); errors.As(err, &w) {
+		if w.key != "" {
+			name += "." + w.key
 		}
-		return stringsOf(terms, out)
+		if st.secret {
+			return fmt.Errorf("%s: its value is wrong; it is withheld, since the stage reads a secret fact", strings.Split(name, ".")[0])
+		}
+		return fmt.Errorf("%s: %s", name, w.what)
 	}
-	return wrong("an array or a set of strings", v)
+	return fmt.Errorf("%s: %w", name, err)
 }
 
-func stringsOf(terms []*ast.Term, out *[]string) error {
-	*out = make([]string, 0, len(terms))
-	for _, t := range terms {
-		s, ok := t.Value.(ast.String)
-		if !ok {
-			return wrong("a string in it", t.Value)
+// result is the fields' values as an object, for the log.
+func (st *stage) result(found topdown.QueryResult) ast.Value {
+	var pairs [][2]*ast.Term
+	for i := range st.fields {
+		if term := st.fields[i].value(found); term != nil {
+			pairs = append(pairs, [2]*ast.Term{ast.StringTerm(st.fields[i].name), term})
 		}
-		*out = append(*out, string(s))
 	}
-	sort.Strings(*out)
-	return nil
-}
-
-func keys(v ast.Value, each func(string, ast.Value) error) error {
-	o, ok := v.(ast.Object)
-	if !ok {
-		return wrong("an object", v)
-	}
-	return o.Iter(func(k, v *ast.Term) error {
-		s, ok := k.Value.(ast.String)
-		if !ok {
-			return wrong("string keys", k.Value)
-		}
-		if err := each(string(s), v.Value); err != nil {
-			return fmt.Errorf("%s: %w", s, err)
-		}
-		return nil
-	})
+	return ast.NewObject(pairs...)
 }

@@ -14,26 +14,48 @@ type Candidate struct {
 	Revision  string     // what logs call it: a manifest's revision, or a digest of the files
 	Modules   []Module   // Rego, tests included
 	Documents []Document // base data
+	Bundles   []Bundle   // those that brought modules or documents
 }
 
 // Module is one Rego file.
 type Module struct {
-	Path string // as the operator would name it; a bundle's file is "BUNDLE.tar.gz:/a/b.rego"
-	Text []byte
+	Path   string // as the operator would name it; a bundle's file is "BUNDLE.tar.gz:/a/b.rego"
+	Bundle string // name in Candidate.Bundles; empty for files
+	Text   []byte
 }
 
 // Document is one file of base data, already placed below the root of data.
 type Document struct {
-	Path  string         // as for a Module
-	Value map[string]any // JSON as Go values, numbers as json.Number
+	Path   string         // as for a Module
+	Bundle string         // name in Candidate.Bundles; empty for files
+	Value  map[string]any // JSON as Go values, numbers as json.Number
+}
+
+// Bundle is an OPA bundle.
+type Bundle struct {
+	Name     string
+	Path     string   // the file, or the URL without credentials
+	Roots    []string // of the manifest: "teams/x"; "" owns everything
+	Revision string   // of the manifest
 }
 
 // Options are what the configuration says about judging and deciding.
 type Options struct {
-	Timeout      time.Duration  // for one evaluation; 0: 500 ms
-	Parallel     int            // evaluations at once; 0: one for each core, at least two
-	Required     []policy.Stage // stages that must be defined
-	Capabilities []string       // built-ins that reach out or reveal, allowed nevertheless
+	Timeout      time.Duration       // for one evaluation; 0: 500 ms
+	Parallel     int                 // evaluations at once; 0: one for each core, at least two
+	Lenient      bool                // policy.strict: false, so that passing `input` on is a warning
+	Required     []policy.Stage      // stages that must be defined
+	Roots        map[string][]string // which roots each bundle may own; nil with one bundle at most: any
+	Capabilities []string            // built-ins that reach out or reveal, allowed nevertheless
+	MemoSize     int                 // decisions remembered by one snapshot; 0: 65,536; negative: none
+
+	// CheckData judges base data that Go code reads, such as data.users. Each
+	// error is a problem of the candidate. It may be nil.
+	CheckData func(data map[string]any) []error
+
+	// Record is told of each decision, memoised ones too, when it is not nil.
+	// It must not block.
+	Record func(*Event)
 }
 
 // Problem is one thing that is wrong with a candidate.

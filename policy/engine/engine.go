@@ -1,7 +1,22 @@
-// Package engine embeds OPA: it judges a candidate policy, prepares it whole
-// as an immutable snapshot, and answers the stages' questions from the active
-// one. A swap is one atomic store; decisions in flight finish on the snapshot
-// with which they began.
+// Package engine answers the proxy's questions from a policy.
+//
+// A policy comes in as a [Candidate]: files as they were loaded. Compile judges
+// it whole (judge.go) and prepares everything that a decision needs, so that
+// nothing is left to be found out by a request: the result is an immutable
+// [Snapshot] (snapshot.go). Activate swaps it in with one atomic store;
+// decisions in flight finish on the snapshot that they began with, and none
+// waits while another is built.
+//
+// A decision takes four steps. The plan of the stage (plan.go) says which facts
+// its rules read; from just those a key is made, and where an equal question
+// was answered before, the answer is remembered (memo.go). Otherwise the same
+// plan turns the facts into OPA's own values, one of a fixed set of goroutines
+// evaluates the stage's fields, and answer.go and read.go read the values strictly
+// into a [policy.Decision].
+//
+// Nothing here knows who may do what. Whatever goes wrong on the way, be it a
+// conflict, a value of the wrong type, or a deadline, is a fault, and a fault
+// refuses.
 package engine
 
 import (
@@ -10,182 +25,181 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/metrics"
-	"github.com/open-policy-agent/opa/v1/rego"
-	"github.com/open-policy-agent/opa/v1/storage/inmem"
-	"github.com/open-policy-agent/opa/v1/topdown"
 
+	"sallyport/bundles"
 	"sallyport/policy"
 )
 
-// Engine answers questions. All methods may be called at the same time.
+// Why a question could not even be put to a policy. Evaluations that run out
+// of time wrap [context.DeadlineExceeded], those whose caller has gone wrap
+// the context's cause.
+var (
+	errNoPolicy = errors.New("no policy is active")
+	errNoStage  = errors.New("the active policy does not answer this stage")
+	errClosed   = errors.New("the engine is closed")
+)
+
+// Engine answers the questions from one active immutable snapshot. Until the
+// first is activated every question is a fault.
 type Engine struct {
-	options Options
-	slots   chan struct{} // one for each evaluation that may run at once
-	active  atomic.Pointer[Snapshot]
+	options  Options
+	defaults []Module
+	active   atomic.Pointer[Snapshot]
+
+	evaluators
 }
 
-// Snapshot is a policy that was judged and prepared. It never changes.
-type Snapshot struct {
-	revision string
-	data     map[string]any
-	stages   map[policy.Stage]*prepared
-}
-
-type prepared struct {
-	fields []policy.Field
-	deny   bool // a deny rule exists
-	query  rego.PreparedEvalQuery
-}
-
-// New returns an engine without a policy: every question is a fault until
-// Activate.
-func New(o Options) *Engine {
+// New starts the evaluators. Close ends them.
+func New(o Options) (*Engine, error) {
+	if o.Timeout < 0 || o.Parallel < 0 {
+		return nil, fmt.Errorf("a time-out of %v with %d evaluations at once is not possible", o.Timeout, o.Parallel)
+	}
 	if o.Timeout == 0 {
 		o.Timeout = 500 * time.Millisecond
 	}
 	if o.Parallel == 0 {
 		o.Parallel = max(2, runtime.GOMAXPROCS(0))
 	}
-	return &Engine{options: o, slots: make(chan struct{}, o.Parallel)}
+	if o.MemoSize == 0 {
+		o.MemoSize = 65536
+	}
+	e := &Engine{options: o}
+	for _, f := range bundles.Default() {
+		e.defaults = append(e.defaults, Module{Path: f.Path, Text: f.Text})
+	}
+	e.start(o.Parallel)
+	return e, nil
 }
 
-// Compile judges a candidate and prepares it. It activates nothing. The
-// snapshot is nil where a problem is fatal.
-func (e *Engine) Compile(c *Candidate) (s *Snapshot, problems Problems) {
-	defer func() {
-		if r := recover(); r != nil {
-			s, problems = nil, Problems{{Message: fmt.Sprintf("the policy compiler failed: %v", r)}}
-		}
-	}()
-	j, problems := judge(c, e.options)
-	if problems.Fatal() {
-		return nil, problems
-	}
-	s = &Snapshot{revision: c.Revision, data: j.data, stages: map[policy.Stage]*prepared{}}
-	store := inmem.NewFromObjectWithOpts(j.data, inmem.OptRoundTripOnWrite(false), inmem.OptReturnASTValuesOnRead(true))
-	for stage, fields := range j.fields {
-		p := &prepared{fields: fields}
-		// One comprehension a field: an undefined field is an empty array, where
-		// a bare reference would make the whole query undefined.
-		query := ""
-		for i, f := range fields {
-			p.deny = p.deny || f.Name == "deny"
-			if i > 0 {
-				query += "; "
-			}
-			query += fmt.Sprintf("f%d := [v | v := data.%s.%s]", i, stage.Package(), f.Name)
-		}
-		var err error
-		p.query, err = rego.New(rego.Query(query), rego.Compiler(j.compiler), rego.Store(store),
-			rego.StrictBuiltinErrors(true), rego.GenerateJSON(func(t *ast.Term, _ *rego.EvalContext) (any, error) {
-				return t.Value, nil
-			})).PrepareForEval(context.Background())
-		if err != nil {
-			return nil, append(problems, Problem{Message: fmt.Sprintf("%s: %v", stage, err)})
-		}
-		s.stages[stage] = p
-	}
-	return s, problems
+// Close ends the evaluators and waits for them. Every later question is a
+// fault.
+func (e *Engine) Close() { e.stop() }
+
+// Activate makes s answer every question that is asked from now on.
+func (e *Engine) Activate(s *Snapshot) {
+	s.activated.CompareAndSwap(0, time.Now().UnixNano())
+	e.active.Store(s)
 }
 
-// Activate makes the snapshot the one that answers.
-func (e *Engine) Activate(s *Snapshot) { e.active.Store(s) }
+// Active is the snapshot that answers, nil before the first.
+func (e *Engine) Active() *Snapshot { return e.active.Load() }
 
-// Revision names the policy that the snapshot was made of.
-func (s *Snapshot) Revision() string { return s.revision }
-
-// Data is base data below the root, as JSON Go values. It must not be changed.
-func (s *Snapshot) Data(name string) any { return s.data[name] }
-
-var (
-	errNoPolicy = errors.New("no policy is active")
-	errStage    = errors.New("the policy does not define the stage")
-	errBusy     = errors.New("no evaluation could begin in time")
-	errTimeout  = errors.New("the evaluation took too long")
-)
-
-// Decide answers one question. What cannot be answered is a fault, which
-// refuses.
+// Decide answers one question. It never fails: what goes wrong is a decision
+// with the verdict [policy.Fault]. The facts are not kept, and must not change
+// until it returns. The lists and maps of the decision are shared with other
+// decisions and must not be written to.
 func (e *Engine) Decide(ctx context.Context, stage policy.Stage, facts *policy.Facts) policy.Decision {
-	d := policy.Decision{ID: newID(), Stage: stage}
+	var begun time.Time
+	if e.options.Record != nil {
+		begun = time.Now()
+	}
 	s := e.active.Load()
 	if s == nil {
-		return fault(d, errNoPolicy)
+		return e.done(fault(stage, nil, errNoPolicy), nil, facts, begun)
 	}
-	d.Revision = s.revision
-	p := s.stages[stage]
-	if p == nil {
-		return fault(d, errStage)
+	st := s.stages[stage]
+	if st == nil {
+		return e.done(fault(stage, s, errNoStage), s, facts, begun)
 	}
-	deadline := time.NewTimer(e.options.Timeout)
-	defer deadline.Stop()
-	select {
-	case e.slots <- struct{}{}:
-		defer func() { <-e.slots }()
-	case <-deadline.C:
-		return fault(d, errBusy)
-	case <-ctx.Done():
-		return fault(d, context.Cause(ctx))
-	}
-	return e.evaluate(ctx, p, d, inputOf(stage, facts))
+	return e.done(e.answer(ctx, s, st, facts), s, facts, begun)
 }
 
-func (e *Engine) evaluate(ctx context.Context, p *prepared, d policy.Decision, input ast.Value) (out policy.Decision) {
-	defer func() {
-		if r := recover(); r != nil {
-			out = fault(d, fmt.Errorf("the evaluation failed: %v", r))
-		}
-	}()
-	cancel := topdown.NewCancel()
-	timer := time.AfterFunc(e.options.Timeout, cancel.Cancel)
-	defer timer.Stop()
-	results, err := p.query.Eval(ctx, rego.EvalParsedInput(input), rego.EvalMetrics(metrics.NoOp()), rego.EvalExternalCancel(cancel))
-	switch {
-	case err != nil && cancel.Cancelled():
-		return fault(d, errTimeout)
-	case err != nil:
-		return fault(d, err)
-	case len(results) != 1:
-		return fault(d, errStage)
+// answered is a decision with the values that it was read from, for the log.
+type answered struct {
+	decision policy.Decision
+	result   ast.Value
+	builtins ast.Value
+}
+
+// answer remembers or evaluates.
+func (e *Engine) answer(ctx context.Context, s *Snapshot, st *stage, facts *policy.Facts) *answered {
+	if s.memo == nil || !st.pure {
+		return e.evaluate(ctx, s, st, facts)
 	}
-	for i, f := range p.fields {
-		values, ok := results[0].Bindings[fmt.Sprintf("f%d", i)].(*ast.Array)
-		if !ok {
-			return fault(d, fmt.Errorf("%s: no value came back", f.Name))
-		}
-		if values.Len() == 0 {
-			if f.Name == "deny" {
-				return fault(d, errors.New("deny is written but undefined"))
-			}
-			continue
-		}
-		if err := read(&d, f, values.Elem(0).Value); err != nil {
-			return fault(d, fmt.Errorf("%s: %w", f.Name, err))
-		}
+	buffer := keys.Get().(*[]byte)
+	defer keys.Put(buffer)
+	key := st.key((*buffer)[:0], facts)
+	*buffer = key
+	if found := s.memo.get(key); found != nil {
+		return found
 	}
-	if d.Allow && len(d.Deny) == 0 {
-		d.Verdict = policy.Allowed
+	a := e.evaluate(ctx, s, st, facts)
+	if a.decision.Verdict != policy.Fault {
+		s.memo.put(key, a)
+	}
+	return a
+}
+
+// keys are the buffers that memo keys are written into.
+var keys = sync.Pool{New: func() any { return new(make([]byte, 0, 512)) }}
+
+// done gives an answer its own id and tells the record of it.
+func (e *Engine) done(a *answered, s *Snapshot, facts *policy.Facts, begun time.Time) policy.Decision {
+	d := a.decision
+	d.ID = newID()
+	if e.options.Record != nil {
+		e.record(&d, a, s, facts, begun)
 	}
 	return d
 }
 
-// fault is a decision of nothing but its cause.
-func fault(d policy.Decision, err error) policy.Decision {
-	return policy.Decision{
-		ID: d.ID, Stage: d.Stage, Revision: d.Revision,
-		Verdict: policy.Fault, Err: fmt.Errorf("%s: %w", d.Stage, err),
+// record is apart from done so that a decision lands on the heap only where
+// somebody keeps it.
+func (e *Engine) record(d *policy.Decision, a *answered, s *Snapshot, facts *policy.Facts, begun time.Time) {
+	kept := *d
+	event := &Event{
+		Decision: &kept, Time: begun, Result: a.result, Builtins: a.builtins,
+		Session: facts.Session.ID, Duration: time.Since(begun),
 	}
+	logged := planOfLog(d.Stage)
+	if s != nil {
+		event.Bundles = s.bundles
+		if st := s.stages[d.Stage]; st != nil {
+			logged = &st.logged
+		}
+	}
+	event.Input = ast.InternedEmptyObjectValue
+	if input, err := logged.input(facts); err == nil {
+		event.Input = input
+	}
+	e.options.Record(event)
 }
 
-// newID is a random UUID (RFC 9562 §5.4).
+// fault is the answer where there is none.
+func fault(stage policy.Stage, s *Snapshot, err error) *answered {
+	a := &answered{decision: policy.Decision{
+		Stage: stage, Verdict: policy.Fault, Err: fmt.Errorf("%s: %w", stage.Package(), err),
+	}}
+	if s != nil {
+		a.decision.Revision = s.revision
+	}
+	return a
+}
+
+// newID is a version 4 UUID (RFC 9562 §5.4) from the runtime's ChaCha8.
 func newID() string {
-	a, b := rand.Uint64(), rand.Uint64()
-	a = a&^0xf000 | 0x4000
-	b = b&^(3<<62) | 1<<63
-	return fmt.Sprintf("%08x-%04x-%04x-%04x-%012x", a>>32, a>>16&0xffff, a&0xffff, b>>48, b&0xffffffffffff)
+	const hex = "0123456789abcdef"
+	high, low := rand.Uint64(), rand.Uint64()
+	high = high&^0xf000 | 0x4000 // version 4
+	low = low&^(3<<62) | 2<<62   // the variant of RFC 9562
+	var id [36]byte
+	at := 0
+	for i := range 32 {
+		if i == 8 || i == 12 || i == 16 || i == 20 {
+			id[at] = '-'
+			at++
+		}
+		if i == 16 {
+			high = low
+		}
+		id[at] = hex[high>>60]
+		high <<= 4
+		at++
+	}
+	return string(id[:])
 }

@@ -1,77 +1,94 @@
-// Package relay moves bytes between a client and its target. Each direction
-// ends by itself: a half-close is passed on as a half-close, a reset as a
-// reset, and what was received is delivered first.
+// Package relay moves bytes between a client and its target. It is what the
+// program spends its time in.
+//
+// A flow has two directions, and each ends by itself: when one side has closed
+// its sending half, the other is told so by a half-close and may go on sending
+// for as long as it likes. A reset is told as a reset. Bytes that were received
+// are delivered before either is passed on.
+//
+// Between two TCP connections on Linux nothing is held while nothing moves: a
+// direction waits for its socket to become readable, then borrows a buffer, and
+// a direction that fills its buffer again and again borrows a kernel pipe and
+// goes on with splice(2), so that the bytes never enter this process. Both are
+// given back as soon as the flow pauses. Any other stream, and any other
+// system, is copied through a small buffer.
 package relay
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"net"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
 // Counters counts the bytes that were handed to the receiving side's socket.
-// They are live for the early bytes, and else set when a direction ends.
+// They are live: others read them while bytes move.
 type Counters struct {
 	Up   atomic.Int64 // client to target
 	Down atomic.Int64 // target to client
 }
 
-// Pipe relays until both directions have ended or ctx is cancelled. Early is
-// what the client sent before the flow began. The caller closes both
-// connections afterwards.
-func Pipe(ctx context.Context, client, target *net.TCPConn, early []byte, n *Counters) error {
-	stop := context.AfterFunc(ctx, func() {
-		past := time.Unix(1, 0)
-		client.SetDeadline(past)
-		target.SetDeadline(past)
-	})
-	defer stop()
-
-	down := make(chan error, 1)
-	go func() { down <- half(client, target, &n.Down) }()
-	if _, err := target.Write(early); err != nil {
-		reset(client)
-		reset(target)
-		<-down
-		return fmt.Errorf("early bytes: %w", err)
-	}
-	n.Up.Add(int64(len(early)))
-	up := half(target, client, &n.Up)
-	err := errors.Join(up, <-down)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return err
+// Limits bounds one flow. The zero value bounds nothing.
+type Limits struct {
+	Idle  time.Duration // no byte in either direction for this long ends the flow; 0: none
+	Until time.Time     // hard end; zero: none
+	Up    int64         // bytes per second from client to target; 0: unpaced
+	Down  int64         // bytes per second from target to client; 0: unpaced
+	Bytes int64         // both directions together; 0: any number
 }
 
-// half moves one direction to its end. The copy is splice(2) on Linux.
-func half(to, from *net.TCPConn, n *atomic.Int64) error {
-	moved, err := io.Copy(to, from)
-	n.Add(moved)
-	if err != nil {
-		if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
-			reset(to)
-			reset(from)
-		} else {
-			// Cut: wake the other direction too.
-			to.SetDeadline(time.Unix(1, 0))
-			from.SetDeadline(time.Unix(1, 0))
-		}
-		return err
+// Cause says why a flow ended.
+type Cause uint8
+
+// The causes. The first one to happen is the flow's.
+const (
+	Failed      Cause = iota // a read or write failed in a way that is none of the below
+	Finished                 // both sides have closed, everything was delivered
+	ClientReset              // the client aborted, or closed while bytes were on their way to it
+	TargetReset              // the target did
+	IdleTimeout              // Limits.Idle
+	Expired                  // Limits.Until
+	BytesSpent               // Limits.Bytes: one more byte came
+	Cut                      // the context was cancelled
+)
+
+// String returns the cause as it stands in records: lower case, underscores.
+func (c Cause) String() string {
+	switch c {
+	case Finished:
+		return "finished"
+	case ClientReset:
+		return "client_reset"
+	case TargetReset:
+		return "target_reset"
+	case IdleTimeout:
+		return "idle_timeout"
+	case Expired:
+		return "expired"
+	case BytesSpent:
+		return "bytes_spent"
+	case Cut:
+		return "cut"
+	default:
+		return "failed"
 	}
-	if err := to.CloseWrite(); err != nil && !errors.Is(err, syscall.ENOTCONN) {
-		return err
-	}
-	return nil
 }
 
-// reset closes a connection so that its peer sees a reset.
-func reset(c *net.TCPConn) {
-	c.SetLinger(0)
-	c.Close()
+// Pipe relays until both directions have ended, a limit is reached or ctx is
+// cancelled, and says which. Early is what the client sent before the flow
+// began: it goes to the target first and is counted like the rest.
+//
+// The caller keeps both connections and closes them afterwards. Only to pass on
+// a reset does Pipe close one itself, at once and with a reset; closing it again
+// does no harm. Neither may have a deadline when Pipe is called, and their
+// deadlines are Pipe's from then on.
+//
+// The error says more only for Failed, where it is the one of the read or write,
+// and for Cut, where it is context.Cause(ctx). Otherwise it is nil.
+//
+// Pipe takes *net.TCPConn as such: a wrapper around one costs it splice(2) and
+// the flow's idleness its buffer.
+func Pipe(ctx context.Context, client, target net.Conn, early []byte, limits Limits, n *Counters) (Cause, error) {
+	f := newFlow(ctx, client, target, limits, n)
+	return f.run(early)
 }

@@ -157,9 +157,16 @@ func (s *Session) Snapshot() Snapshot {
 		Target:    s.target,
 		Address:   s.address,
 		Bytes:     Bytes{Up: s.Bytes.Up.Load(), Down: s.Bytes.Down.Load()},
-		Labels:    maps.Clone(s.labels),
-		Decisions: maps.Clone(s.decisions),
+		Labels:    copied(s.labels),
+		Decisions: copied(s.decisions),
 	}
+}
+
+// copied is never nil, so that JSON has an object.
+func copied(m map[string]string) map[string]string {
+	c := make(map[string]string, len(m))
+	maps.Copy(c, m)
+	return c
 }
 
 // Close takes the session out of the table and cancels its context. What it has

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// rooms is who may import whom, by path below the module; the standard
+// library and other modules are not in it. A room that is missing here, or an
+// arrow that is, fails the test: draw it here first, and see that it points
+// down.
+var rooms = map[string][]string{
+	"policy":            {},
+	"bundles":           {},
+	"proxy/relay":       {},
+	"proxy/secret":      {},
+	"proxy/wire/http":   {},
+	"proxy/wire/sniff":  {},
+	"proxy/wire/socks5": {},
+	"proxy/wire/target": {},
+	"policy/engine":     {"bundles", "policy"},
+	"policy/distribute": {"policy", "policy/engine"},
+	"proxy/config":      {"proxy/secret"},
+	"proxy/dial":        {},
+	"proxy/guard":       {},
+	"proxy/identity":    {},
+	"proxy/listen":      {},
+	"proxy/session":     {"proxy/relay"},
+	"proxy":             {"policy", "proxy/dial", "proxy/guard", "proxy/identity", "proxy/listen", "proxy/relay", "proxy/session", "proxy/wire/http", "proxy/wire/sniff", "proxy/wire/socks5", "proxy/wire/target"},
+	"proxy/manage":      {"policy", "proxy/secret", "proxy/session"},
+	"telemetry":         {"policy", "proxy/session"},
+	"cmd/sallyport":     nil, // knows everyone
+}
+
+func TestRooms(t *testing.T) {
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "sallyport/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; seen++ {
+		var p struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		room := strings.TrimPrefix(p.ImportPath, "sallyport/")
+		may, known := rooms[room]
+		if !known {
+			t.Errorf("%s is in no table of rooms", room)
+			continue
+		}
+		for _, i := range p.Imports {
+			if strings.HasPrefix(i, "github.com/open-policy-agent/") && !strings.HasPrefix(room, "policy/") {
+				t.Errorf("%s imports %s: OPA is for policy/ only", room, i)
+			}
+			below, ours := strings.CutPrefix(i, "sallyport/")
+			if ours && may != nil && !slices.Contains(may, below) {
+				t.Errorf("%s may not import %s", room, below)
+			}
+			if room == "policy" && strings.Contains(strings.Split(i, "/")[0], ".") {
+				t.Errorf("policy may import the standard library only, not %s", i)
+			}
+		}
+	}
+	if seen != len(rooms) {
+		t.Errorf("%d rooms are listed, %d exist", len(rooms), seen)
+	}
+}

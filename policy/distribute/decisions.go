@@ -1,0 +1,282 @@
+package distribute
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/logging"
+	"github.com/open-policy-agent/opa/v1/metrics"
+	"github.com/open-policy-agent/opa/v1/plugins"
+	"github.com/open-policy-agent/opa/v1/plugins/logs"
+	"github.com/open-policy-agent/opa/v1/server"
+	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/util"
+
+	"sallyport/policy/engine"
+)
+
+// queueLength is how many decisions may wait to be logged.
+const queueLength = 8192
+
+// DecisionLog writes decisions by OPA's decision_logs plugin, in OPA's event
+// format. A decision never waits for it: those that find the queue full, as they
+// do behind an output that stalls, are dropped and counted.
+type DecisionLog struct {
+	manager *plugins.Manager
+	plugin  *logs.Plugin
+	console *console
+	log     *slog.Logger
+
+	queue   chan *engine.Event
+	dropped atomic.Int64
+	close   sync.Once
+	closing chan struct{} // closed when no more is to come
+	done    chan struct{} // closed when the queue is no longer read
+}
+
+// NewDecisionLog begins to write the decisions that are recorded to output, one
+// JSON event a line. config is OPA's own configuration, of which this release
+// knows labels and decision_logs.console; anything else is an error. Without
+// decision_logs.console there is nothing to write, and the result is nil. log is
+// told what goes wrong.
+//
+// The caller has to see to it that a closed pipe on standard output is an error
+// and not a signal.
+func NewDecisionLog(config map[string]any, output io.Writer, log *slog.Logger) (*DecisionLog, error) {
+	return newDecisionLog(config, output, log, queueLength)
+}
+
+func newDecisionLog(config map[string]any, output io.Writer, log *slog.Logger, length int) (*DecisionLog, error) {
+	if err := supported(config); err != nil {
+		return nil, err
+	}
+	raw, err := json.Marshal(config)
+	if err != nil {
+		return nil, fmt.Errorf("policy.opa: %w", err)
+	}
+	console := &console{output: output}
+	manager, err := plugins.New(raw, rand.Text(), inmem.New(),
+		plugins.ConsoleLogger(console),
+		plugins.Logger(logging.NewLoggerFromSlogHandler(warnings{log.Handler()}, logging.Warn)))
+	if err != nil {
+		return nil, fmt.Errorf("policy.opa: %w", err)
+	}
+	ctx := context.Background()
+	parsed, err := logs.NewConfigBuilder().WithBytes(manager.Config.DecisionLogs).WithLogger(manager.Logger()).Parse()
+	if err != nil || parsed == nil {
+		manager.Stop(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("policy.opa.decision_logs: %w", err)
+		}
+		return nil, nil
+	}
+	l := &DecisionLog{
+		manager: manager, plugin: logs.New(parsed, manager), console: console, log: log,
+		queue: make(chan *engine.Event, length), closing: make(chan struct{}), done: make(chan struct{}),
+	}
+	manager.Register(logs.Name, l.plugin)
+	if err := manager.Start(ctx); err != nil {
+		return nil, fmt.Errorf("decision log: %w", err)
+	}
+	go l.write()
+	return l, nil
+}
+
+// supported names what this release would have to ignore.
+func supported(config map[string]any) error {
+	var problems []error
+	for _, key := range util.KeysSorted(config) {
+		switch key {
+		case "labels":
+		case "decision_logs":
+			settings, ok := config[key].(map[string]any)
+			if !ok {
+				problems = append(problems, errors.New("policy.opa.decision_logs: want an object"))
+			}
+			for _, setting := range util.KeysSorted(settings) {
+				if setting != "console" {
+					problems = append(problems, fmt.Errorf("policy.opa.decision_logs.%s is not supported by this release", setting))
+				}
+			}
+		default:
+			problems = append(problems, fmt.Errorf("policy.opa.%s is not supported by this release", key))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// Record takes a decision for the log, or counts it as dropped. It never blocks.
+func (l *DecisionLog) Record(e *engine.Event) {
+	select {
+	case <-l.closing:
+		l.dropped.Add(1)
+		return
+	default:
+	}
+	select {
+	case l.queue <- e:
+	default:
+		l.dropped.Add(1)
+	}
+}
+
+// Dropped is how many decisions were recorded and not written.
+func (l *DecisionLog) Dropped() int64 { return l.dropped.Load() }
+
+// Close writes what is in the queue, for as long as ctx allows.
+func (l *DecisionLog) Close(ctx context.Context) error {
+	l.close.Do(func() { close(l.closing) })
+	select {
+	case <-l.done:
+		l.manager.Stop(ctx)
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("decision log: %d decisions not written: %w", len(l.queue), ctx.Err())
+	}
+}
+
+func (l *DecisionLog) write() {
+	defer close(l.done)
+	failing := false
+	for {
+		var e *engine.Event
+		select {
+		case e = <-l.queue:
+		case <-l.closing:
+			select {
+			case e = <-l.queue:
+			default:
+				return
+			}
+		}
+		err := l.event(e)
+		if err != nil {
+			l.dropped.Add(1)
+		}
+		// Once for each time that it stops working, and not for each event.
+		if err != nil && !failing {
+			l.log.Error("the decision log is not written", "error", err)
+		}
+		failing = err != nil
+	}
+}
+
+func (l *DecisionLog) event(e *engine.Event) error {
+	info, err := describe(e)
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	// Masks and drops are Rego of the manager's, and read its store.
+	return storage.Txn(ctx, l.manager.Store, storage.TransactionParams{}, func(txn storage.Transaction) error {
+		info.Txn = txn
+		l.console.err = errNotWritten
+		if err := l.plugin.Log(ctx, info); err != nil {
+			return err
+		}
+		return l.console.err
+	})
+}
+
+var errNotWritten = errors.New("the event was masked away or could not be masked")
+
+// describe is an event as OPA's plugin takes it.
+func describe(e *engine.Event) (*server.Info, error) {
+	d := e.Decision
+	info := &server.Info{
+		DecisionID: d.ID,
+		Revision:   d.Revision,
+		Path:       "sallyport/" + string(d.Stage),
+		Timestamp:  e.Time,
+		InputAST:   e.Input,
+		Metrics:    took{metrics.NoOp(), e.Duration.Nanoseconds()},
+		Custom:     map[string]any{"verdict": d.Verdict.String()},
+	}
+	if len(e.Bundles) > 0 {
+		info.Bundles = make(map[string]server.BundleInfo, len(e.Bundles))
+		for _, b := range e.Bundles {
+			info.Bundles[b.Name] = server.BundleInfo{Revision: b.Revision}
+		}
+	}
+	if d.Memoised {
+		info.Custom["memoised"] = true
+	}
+	if e.Session != "" {
+		info.Custom["session"] = e.Session
+	}
+	if d.Err != nil {
+		info.Error = fault(d.Err.Error())
+	}
+	// Each event has JSON of its own, since masks edit it in place.
+	var err error
+	for _, part := range []struct {
+		from ast.Value
+		to   **any
+	}{{e.Input, &info.Input}, {e.Result, &info.Results}, {e.Builtins, &info.NDBuiltinCache}} {
+		if part.from == nil || err != nil {
+			continue
+		}
+		var value any
+		value, err = ast.JSON(part.from)
+		*part.to = &value
+	}
+	return info, err
+}
+
+// fault is a decision's error in a form that JSON keeps.
+type fault string
+
+func (f fault) Error() string { return string(f) }
+
+// took is the metrics of an event.
+type took struct {
+	metrics.Metrics
+	nanoseconds int64
+}
+
+func (t took) All() map[string]any {
+	return map[string]any{"timer_rego_query_eval_ns": t.nanoseconds}
+}
+
+// console is the logger to which OPA's plugin gives the events that go to the
+// console, as the fields of an otherwise empty record.
+type console struct {
+	logging.NoOpLogger
+	output io.Writer
+	err    error // of the latest event
+}
+
+func (c *console) WithFields(fields map[string]any) logging.Logger {
+	return &consoleEvent{console: c, fields: fields}
+}
+
+type consoleEvent struct {
+	*console
+	fields map[string]any
+}
+
+func (c *consoleEvent) Info(string, ...any) {
+	var line bytes.Buffer
+	encoder := json.NewEncoder(&line) // ends with a line break, and escapes those within
+	encoder.SetEscapeHTML(false)
+	if c.err = encoder.Encode(c.fields); c.err == nil {
+		_, c.err = c.output.Write(line.Bytes())
+	}
+}
+
+// warnings leaves out what OPA has to say when all is well.
+type warnings struct{ slog.Handler }
+
+func (w warnings) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelWarn && w.Handler.Enabled(ctx, level)
+}

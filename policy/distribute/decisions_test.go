@@ -1,0 +1,237 @@
+package distribute
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"sallyport/policy"
+	"sallyport/policy/engine"
+)
+
+var consoleConfig = map[string]any{
+	"decision_logs": map[string]any{"console": true},
+	"labels":        map[string]any{"region": "eu"},
+}
+
+func decisionLog(t *testing.T, output io.Writer, log io.Writer) *DecisionLog {
+	t.Helper()
+	l, err := NewDecisionLog(consoleConfig, output, slog.New(slog.NewTextHandler(log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func event(id string) *engine.Event {
+	return &engine.Event{
+		Decision: &policy.Decision{ID: id, Stage: policy.Route, Verdict: policy.Allowed, Revision: "7"},
+		Session:  "s-1",
+		Time:     time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC),
+		Input:    ast.MustParseTerm(`{"target": {"host": "a\nb.example", "port": 443}, "session": {"id": "s-1"}}`).Value,
+		Result:   ast.MustParseTerm(`{"allow": true, "reason": {"b", "a"}, "labels": {"n": 12345678901234567890}}`).Value,
+		Duration: 1500 * time.Nanosecond,
+	}
+}
+
+// lines parses what a log has written.
+func lines(t *testing.T, text string) (events []map[string]any) {
+	t.Helper()
+	scanner := bufio.NewScanner(strings.NewReader(text))
+	for scanner.Scan() {
+		decoder := json.NewDecoder(strings.NewReader(scanner.Text()))
+		decoder.UseNumber()
+		var event map[string]any
+		if err := decoder.Decode(&event); err != nil || decoder.More() {
+			t.Fatalf("not one JSON event a line: %q: %v", scanner.Text(), err)
+		}
+		events = append(events, event)
+	}
+	return events
+}
+
+func TestDecisionsAreOPAEvents(t *testing.T) {
+	memoised, faulty := event("d-2"), event("d-3")
+	memoised.Decision.Memoised = true
+	memoised.Decision.Verdict = policy.Denied
+	memoised.Bundles = []engine.Bundle{{Name: "main", Revision: "8"}}
+	memoised.Builtins = ast.MustParseTerm(`{"time.now_ns": {[]: 1}}`).Value
+	faulty.Decision.Stage, faulty.Decision.Verdict = policy.Manage, policy.Fault
+	faulty.Decision.Err = errors.New("out of time")
+	faulty.Session, faulty.Result = "", nil
+
+	var out, log bytes.Buffer
+	l := decisionLog(t, &out, &log)
+	for _, e := range []*engine.Event{event("d-1"), memoised, faulty} {
+		l.Record(e)
+	}
+	do(t, l.Close(t.Context()))
+
+	input := map[string]any{
+		"target": map[string]any{"host": "a\nb.example", "port": json.Number("443")}, "session": map[string]any{"id": "s-1"},
+	}
+	result := map[string]any{
+		"allow": true, "reason": []any{"a", "b"}, "labels": map[string]any{"n": json.Number("12345678901234567890")},
+	}
+	want := []map[string]any{
+		{"decision_id": "d-1", "path": "sallyport/route", "input": input, "result": result,
+			"custom": map[string]any{"verdict": "allow", "session": "s-1"}},
+		{"decision_id": "d-2", "path": "sallyport/route", "input": input, "result": result,
+			"bundles":          map[string]any{"main": map[string]any{"revision": "8"}},
+			"nd_builtin_cache": map[string]any{"time.now_ns": map[string]any{"[]": json.Number("1")}},
+			"custom":           map[string]any{"verdict": "deny", "session": "s-1", "memoised": true}},
+		{"decision_id": "d-3", "path": "sallyport/manage", "input": input, "error": "out of time",
+			"custom": map[string]any{"verdict": "fault"}},
+	}
+	got := lines(t, out.String())
+	if len(got) != len(want) {
+		t.Fatalf("%d events: %s", len(got), out.String())
+	}
+	for i, event := range got {
+		labels, _ := event["labels"].(map[string]any)
+		if labels["region"] != "eu" || labels["id"] == "" || labels["version"] == "" {
+			t.Errorf("labels %v", labels)
+		}
+		delete(event, "labels")
+		for key, value := range map[string]any{
+			"type": "openpolicyagent.org/decision_logs", "revision": "7", "timestamp": "2026-01-02T03:04:05.000006Z",
+			"metrics": map[string]any{"timer_rego_query_eval_ns": json.Number("1500")},
+		} {
+			want[i][key] = value
+		}
+		if !reflect.DeepEqual(event, want[i]) {
+			t.Errorf("event %d\ngot  %v\nwant %v", i, event, want[i])
+		}
+	}
+	if l.Dropped() != 0 || log.Len() != 0 {
+		t.Errorf("%d dropped, log %s", l.Dropped(), log.String())
+	}
+}
+
+// stalled blocks in each Write until it is released.
+type stalled struct {
+	writing chan struct{}
+	release chan struct{}
+	bytes.Buffer
+}
+
+func (s *stalled) Write(p []byte) (int, error) {
+	select {
+	case s.writing <- struct{}{}:
+	default:
+	}
+	<-s.release
+	return s.Buffer.Write(p)
+}
+
+func TestAStalledOutputStallsNoDecision(t *testing.T) {
+	out := &stalled{writing: make(chan struct{}, 1), release: make(chan struct{})}
+	const length, extra = 20, 100
+	l, err := newDecisionLog(consoleConfig, out, slog.New(slog.DiscardHandler), length)
+	do(t, err)
+	l.Record(event("first"))
+	<-out.writing
+	for range length + extra {
+		l.Record(event("more"))
+	}
+	if got := l.Dropped(); got != extra {
+		t.Errorf("%d dropped, want %d", got, extra)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.Close(ctx); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "20 decisions") {
+		t.Errorf("Close: %v", err)
+	}
+	close(out.release)
+	do(t, l.Close(t.Context()))
+	if got := len(lines(t, out.String())); got != length+1 {
+		t.Errorf("%d events written, want %d", got, length+1)
+	}
+	l.Record(event("late"))
+	if got := l.Dropped(); got != extra+1 {
+		t.Errorf("%d dropped after the end, want %d", got, extra+1)
+	}
+}
+
+// broken fails from the second Write to the third.
+type broken struct {
+	writes int
+	bytes.Buffer
+}
+
+func (b *broken) Write(p []byte) (int, error) {
+	if b.writes++; b.writes == 2 || b.writes == 3 {
+		return 0, io.ErrClosedPipe
+	}
+	return b.Buffer.Write(p)
+}
+
+func TestABrokenOutputIsToldOnce(t *testing.T) {
+	out := &broken{}
+	var log bytes.Buffer
+	l := decisionLog(t, out, &log)
+	for _, id := range []string{"1", "2", "3", "4"} {
+		l.Record(event(id))
+	}
+	do(t, l.Close(t.Context()))
+	if got := lines(t, out.String()); len(got) != 2 || got[1]["decision_id"] != "4" {
+		t.Errorf("events %v", got)
+	}
+	if l.Dropped() != 2 || strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), "closed pipe") {
+		t.Errorf("%d dropped, log %s", l.Dropped(), log.String())
+	}
+}
+
+func TestRecordFromEverywhere(t *testing.T) {
+	var out bytes.Buffer
+	l := decisionLog(t, &out, io.Discard)
+	shared := event("shared")
+	var recorders sync.WaitGroup
+	for range 8 {
+		recorders.Go(func() {
+			for range 50 {
+				l.Record(shared)
+			}
+		})
+	}
+	recorders.Wait()
+	do(t, l.Close(t.Context()))
+	if got := len(lines(t, out.String())); got != 400 {
+		t.Errorf("%d events, want 400", got)
+	}
+}
+
+func TestConfigurationOfTheDecisionLog(t *testing.T) {
+	quiet := slog.New(slog.DiscardHandler)
+	for name, config := range map[string]map[string]any{
+		"none": nil, "empty": {}, "off": {"decision_logs": map[string]any{"console": false}}, "labels": {"labels": map[string]any{"a": "b"}},
+	} {
+		if l, err := NewDecisionLog(config, io.Discard, quiet); l != nil || err != nil {
+			t.Errorf("%s: %v, %v", name, l, err)
+		}
+	}
+	_, err := NewDecisionLog(map[string]any{
+		"bundles":       map[string]any{},
+		"decision_logs": map[string]any{"console": true, "service": "x"},
+	}, io.Discard, quiet)
+	const want = "policy.opa.bundles is not supported by this release\npolicy.opa.decision_logs.service is not supported by this release"
+	if err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+	for _, config := range []map[string]any{{"decision_logs": true}, {"decision_logs": map[string]any{"console": 7}}} {
+		if _, err := NewDecisionLog(config, io.Discard, quiet); err == nil {
+			t.Errorf("%v: no error", config)
+		}
+	}
+}

@@ -1,0 +1,559 @@
+package engine
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"sallyport/bundles"
+	"sallyport/policy"
+)
+
+// files makes a candidate of Rego and of JSON documents, by path.
+func files(t testing.TB, byPath map[string]string) *Candidate {
+	t.Helper()
+	c := &Candidate{Revision: "test"}
+	for _, path := range slices.Sorted(maps.Keys(byPath)) {
+		if strings.HasSuffix(path, ".rego") {
+			c.Modules = append(c.Modules, Module{Path: path, Text: []byte(byPath[path])})
+			continue
+		}
+		d := Document{Path: path}
+		decoder := json.NewDecoder(strings.NewReader(byPath[path]))
+		decoder.UseNumber()
+		if err := decoder.Decode(&d.Value); err != nil {
+			t.Fatal(err)
+		}
+		c.Documents = append(c.Documents, d)
+	}
+	return c
+}
+
+func defaultModules() []Module {
+	var out []Module
+	for _, f := range bundles.Default() {
+		out = append(out, Module{Path: f.Path, Text: f.Text})
+	}
+	return out
+}
+
+func printed(problems Problems) []string {
+	var out []string
+	for _, p := range problems {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+const strictly = " (policy.strict: false turns this into a warning)"
+
+// judgeCase is a candidate and every problem that it has.
+type judgeCase struct {
+	name    string
+	files   map[string]string
+	options Options
+	want    []string
+}
+
+func (c judgeCase) run(t *testing.T) {
+	verdict, problems := judge(files(t, c.files), c.options, defaultModules())
+	if got := printed(problems); !slices.Equal(got, c.want) {
+		t.Errorf("problems:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(c.want, "\n"))
+	}
+	if (verdict == nil) != problems.Fatal() {
+		t.Errorf("verdict %v beside problems that are fatal: %v", verdict, problems.Fatal())
+	}
+}
+
+// route is a policy of one file whose first line is `package sallyport.route`.
+func route(rules ...string) map[string]string {
+	return map[string]string{"route.rego": "package sallyport.route\n" + strings.Join(rules, "\n")}
+}
+
+func admit(rules ...string) map[string]string {
+	return map[string]string{"admit.rego": "package sallyport.admit\n" + strings.Join(rules, "\n")}
+}
+
+func authenticate(rules ...string) map[string]string {
+	return map[string]string{"authenticate.rego": "package sallyport.authenticate\n" + strings.Join(rules, "\n")}
+}
+
+func TestJudgeNames(t *testing.T) {
+	for _, c := range []judgeCase{
+		{name: "nothing at all", files: map[string]string{}},
+		{name: "every field of route", files: route(
+			`allow := true`, `deny contains "x" if input.target.port == 25`, `reason := "y"`, `warn contains "z"`, `explain := true`,
+			`session_limits := {"idle": "5m", "up": "1MiB/s", "bytes": 10, "until": 0}`, `redirect := {"host": "a.test", "port": 443}`,
+			`source_address := "192.0.2.1"`, `labels := {"team": input.identity.name}`)},
+		{name: "a misspelt field", files: route(`allow := true`, `denny contains "x" if input.target.port == 25`), want: []string{
+			"route.rego:3:1: denny is not a field of sallyport.route: did you mean deny? (the name of a helper starts with _)"}},
+		{name: "a misspelt field from above", files: map[string]string{"a.rego": "package sallyport\nroute.allow := true\nroute.denny if input.target.port == 25"}, want: []string{
+			"a.rego:3:1: denny is not a field of sallyport.route: did you mean deny? (the name of a helper starts with _)"}},
+		{name: "a field from above", files: map[string]string{"a.rego": "package sallyport\nroute.allow := true\nlib.x := 1"}},
+		{name: "a stage from above", files: map[string]string{"a.rego": "package sallyport\nroute := {\"allow\": true}"}, want: []string{
+			"a.rego:2:1: route is a stage, not a rule: write a rule for each of its fields in package sallyport.route"}},
+		{name: "any stage from above", files: map[string]string{"a.rego": "package sallyport\nroute[x] := true if x := \"allow\""}, want: []string{
+			"a.rego:2:1: the name of a rule in package sallyport.route must be written out"}},
+		{name: "a helper in sallyport itself", files: map[string]string{"a.rego": "package sallyport\nrout.allow := true\nhelper := 1"}, want: []string{
+			"a.rego:2:1: sallyport.rout is not a stage: did you mean sallyport.route? (helpers live in package sallyport.lib… or outside sallyport)",
+			"a.rego:3:1: sallyport.helper is not a stage (helpers live in package sallyport.lib… or outside sallyport)"}},
+		{name: "brackets in the package", files: map[string]string{"a.rego": "package sallyport[\"route\"]\nallow := true\nalow := true"}, want: []string{
+			"a.rego:3:1: alow is not a field of sallyport.route: did you mean allow? (the name of a helper starts with _)"}},
+		{name: "a package below a stage", files: map[string]string{"a.rego": "package sallyport.route.deny\nx := true"}, want: []string{
+			"a.rego:1:1: package sallyport.route.deny lies below a stage: its rules belong into package sallyport.route"}},
+		{name: "a field of another stage", files: route(`allow := true`, `methods := ["none"]`), want: []string{
+			"route.rego:3:1: methods is not a field of sallyport.route: only admit can decide it"}},
+		{name: "helpers", files: map[string]string{
+			"route.rego":  "package sallyport.route\nimport data.sallyport.lib.ports\nimport data.corp\nallow if _web\n_web if ports.web(input.target.port)\nallow if is_corp(input.target.host)\nis_corp(h) if endswith(h, corp.suffix)",
+			"lib.rego":    "package sallyport.lib.ports\nweb(p) if p in {80, 443}\nanything := 1",
+			"corp.rego":   "package corp\nsuffix := \".corp\"",
+			"system.json": `{"settings": {}}`}},
+		{name: "only helpers", files: route(`_x := 1`, `f(x) := x`), want: []string{
+			"route.rego:1:1: package sallyport.route decides nothing: it has no rule for any of allow, deny, reason, warn, explain, ban, session_limits, redirect, via, resolve, source_address, labels and trace"}},
+		{name: "a function that bears a field's name", files: route(`allow := true`, `deny(x) if x`, `deny.x(y) := y`), want: []string{
+			"route.rego:3:1: deny is a field of a decision and cannot be a function",
+			"route.rego:4:1: deny is a field of a decision and cannot be a function"}},
+		{name: "tests beside", files: map[string]string{
+			"a.rego": "package sallyport.route\nallow := true",
+			"t.rego": "package sallyport.route_test\nimport data.sallyport.route\ntest_x if route.allow with input as {}\nroute_denny := 1\ntest_y if http.send({}) with http.send as 1"}},
+		{name: "a test that does not compile", files: map[string]string{
+			"a.rego": "package sallyport.route\nallow := true",
+			"t.rego": "package sallyport.route_test\ntest_x if data.sallyport.route.f(1)\ntest_y if g(1)"}, want: []string{
+			"t.rego:2:11: undefined function data.sallyport.route.f", "t.rego:3:11: undefined function g"}},
+		{name: "tests define nothing", files: map[string]string{
+			"a.rego": "package sallyport.route\nallow if data.sallyport.route_test.x",
+			"t.rego": "package sallyport.route_test\nx := true"}, want: []string{
+			"a.rego:2:10: warning: nothing defines data.sallyport.route_test"}},
+		{name: "a test in the stage", files: route(`allow := true`, `test_x if allow`, `todo_test_x if allow`), want: []string{
+			"route.rego:3:1: test_x is not a field of sallyport.route: tests belong into package sallyport.route_test",
+			"route.rego:4:1: todo_test_x is not a field of sallyport.route: tests belong into package sallyport.route_test"}},
+		{name: "packages near a stage's", files: map[string]string{
+			"a.rego": "package salyport.route\nallow := true", "b.rego": "package Sallyport.route\nallow := true",
+			"c.rego": "package sallyport_route\nallow := true", "d.rego": "package sallyport.rout\nallow := true",
+			"e.rego": "package sallyport.helpers\nx := 1", "f.rego": "package route\nallow := true"}, want: []string{
+			"a.rego:1:1: package salyport.route is never asked: did you mean sallyport.route?",
+			"b.rego:1:1: package Sallyport.route is never asked: did you mean sallyport.route?",
+			"c.rego:1:1: package sallyport_route is never asked: did you mean sallyport.route?",
+			"d.rego:1:1: package sallyport.rout is not a stage: did you mean sallyport.route? (helpers live in package sallyport.lib… or outside sallyport)",
+			"e.rego:1:1: package sallyport.helpers is not a stage (helpers live in package sallyport.lib… or outside sallyport)",
+			"f.rego:1:1: warning: package route is never asked: did you mean sallyport.route?"}},
+		{name: "not enforced", files: map[string]string{
+			"a.rego": "package sallyport.route\nallow := true\nvia := []\ndefault trace := false",
+			"b.rego": "package sallyport.inspect\nallow := true",
+			"c.rego": "package sallyport\ninspect.allow := true",
+			"d.rego": "package system.log\nmask contains \"/input\""}, want: []string{
+			"a.rego:3:1: the field via is not enforced by this release", "a.rego:4:1: the field trace is not enforced by this release",
+			"b.rego:1:1: the stage inspect is not enforced by this release",
+			"c.rego:2:1: the stage inspect is not enforced by this release",
+			"d.rego:1:1: package system.log is not enforced by this release: system packages are OPA's own"}},
+		{name: "a required stage", files: route(`allow := true`), options: Options{Required: []policy.Stage{policy.Route, policy.Dial}}, want: []string{
+			"the stage dial must be defined (policy.stages), but no policy has package sallyport.dial"}},
+	} {
+		t.Run(c.name, c.run)
+	}
+}
+
+func TestJudgeFields(t *testing.T) {
+	const useContains = ": write `deny contains reason if …`"
+	for _, c := range []judgeCase{
+		{name: "sets that are sets", files: route(`allow := true`, `deny := {"x"} if input.target.port == 1`,
+			`warn := {w | some w in ["a"]}`, `reason contains $"no {input.target.host}"`)},
+		{name: "a set with a default", files: route(`allow := true`, `default deny := set()`, `deny := {"x"} if input.target.port == 1`)},
+		{name: "a set through a helper", files: route(`allow := true`, `deny := _reasons`, `_reasons contains "x" if input.target.port == 25`)},
+		{name: "deny with brackets", files: route(`allow := true`, `deny["x"] if input.target.port == 25`), want: []string{
+			`route.rego:3:6: deny is a set of strings, not an object` + useContains}},
+		{name: "deny with a variable in brackets", files: route(`allow := true`, `deny[m] if { input.target.port == 25; m := "x" }`), want: []string{
+			`route.rego:3:6: deny is a set of strings, not an object` + useContains}},
+		{name: "deny that contains below", files: route(`allow := true`, `deny.x contains "y" if input.target.port == 25`), want: []string{
+			`route.rego:3:6: deny is a set of strings, not an object` + useContains}},
+		{name: "deny as a condition", files: route(`allow := true`, `deny if input.target.port == 25`), want: []string{
+			`route.rego:3:1: deny is a set of strings, not a boolean` + useContains}},
+		{name: "deny as a string", files: route(`allow := true`, `deny := "x" if input.target.port == 25`), want: []string{
+			`route.rego:3:9: deny is a set of strings, not a string` + useContains}},
+		{name: "a default that is no set", files: route(`allow := true`, `default deny := false`), want: []string{
+			`route.rego:3:17: deny is a set of strings, not a boolean` + useContains}},
+		{name: "deny of numbers", files: route(`allow := true`, `deny contains 7 if input.target.port == 25`, `warn contains input.target.port`), want: []string{
+			`route.rego:3:15: a member of deny is a string, not a number`, `route.rego:4:1: a member of warn is a string, not a number`}},
+		{name: "an object as a reason", files: route(`allow := true`, `deny contains {"msg": "x"} if input.target.port == 25`), want: []string{
+			`route.rego:3:15: a member of deny is a string, not an object`}},
+		{name: "allow as text", files: route(`default allow := "no"`, `allow := "yes" if input.target.port == 25`, `else := 1`), want: []string{
+			`route.rego:2:18: allow is a boolean, not a string`, `route.rego:3:10: allow is a boolean, not a string`, `route.rego:4:9: allow is a boolean, not a number`}},
+		{name: "allow as a set", files: route(`allow contains "x"`), want: []string{`route.rego:2:1: allow is a boolean, not a set`}},
+		{name: "allow inferred", files: route(`allow := input.target.host`), want: []string{`route.rego:2:1: allow is a boolean, not a string`}},
+		{name: "allow inferred through helpers", files: route(`allow := _x`, `_x := y if y := count(input.target.suffixes)`), want: []string{
+			`route.rego:2:1: allow is a boolean, not a number`}},
+		{name: "allow inferred of one branch", files: route(`allow := true if input.target.port == 1`, `else := input.target.host`), want: []string{
+			`route.rego:2:1: allow is a boolean, not a string`}},
+		{name: "what cannot be inferred", files: route(`allow := input.identity.attributes.admin`)},
+		{name: "reason", files: route(`allow := true`, `reason := 7`), want: []string{`route.rego:3:11: reason is a string or a set of strings, not a number`}},
+		{name: "an unknown key", files: route(`allow := true`, `session_limits := {"byts": 1, "idle": "5m"}`), want: []string{
+			`route.rego:3:20: session_limits has no key "byts": did you mean bytes?`}},
+		{name: "an unknown key in the head", files: route(`allow := true`, `session_limits.byts := 1`), want: []string{
+			`route.rego:3:16: session_limits has no key "byts": did you mean bytes?`}},
+		{name: "an unknown key through a helper", files: route(`allow := true`, `session_limits := x if x := {"byts": input.target.port}`), want: []string{
+			`route.rego:3:1: session_limits has no key "byts": did you mean bytes?`}},
+		{name: "known keys in the head", files: route(`allow := true`, `session_limits.idle := "5m"`, `session_limits.bytes := 1`, `labels.team := "x"`, `labels[k] := "y" if k := input.identity.name`)},
+		{name: "values that do not parse", files: route(`allow := true`, `session_limits := {"idle": "5 minuts", "up": "10MiB", "bytes": "x", "until": "now"}`, `source_address := "localhost"`), want: []string{
+			`route.rego:3:28: session_limits.idle is a duration such as "1m30s" or a number of seconds: "5 minuts" is not`,
+			`route.rego:3:46: session_limits.up is a speed such as "10MiB/s" or a number of bytes per second: "10MiB" is not`,
+			`route.rego:3:64: session_limits.bytes is a size such as "10MiB" or a number of bytes: "x" is not`,
+			`route.rego:3:78: session_limits.until is a number, not a string`,
+			`route.rego:4:19: source_address is an IP address as a string: "localhost" is not`}},
+		{name: "a value below the head", files: route(`allow := true`, `session_limits.idle := "x"`, `labels.port := 1`, `labels[input.target.host] := 7`, `redirect.port := "443"`, `redirect.host.x := 1`), want: []string{
+			`route.rego:3:24: session_limits.idle is a duration such as "1m30s" or a number of seconds: "x" is not`,
+			`route.rego:4:16: labels.port is a string, not a number`,
+			`route.rego:5:30: labels[input.target.host] is a string, not a number`,
+			`route.rego:6:18: redirect.port is a number, not a string`,
+			`route.rego:7:15: redirect.host is a string, not an object`}},
+		{name: "labels of numbers", files: route(`allow := true`, `labels := {"port": input.target.port}`), want: []string{
+			`route.rego:3:1: labels.port is a string, not a number`}},
+		{name: "labels of numbers under any name", files: route(`allow := true`, `labels := {input.target.host: input.target.port}`), want: []string{
+			`route.rego:3:1: a value of labels is a string, not a number`}},
+		{name: "methods", files: admit(`allow := true`, `methods := ["pasword", "none"]`), want: []string{
+			`admit.rego:3:13: "pasword" is not an authentication method (certificate+password, certificate, password and none): did you mean password?`}},
+		{name: "methods as a set", files: admit(`allow := true`, `methods contains "none" if input.source.scope == "loopback"`, `methods contains "pass"`), want: []string{
+			`admit.rego:4:18: "pass" is not an authentication method (certificate+password, certificate, password and none)`}},
+		{name: "identity", files: authenticate(`allow := true`, `identity := {"name": "x", "groups": {"a"}, "attributes": {"any": [1]}}`)},
+		{name: "identity in parts", files: authenticate(`allow := true`, `identity.name := "x"`, `identity.groups contains "a"`, `identity.attributes.team := {"any": 1}`)},
+		{name: "a wrong identity", files: authenticate(`allow := true`, `identity := {"nmae": "x", "groups": "a", "attributes": []}`), want: []string{
+			`authenticate.rego:3:14: identity has no key "nmae": did you mean name?`,
+			`authenticate.rego:3:37: identity.groups is an array or a set of strings, not a string`,
+			`authenticate.rego:3:56: identity.attributes is an object, not an array`}},
+	} {
+		t.Run(c.name, c.run)
+	}
+}
+
+func TestJudgeFacts(t *testing.T) {
+	const alone = "route.rego:2:10: input is passed on as a whole, so that a misspelt fact could not be seen: pass the facts that are needed"
+	for _, c := range []judgeCase{
+		{name: "a misspelt fact", files: route(`allow if input.identity.nmae == "x"`), want: []string{
+			"route.rego:2:10: input.identity.nmae is not a fact of sallyport.route: did you mean input.identity.name?"}},
+		{name: "a misspelt fact in brackets", files: route(`allow if input["identity"]["nmae"] == "x"`), want: []string{
+			"route.rego:2:10: input.identity.nmae is not a fact of sallyport.route: did you mean input.identity.name?"}},
+		{name: "a misspelt fact behind a variable", files: route(`allow if {`, `t := input.target`, `t.hsot == "x"`, `}`), want: []string{
+			"route.rego:4:1: input.target.hsot is not a fact of sallyport.route: did you mean input.target.host?"}},
+		{name: "a variable of one name in two rules", files: route(`allow if { t = input.target; t.port == 443 }`, `_x if { t = data.sallyport.lib.z; t.hsot == 443 }`, `_y if { t = input.identity; t.nmae == "x" }`), want: []string{
+			"route.rego:3:13: warning: nothing defines data.sallyport.lib", "route.rego:4:29: undefined: t.nmae: did you mean t.name?"}},
+		{name: "a misspelt fact behind an import", files: map[string]string{"route.rego": "package sallyport.route\nimport input.target as t\nallow if t.hsot == \"x\""}, want: []string{
+			"route.rego:3:10: input.target.hsot is not a fact of sallyport.route: did you mean input.target.host?"}},
+		{name: "a misspelt fact in an unused helper", files: route(`allow := true`, `_x := input.tagret.host`), want: []string{
+			"route.rego:3:7: input.tagret is not a fact of sallyport.route: did you mean input.target?"}},
+		{name: "a fact of another stage", files: admit(`allow if input.identity.name == "x"`), want: []string{
+			"admit.rego:2:10: sallyport.admit has no input.identity: only route, dial and inspect can read it"}},
+		{name: "in a helper, for one of two stages", files: map[string]string{
+			"admit.rego": "package sallyport.admit\nimport data.sallyport.lib.x\nallow if x.ok",
+			"route.rego": "package sallyport.route\nimport data.sallyport.lib.x\nallow if x.named",
+			"x.rego":     "package sallyport.lib.x\nok if _ok\n_ok if input.target.port == 443\nnamed if input.identity.nmae\nunused if input.nothing"}, want: []string{
+			"x.rego:3:8: sallyport.admit has no input.target: only route, dial and inspect can read it",
+			"x.rego:4:10: input.identity.nmae is not a fact of sallyport.route: did you mean input.identity.name?"}},
+		{name: "in else, with, every, comprehensions and heads", files: route(`allow if input.a`, `else := false if input.b`,
+			`deny contains input.c`, `warn contains x if { some x in [y | y := input.d] }`, `_w if allow with data.x as input.e`,
+			`_v if { every z in input.f { z } }`, `_h[input.g] := 1`, `f(x) := input.h if x`, `_s := $"{input.i}"`, `_t if allow with input.j as 1`), want: []string{
+			"route.rego:2:10: input.a is not a fact of sallyport.route", "route.rego:3:1: input.b is not a fact of sallyport.route",
+			"route.rego:4:15: input.c is not a fact of sallyport.route", "route.rego:5:42: input.d is not a fact of sallyport.route",
+			"route.rego:6:28: input.e is not a fact of sallyport.route", "route.rego:7:20: input.f is not a fact of sallyport.route",
+			"route.rego:8:4: input.g is not a fact of sallyport.route", "route.rego:9:9: input.h is not a fact of sallyport.route",
+			"route.rego:10:10: input.i is not a fact of sallyport.route", "route.rego:11:18: input.j is not a fact of sallyport.route"}},
+		{name: "a misspelt fact in a function", files: route(`allow if f(input.target)`, `f(t) if g(t, input.source)`, `g(a, b) if { a.hsot == "x"; b.ip == "y" }`), want: []string{
+			"route.rego:4:14: input.target.hsot is not a fact of sallyport.route: did you mean input.target.host?"}},
+		{name: "a misspelt fact in a function's other branch", files: route(`allow if f(input.target, 1)`, `f(t, 1) if t.port == 443`, `else := true if t.hsot == "x"`), want: []string{
+			"route.rego:4:1: input.target.hsot is not a fact of sallyport.route: did you mean input.target.host?"}},
+		{name: "a fact that one of two callers has", files: route(`allow if { f(input.target); f(input.source) }`, `f(x) if count(x.suffixes) == 1`)},
+		{name: "a misspelt fact in object.get", files: route(`allow if object.get(input.identity, "nmae", "") == "x"`, `warn contains "x" if object.get(input.source, ["geo", "contry"], "") == "x"`, `_ok := object.get(input.identity.attributes, "x", 1)`), want: []string{
+			"route.rego:2:10: input.identity.nmae is not a fact of sallyport.route: did you mean input.identity.name?",
+			"route.rego:3:22: input.source.geo.contry is not a fact of sallyport.route: did you mean input.source.geo.country?"}},
+		{name: "a fact of another type", files: route(`allow if input.target.port == "443"`), want: []string{
+			"route.rego:2:10: match error: left: number, right: string"}},
+		{name: "maps by a variable", files: route(`allow if { k := "team"; input.identity.attributes[k] == "x" }`, `_k contains k if some k, v in input.request.headers`, `_s contains s if some s in input.target.suffixes`, `_f := input.target.prefixes[0]`)},
+		{name: "print", files: route(`allow if { print(input); input.target.port == 443 }`)},
+		{name: "input as an argument", files: route(`allow if f(input)`, `f(x) if x.target.port == 443`), want: []string{strings.Replace(alone, ":10:", ":12:", 1) + strictly}},
+		{name: "input indexed", files: route(`allow if { some k in ["target"]; input[k].port == 443 }`), want: []string{
+			"route.rego:2:34: input is indexed by a variable, so that a misspelt fact could not be seen: write the fact's name" + strictly}},
+		{name: "input walked", files: route(`allow if { walk(input, [["target", "port"], 443]) }`), want: []string{strings.Replace(alone, ":10:", ":17:", 1) + strictly}},
+		{name: "input assigned", files: route(`allow if { x := input; x.target.port == 443 }`), want: []string{strings.Replace(alone, ":10:", ":17:", 1) + strictly}},
+		{name: "input in json.filter", files: route(`allow if json.filter(input, ["target/port"]).target.port == 443`), want: []string{strings.Replace(alone, ":10:", ":22:", 1) + strictly}},
+		{name: "input in object.get", files: route(`allow if object.get(input, ["target", "prt"], 443) == 443`), want: []string{
+			"route.rego:2:10: input.target.prt is not a fact of sallyport.route: did you mean input.target.port?", strings.Replace(alone, ":10:", ":21:", 1) + strictly}},
+		{name: "input in a comprehension", files: route(`allow if { count({x | some x in input}) > 1 }`), want: []string{
+			"route.rego:2:23: input is indexed by a variable, so that a misspelt fact could not be seen: write the fact's name" + strictly}},
+		{name: "input replaced", files: route(`allow if _x with input as {"target": {"port": 443}}`, `_x if input.target.port == 443`), want: []string{
+			"route.rego:2:18: `with input as` replaces all facts, so that nothing can be said of those that are read" + strictly}},
+		{name: "input in with", files: route(`allow if _x with data.x as input`, `_x if data.x.target.port == 443`), want: []string{
+			strings.Replace(alone, ":10:", ":28:", 1) + strictly, "route.rego:3:7: warning: nothing defines data.x"}},
+		{name: "an object of facts indexed", files: route(`allow if { some k in ["port"]; input.target[k] == 443 }`), want: []string{
+			"route.rego:2:32: input.target is indexed by a variable, so that a misspelt fact could not be seen: write the fact's name" + strictly}},
+		{name: "leniently", files: route(`allow if f(input)`, `f(x) if x.target.port == 443`), options: Options{Lenient: true}, want: []string{
+			"route.rego:2:12: warning: input is passed on as a whole, so that a misspelt fact could not be seen: pass the facts that are needed"}},
+		{name: "leniently is not spelling", files: route(`allow if input.identity.nmae == "x"`), options: Options{Lenient: true}, want: []string{
+			"route.rego:2:10: input.identity.nmae is not a fact of sallyport.route: did you mean input.identity.name?"}},
+		{name: "not gathered", files: route(`allow if input.source.geo.country == "NL"`, `deny contains "x" if count(input.source.geo) > 9`, `warn contains "x" if input.upstreams.x.healthy`, `_x := input.source`), want: []string{
+			"route.rego:2:10: warning: input.source.geo.country is not gathered by this release: always empty",
+			"route.rego:3:28: warning: input.source.geo is not gathered by this release: always empty",
+			"route.rego:4:22: warning: input.upstreams is not gathered by this release: always empty"}},
+		{name: "schemas in METADATA", files: map[string]string{"route.rego": "# METADATA\n# schemas:\n#   - input: schema.route\npackage sallyport.route\n\n# METADATA\n# schemas:\n#   - input: schema[\"sallyport.nowhere\"]\nallow if input.target.port == 443"}},
+	} {
+		t.Run(c.name, c.run)
+	}
+}
+
+func TestJudgeData(t *testing.T) {
+	with := func(files map[string]string, more map[string]string) map[string]string {
+		maps.Copy(files, more)
+		return files
+	}
+	for _, c := range []judgeCase{
+		{name: "undefined", files: with(route(`allow if data.sets.x[input.target.host]`, `deny contains "x" if data.settings.nothing`, `warn contains "x" if data.sets.list[0]`,
+			`_a if data.sets[input.target.host].z`, `_b := object.get(data.sets, ["no"], 1)`, `_c if data.corp.y`, `_d if data.corp.f(1)`),
+			map[string]string{"data.json": `{"sets": {"list": [1], "null": null}}`, "corp.rego": "package corp\nf(x) := data.sets.null\ng := data.sets.nil.x"}), want: []string{
+			"corp.rego:3:6: warning: nothing defines data.sets.nil",
+			"route.rego:2:10: warning: nothing defines data.sets.x",
+			"route.rego:3:22: warning: nothing defines data.settings",
+			"route.rego:7:7: warning: nothing defines data.corp.y"}},
+		{name: "data as a decision", files: with(route(`allow if input.target.port == 443`), map[string]string{"a.json": `{"sallyport": {"route": {"allow": true}}}`, "b.json": `{"sallyport": {}, "system": {"x": 1}}`}), want: []string{
+			"a.json: data.sallyport cannot be given as data: it would be read as a decision",
+			"b.json: data.sallyport cannot be given as data: it would be read as a decision",
+			"b.json: data.system is not enforced by this release: it is OPA's own"}},
+		{name: "two documents", files: map[string]string{"a.json": `{"x": {"y": 1, "z": [1]}, "e": 1}`, "b.json": `{"x": {"y": 2, "z": [1]}, "e": {}}`, "c.json": `{"x": {"y": 1, "w": {}}}`}, want: []string{
+			"b.json: data.e has another value in a.json", "b.json: data.x.y has another value in a.json"}},
+		{name: "data and rules", files: map[string]string{"a.json": `{"corp": {"x": 1, "m": {"k": 1}, "s": 1}, "flat": 1}`,
+			"corp.rego": "package corp\nx := 1\nm[k] := 1 if k := \"j\"\nok := 1\ns.t := 1", "flat.rego": "package flat.a\nb := 1"}, want: []string{
+			"corp.rego:2:1: the rule data.corp.x conflicts with the data at data.corp.x in a.json",
+			"corp.rego:3:1: the rule data.corp.m conflicts with the data at data.corp.m in a.json",
+			"corp.rego:5:1: the rule data.corp.s.t conflicts with the data at data.corp.s in a.json",
+			"flat.rego:1:1: package flat.a conflicts with the data at data.flat in a.json"}},
+		{name: "data that Go reads", files: map[string]string{"a.json": `{"users": 1}`}, options: Options{CheckData: func(data map[string]any) []error {
+			if _, ok := data["users"].(map[string]any); ok {
+				return nil
+			}
+			return []error{errors.New("data.users is not an object")}
+		}}, want: []string{"data.users is not an object"}},
+	} {
+		t.Run(c.name, c.run)
+	}
+}
+
+func TestJudgeCompilerErrors(t *testing.T) {
+	const reaches = " reaches out of the policy or reveals the process: it is refused unless policy.capabilities names it"
+	for _, c := range []judgeCase{
+		{name: "every file that cannot be parsed", files: map[string]string{"a.rego": "package a\nx := ", "b.rego": "package b\ny = }", "c.rego": "", "route.rego": "package sallyport.route\ndenny := true\nallow if data.a.f(1)"}, want: []string{
+			"a.rego:2:5: unexpected eof token: x :=",
+			"b.rego:2:5: unexpected } token: y = }",
+			"c.rego: empty module",
+			"route.rego:2:1: denny is not a field of sallyport.route: did you mean deny? (the name of a helper starts with _)"}},
+		{name: "reaching out", files: route(`allow if http.send({"url": "http://x", "method": "get"}).status_code == 200`, `warn contains "x" if opa.runtime().env.HOME`,
+			`_x if net.lookup_ip_addr("x")`, `_y if upper("x") with upper as opa.runtime`, `_z if { http := {"send": 1}; http.send }`, `_w contains opa.runtime().x`), options: Options{Capabilities: []string{"net.lookup_ip_addr"}}, want: []string{
+			"route.rego:2:10: http.send" + reaches, "route.rego:3:22: opa.runtime" + reaches, "route.rego:5:32: opa.runtime" + reaches, "route.rego:7:13: opa.runtime" + reaches}},
+		{name: "reaching out, replaced", files: route(`allow if _x with http.send as data.sallyport.route._f`, `_f(_) := 1`, `_x if input.target.port == 443`)},
+		{name: "reaching out, allowed", files: route(`allow if http.send({"url": "http://x", "method": "get"}).status_code == 200`), options: Options{Capabilities: []string{"http.send"}}},
+		{name: "two defaults", files: map[string]string{"a.rego": "package sallyport.route\ndefault allow := false", "b.rego": "package sallyport.route\ndefault allow := false"}, want: []string{
+			`a.rego:1:1: multiple default rules data.sallyport.route.allow found at a.rego:2, b.rego:2 (one rule has one default: keep one of them)`}},
+		{name: "an object twice", files: route(`allow := true`, `session_limits := {"idle": 1}`, `session_limits.bytes := 1`), want: []string{
+			`route.rego:3:1: rule data.sallyport.route.session_limits conflicts with: rule data.sallyport.route.session_limits.bytes at route.rego:4 (a name is either one rule or the parent of others: write all of an object in one rule, or a rule for each of its keys)`}},
+		{name: "kinds of one name", files: route(`allow := true`, `deny := {"x"}`, `deny contains "y"`), want: []string{
+			"route.rego:3:1: conflicting rules data.sallyport.route.deny found (rules of one name must be of one kind: values, a set with `contains`, or functions with one number of arguments)"}},
+		{name: "unsafe", files: route(`allow if x == 1`), want: []string{
+			`route.rego:2:10: var x is unsafe (nothing gives it a value)`}},
+		{name: "recursion", files: route(`allow if _x`, `_x if allow`), want: []string{
+			`route.rego:2:1: rule data.sallyport.route.allow is recursive: data.sallyport.route.allow -> data.sallyport.route._x -> data.sallyport.route.allow`,
+			`route.rego:3:1: rule data.sallyport.route._x is recursive: data.sallyport.route._x -> data.sallyport.route.allow -> data.sallyport.route._x`}},
+		{name: "an unknown function", files: route(`allow if startwith(input.target.host, "x")`), want: []string{
+			`route.rego:2:10: undefined function startwith: did you mean startswith?`}},
+		{name: "old Rego", files: route(`allow { true }`), want: []string{
+			"route.rego:2:1: `if` keyword is required before rule body"}},
+		{name: "package METADATA twice", files: map[string]string{"a.rego": "# METADATA\n# title: a\npackage sallyport.route\nallow := true", "b.rego": "# METADATA\n# title: b\npackage sallyport.route\nexplain := true"}, want: []string{
+			`b.rego:1:1: package annotation redeclared: a.rego:1 (a package or a document is described in one file only)`}},
+	} {
+		t.Run(c.name, c.run)
+	}
+}
+
+func TestJudgeBundles(t *testing.T) {
+	const notIts = "data.settings is read only from files and from the bundle that owns sallyport, not from the bundle "
+	bundle := func(name string, roots ...string) Bundle {
+		return Bundle{Name: name, Path: name + ".tar.gz", Roots: roots}
+	}
+	for _, c := range []struct {
+		name    string
+		bundles []Bundle
+		roots   map[string][]string
+		modules []Module
+		data    []Document
+		want    []string
+	}{
+		{name: "one, without roots", bundles: []Bundle{bundle("main")},
+			modules: []Module{{Path: "main.tar.gz:/a.rego", Bundle: "main", Text: []byte("package sallyport.route\nallow := true")}},
+			data:    []Document{{Path: "main.tar.gz:/data.json", Bundle: "main", Value: map[string]any{"settings": map[string]any{"x": true}}}}},
+		{name: "two, without policy.roots", bundles: []Bundle{bundle("a", "sallyport"), bundle("b", "teams/x")}, want: []string{
+			"a.tar.gz: policy.roots gives no root to the bundle a", "b.tar.gz: policy.roots gives no root to the bundle b"}},
+		{name: "two that keep to theirs", bundles: []Bundle{bundle("a", "sallyport", "settings"), bundle("b", "teams/x")},
+			roots:   map[string][]string{"a": {"sallyport", "settings"}, "b": {"/teams/"}},
+			modules: []Module{{Path: "b.rego", Bundle: "b", Text: []byte("package teams.x.y\nz := 1")}},
+			data: []Document{{Path: "a.json", Bundle: "a", Value: map[string]any{"settings": map[string]any{}}},
+				{Path: "b.json", Bundle: "b", Value: map[string]any{"teams": map[string]any{"x": json.Number("1")}}}},
+			want: []string{"b.rego:1:1: package teams.x.y conflicts with the data at data.teams.x in b.json"}},
+		{name: "roots that are not given", bundles: []Bundle{bundle("a", "sallyport", "teams/xy"), bundle("b")},
+			roots: map[string][]string{"a": {"sallyport", "teams/x"}, "b": {"teams"}}, want: []string{
+				`a.tar.gz: the bundle a claims the root "teams/xy", which policy.roots does not give it ("sallyport" and "teams/x")`,
+				`b.tar.gz: the bundle b claims the root "", which policy.roots does not give it ("teams")`,
+				`b.tar.gz: the bundles a and b both claim the root "sallyport"`, `b.tar.gz: the bundles a and b both claim the root "teams/xy"`}},
+		{name: "content outside the roots", bundles: []Bundle{bundle("b", "teams/x", "settings")},
+			modules: []Module{{Path: "b.rego", Bundle: "b", Text: []byte("package teams.xy\nz := 1")},
+				{Path: "c.rego", Bundle: "b", Text: []byte("package sallyport\nroute.allow := true")},
+				{Path: "d.rego", Bundle: "b", Text: []byte("package settings\nanonymous_from := [\"0.0.0.0/0\"]")}},
+			data: []Document{{Path: "b.json", Bundle: "b", Value: map[string]any{"users": map[string]any{}, "settings": map[string]any{"y": true},
+				"teams": map[string]any{"x": true, "y": true}}}},
+			want: []string{
+				`b.json: ` + notIts + "b", `b.json: data.teams.y is outside the roots of the bundle b ("teams/x" and "settings")`, `b.json: data.users is outside the roots of the bundle b ("teams/x" and "settings")`,
+				`b.rego:1:1: package teams.xy is outside the roots of the bundle b ("teams/x" and "settings")`,
+				`c.rego:1:1: package sallyport is outside the roots of the bundle b ("teams/x" and "settings")`,
+				`d.rego:1:1: ` + notIts + "b"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, problems := judge(&Candidate{Bundles: c.bundles, Modules: c.modules, Documents: c.data}, Options{Roots: c.roots}, defaultModules())
+			if got := printed(problems); !slices.Equal(got, c.want) {
+				t.Errorf("problems:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(c.want, "\n"))
+			}
+		})
+	}
+}
+
+// What judging finds out about a stage: who answers, which fields there are,
+// what they read, and whether that is all that they depend on.
+func TestJudgedStages(t *testing.T) {
+	candidate := files(t, map[string]string{
+		"admit.rego": "package sallyport.admit\nallow := true",
+		"authenticate.rego": `package sallyport.authenticate
+			allow if crypto.x509.parse_and_verify_certificates(input.credentials.token)`,
+		"route.rego": `package sallyport.route
+			import data.sallyport.lib.hosts
+			warn contains "x" if hosts.known(input.target)
+			allow if input.identity.name == "x"
+			_unused if time.now_ns() > input.time`,
+		"dial.rego": `package sallyport.dial
+			allow if _x with data.sallyport.lib.hosts.constant as time.now_ns() - 1
+			_x if data.sallyport.lib.hosts.constant > input.time`,
+		"lib.rego": `package sallyport.lib.hosts
+			known(t) if t.host in data.known
+			constant := 1`,
+		"data.json": `{"known": ["a.test"]}`,
+	})
+	verdict, problems := judge(candidate, Options{}, defaultModules())
+	if problems.Fatal() {
+		t.Fatal(problems)
+	}
+	for stage, want := range map[policy.Stage]struct {
+		byDefault, pure bool
+		fields, reads   string
+	}{
+		policy.Admit:        {false, true, "allow", ""},
+		policy.Authenticate: {false, false, "allow", "input.credentials.token"},
+		policy.Route:        {false, true, "allow warn", "input.identity.name input.target"},
+		policy.Dial:         {false, false, "allow", "input.time"},
+		policy.Manage: {true, true, "allow reason",
+			"input.api.certificate.fingerprint_sha256 input.api.method input.api.path input.api.peer.same_user input.api.source.scope input.api.token.name"},
+	} {
+		got, ok := verdict.stages[stage]
+		var reads []string
+		for _, r := range got.reads {
+			reads = append(reads, r.String())
+		}
+		if !ok || got.all || got.byDefault != want.byDefault || got.pure != want.pure ||
+			strings.Join(got.fields, " ") != want.fields || strings.Join(reads, " ") != want.reads {
+			t.Errorf("%s: %+v, want %+v", stage, got, want)
+		}
+	}
+	if verdict.compiler.Capabilities().AllowNet == nil {
+		t.Error("json.match_schema may load a schema from anywhere")
+	}
+	if _, ok := verdict.stages[policy.Inspect]; ok {
+		t.Error("inspect is asked, but nobody defines it")
+	}
+
+	lenient, problems := judge(files(t, route(`allow if f(input)`, `f(x) if x.target.port == 443`)), Options{Lenient: true}, defaultModules())
+	if problems.Fatal() {
+		t.Fatal(problems)
+	}
+	if !lenient.stages[policy.Route].all {
+		t.Error("a stage that passes input on does not read all of it")
+	}
+}
+
+// A document is shared with the candidate and must not change.
+func TestJudgeLeavesDocumentsAlone(t *testing.T) {
+	candidate := files(t, map[string]string{"a.json": `{"x": {"y": {"z": 1}}}`, "b.json": `{"x": {"y": {"w": 2}}}`, "c.json": `{"x": {"y": {"v": 3}, "u": 4}}`})
+	verdict, problems := judge(candidate, Options{}, defaultModules())
+	if problems.Fatal() {
+		t.Fatal(problems)
+	}
+	merged, _ := json.Marshal(verdict.data)
+	first, _ := json.Marshal(candidate.Documents[0].Value)
+	if string(merged) != `{"x":{"u":4,"y":{"v":3,"w":2,"z":1}}}` || string(first) != `{"x":{"y":{"z":1}}}` {
+		t.Errorf("merged to %s, and the first is %s", merged, first)
+	}
+}
+
+// Whatever judge accepts reads only what is declared, however it is combined.
+func TestJudgeAcceptsOnlyDeclaredReads(t *testing.T) {
+	parts := []string{
+		`input.target.host`, `input.target.hsot`, `input.target`, `input`, `input.identity.attributes.x`, `input["target"]["port"]`,
+		`input.identity[data.k]`, `input.request.headers[data.k]`, `data.sallyport.lib.x.f(input.target)`, `data.sallyport.lib.x.f(input)`,
+		`object.get(input, ["target", "x"], 1)`, `[y | some y in input.target.suffixes]`, `{k: v | some k, v in input.identity}`, `input.api`, `input.upstreams.eu.labels.x`,
+		`data.sallyport.lib.x.g`, `data.sallyport.lib.x[data.k]`, `union({input.asked.host})`, `input.source.geo.country`,
+	}
+	forms := []string{`_a = A; _a == B`, `A == B`, `not A == B`, `A == B with input.target.host as A`, `some x in [A]; x == B`, `every x in [A, B] { x != A }`, `f(A) == B`, `x := A; x[B] == 1`}
+	accepted := 0
+	for i, a := range parts {
+		for k, form := range forms {
+			b := parts[(i*7+k*5)%len(parts)]
+			body := strings.NewReplacer("A", a, "B", b, "_a", "z").Replace(form)
+			verdict, problems := judge(files(t, map[string]string{
+				"route.rego": "package sallyport.route\nallow if { " + body + " }\nf(x) := x",
+				"lib.rego":   "package sallyport.lib.x\nf(t) := t.host\ng := input.session.id",
+				"data.json":  `{"k": "x"}`,
+			}), Options{}, nil)
+			if problems.Fatal() {
+				continue
+			}
+			accepted++
+			root := policy.Input(policy.Route)
+			for _, r := range verdict.stages[policy.Route].reads {
+				path, _ := names(r)
+				if fact, n := root.At(path...); n == 0 || n < len(path) && fact.Fields != nil {
+					t.Errorf("%s reads %s", body, r)
+				}
+			}
+		}
+	}
+	if accepted < 20 {
+		t.Errorf("only %d policies were accepted", accepted)
+	}
+}
+
+func FuzzJudge(f *testing.F) {
+	for _, c := range []map[string]string{
+		route(`allow if input.target.port == 443`, `deny contains "x"`, `session_limits.idle := "5m"`, `labels[k] := "x" if k := input.identity.name`),
+		admit(`methods := ["none"] if { x := input; x[y] }`, `else := {"a"}`), {"x": "package sallyport\nroute.allow := true\n[x] := 1"},
+		{"x": "package sallyport.lib\nf(x) := x.y if object.get(x, [\"a\"], 1)\ng := f(input.target)"}, {"x": "package system.log\nmask[x] if x"}, {"x": "package a\nimport data.b as c\np.q[r].s contains t if c[r][t] with input as 1"},
+		{"x": "# METADATA\n# schemas:\n#   - input: {\"$ref\": \"http://127.0.0.1:1/x\"}\npackage sallyport.route\nallow if f(input.target, 1)\nf(a, _) if a.b"},
+		{"x": strings.Repeat("[", 1000)}, {"x": "package sallyport.route\nallow := $\"{input.x}\""},
+	} {
+		for _, text := range c {
+			f.Add(text)
+		}
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		verdict, problems := judge(&Candidate{Modules: []Module{{Path: "a.rego", Text: []byte(text)}}}, Options{}, nil)
+		if (verdict == nil) != problems.Fatal() {
+			t.Errorf("verdict %v beside %v", verdict, problems)
+		}
+		for _, p := range problems {
+			if p.Message == "" || strings.Contains(p.Message, "\n") || strings.HasPrefix(p.Message, "the policy cannot be compiled: ") {
+				t.Errorf("problem %q", p)
+			}
+		}
+	})
+}

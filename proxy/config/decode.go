@@ -1,0 +1,211 @@
+package config
+
+import (
+	"iter"
+	"math"
+	"net/netip"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"sallyport/proxy/secret"
+)
+
+// fields pairs a struct's fields with what a mapping holds for them. Keys that are no field are problems.
+func (l *loader) fields(of reflect.Type, n *node, path string) iter.Seq2[reflect.StructField, entry] {
+	return func(yield func(reflect.StructField, entry) bool) {
+		if n.kind == null { // a section whose every line is commented out
+			return
+		}
+		if n.kind != mapping {
+			l.want("a map", n, path)
+			return
+		}
+		known := map[string]reflect.StructField{}
+		var keys []string
+		for field := range of.Fields() {
+			if key := field.Tag.Get("key"); key != "" {
+				known[key] = field
+				keys = append(keys, key)
+			}
+		}
+		for _, e := range n.entries {
+			below := join(path, e.key)
+			field, found := known[e.key]
+			switch {
+			case !found && isUnsupported(below):
+				l.problems.add(e.at, below, notYet)
+			case !found:
+				l.problems.add(e.at, below, "unknown key%s", didYouMean(e.key, keys))
+			case !yield(field, e):
+				return
+			}
+		}
+	}
+}
+
+func (l *loader) want(what string, n *node, path string) {
+	l.problems.add(n.at, path, "want %s, got %s", what, n.describe())
+	l.unread = append(l.unread, path)
+}
+
+// decode puts what was written into a field, and notes where it was written.
+func (l *loader) decode(n *node, target reflect.Value, path string) {
+	if n.kind == untyped && target.Kind() == reflect.Slice {
+		n = splitList(n)
+	}
+	if (n.kind == text || n.kind == untyped) && !n.at.secret {
+		value, isSecret, err := secret.Expand(n.text)
+		if err != nil {
+			l.problems.add(n.at, path, "%v", err)
+			l.unread = append(l.unread, path)
+			return
+		}
+		expanded := node{kind: n.kind, at: n.at, text: value}
+		if isSecret {
+			expanded.kind, expanded.at.secret = untyped, true
+		}
+		n = &expanded
+		if n.kind == untyped && target.Kind() == reflect.Slice {
+			n = splitList(n)
+		}
+	}
+	l.config.origins[path] = n.at
+	switch field := target.Addr().Interface().(type) {
+	case *secret.String:
+		n.at.secret = true
+		if n.kind != text && n.kind != untyped {
+			l.want("a string in quotes", n, path)
+			return
+		}
+		*field = secret.New(n.text)
+	case *time.Duration:
+		duration, valid := parseDuration(n)
+		if !valid {
+			l.want("a duration such as 10s", n, path)
+			return
+		}
+		*field = duration
+	case *Bytes:
+		size, err := ParseBytes(n.text)
+		if err != nil || n.kind != text && n.kind != untyped && n.kind != integer {
+			l.want("a size such as 10MiB", n, path)
+			return
+		}
+		*field = size
+	case *netip.AddrPort:
+		address, err := netip.ParseAddrPort(n.text)
+		if ip, without := netip.ParseAddr(n.text); without == nil {
+			address, err = netip.AddrPortFrom(ip, 53), nil
+		}
+		if err != nil {
+			l.want("an IP address or IP:PORT", n, path)
+			return
+		}
+		*field = address
+	default:
+		l.decodeKind(n, target, path)
+	}
+}
+
+// decodeKind is decode for the types that have no text of their own.
+func (l *loader) decodeKind(n *node, target reflect.Value, path string) {
+	switch target.Kind() {
+	case reflect.String:
+		if n.kind != text && n.kind != untyped {
+			l.want("a string", n, path)
+			return
+		}
+		target.SetString(n.text)
+	case reflect.Bool:
+		value, err := strconv.ParseBool(n.text)
+		if err != nil || n.kind != boolean && n.kind != untyped {
+			l.want("true or false", n, path)
+			return
+		}
+		target.SetBool(value)
+	case reflect.Int:
+		value, valid := parseInteger(n)
+		if !valid {
+			l.want("an integer", n, path)
+			return
+		}
+		target.SetInt(value)
+	case reflect.Slice:
+		if n.kind == null {
+			return
+		}
+		if n.kind != list {
+			l.want("a list", n, path)
+			return
+		}
+		items := reflect.MakeSlice(target.Type(), len(n.items), len(n.items))
+		for i, item := range n.items {
+			l.decode(item, items.Index(i), index(path, i))
+		}
+		target.Set(items)
+	case reflect.Map:
+		if n.kind == null {
+			return
+		}
+		if n.kind != mapping {
+			l.want("a map", n, path)
+			return
+		}
+		values := reflect.MakeMapWithSize(target.Type(), len(n.entries))
+		for _, e := range n.entries {
+			value := reflect.New(target.Type().Elem()).Elem()
+			l.decode(e.value, value, join(path, e.key))
+			values.SetMapIndex(reflect.ValueOf(e.key), value)
+		}
+		target.Set(values)
+	case reflect.Struct:
+		for field, e := range l.fields(target.Type(), n, path) {
+			l.decode(e.value, target.FieldByIndex(field.Index), join(path, e.key))
+		}
+	}
+}
+
+// splitList makes a list of a text in which commas separate the items.
+func splitList(n *node) *node {
+	items := &node{kind: list, at: n.at}
+	if n.text == "" {
+		return items
+	}
+	for item := range strings.SplitSeq(n.text, ",") {
+		items.items = append(items.items, &node{kind: untyped, at: n.at, text: strings.TrimSpace(item)})
+	}
+	return items
+}
+
+func parseInteger(n *node) (int64, bool) {
+	var value int64
+	var err error
+	switch n.kind {
+	case integer: // as YAML and TOML write them: 1_000, 0x3e8
+		value, err = strconv.ParseInt(strings.ReplaceAll(n.text, "_", ""), 0, strconv.IntSize)
+	case untyped:
+		value, err = strconv.ParseInt(n.text, 10, strconv.IntSize)
+	default:
+		return 0, false
+	}
+	return value, err == nil
+}
+
+// parseDuration takes Go's durations and numbers of seconds.
+func parseDuration(n *node) (time.Duration, bool) {
+	if n.kind == text || n.kind == untyped {
+		if duration, err := time.ParseDuration(n.text); err == nil || n.kind == text {
+			return duration, err == nil
+		}
+	}
+	if n.kind != integer && n.kind != number && n.kind != untyped {
+		return 0, false
+	}
+	seconds, err := strconv.ParseFloat(strings.ReplaceAll(n.text, "_", ""), 64)
+	if err != nil || math.IsNaN(seconds) || math.Abs(seconds) >= math.MaxInt64/float64(time.Second) {
+		return 0, false
+	}
+	return time.Duration(seconds * float64(time.Second)), true
+}

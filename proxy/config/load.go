@@ -1,0 +1,308 @@
+package config
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/viper"
+)
+
+// maxFile bounds the configuration file, in bytes.
+const maxFile = 1 << 20
+
+// Options is what a command was given.
+type Options struct {
+	File       string   // the configuration file; empty: none
+	Env        []string // NAME=value, as os.Environ has it; only SALLYPORT_ names count
+	Set        []string // KEY=VALUE of each --set, in order; see below
+	Listen     []string // each --listen; given, they replace the listeners and are named main, listener-2, ...
+	Policy     []string // each --policy; given, they replace policy.paths
+	Data       []string // each --data; given, they replace policy.data
+	Management string   // --management; empty: not given
+}
+
+// Load reads the configuration from all of its sources and validates it. Any error is a [Problems] that holds everything
+// that is wrong.
+//
+// The later of these wins: [Default], the file, the environment, Set, the flags with a name of their own. Lists are
+// replaced as a whole, maps key by key. SALLYPORT_LIMITS_CONNECTIONS sets limits.connections; a list in a variable is
+// separated by commas. A VALUE of Set that begins with [, { or a quote is read as YAML, any other is taken as it is
+// (a list again separated by commas).
+func Load(options Options) (*Config, error) {
+	l := newLoader()
+	var document []byte
+	if options.File != "" {
+		document = l.read(options.File)
+		tree, problems := parse(options.File, document)
+		l.problems = append(l.problems, problems...)
+		l.layTree(tree)
+	}
+	l.layEnvironment(options, document)
+	for _, setting := range options.Set {
+		l.layTree(l.parseSet(setting))
+	}
+	l.layFlags(options)
+	return l.finish()
+}
+
+type loader struct {
+	config   *Config
+	settings []setting
+	winners  *viper.Viper     // for each setting with a fixed name: a *node, or the default
+	maps     map[string]*node // for each setting whose keys the operator chooses
+	problems Problems
+	unread   []string // keys whose value could not be taken, so that what stands there is nothing to complain of again
+}
+
+// setting is a field of the configuration that is set as one.
+type setting struct {
+	key   string // such as limits.connections
+	value reflect.Value
+}
+
+func newLoader() *loader {
+	l := &loader{config: Default(), winners: viper.New(), maps: map[string]*node{}}
+	l.config.origins = map[string]origin{}
+	l.settings = settingsOf(reflect.ValueOf(l.config).Elem(), "")
+	for _, s := range l.settings {
+		if s.value.Kind() != reflect.Map {
+			l.winners.SetDefault(s.key, s.value.Interface())
+		}
+	}
+	return l
+}
+
+// settingsOf lists what a section and the sections in it hold. A struct among the fields is a section.
+func settingsOf(section reflect.Value, path string) []setting {
+	var settings []setting
+	for field, value := range section.Fields() {
+		key := field.Tag.Get("key")
+		switch {
+		case key == "":
+		case value.Kind() == reflect.Struct:
+			settings = append(settings, settingsOf(value, join(path, key))...)
+		default:
+			settings = append(settings, setting{join(path, key), value})
+		}
+	}
+	return settings
+}
+
+func (l *loader) read(path string) []byte {
+	file, err := os.Open(path)
+	if err == nil {
+		defer file.Close()
+		var document []byte
+		if document, err = io.ReadAll(io.LimitReader(file, maxFile+1)); err == nil && len(document) <= maxFile {
+			return document
+		}
+	}
+	if err == nil {
+		err = errors.New("larger than 1 MiB")
+	}
+	var pathError *fs.PathError
+	if errors.As(err, &pathError) {
+		err = pathError.Err // the problem names the file
+	}
+	l.problems.add(origin{file: path}, "", "cannot be read: %v", err)
+	return nil
+}
+
+// layTree lays a whole tree over what is known so far.
+func (l *loader) layTree(tree *node) {
+	layer := map[string]any{}
+	l.collect(reflect.TypeFor[Config](), tree, "", layer)
+	l.lay(layer)
+}
+
+// lay puts settings by their keys over what is known so far.
+func (l *loader) lay(layer map[string]any) {
+	_ = l.winners.MergeConfigMap(layer) // fails for no input
+}
+
+// collect finds the settings in a section of a tree.
+func (l *loader) collect(section reflect.Type, tree *node, path string, layer map[string]any) {
+	for field, e := range l.fields(section, tree, path) {
+		key := join(path, e.key)
+		switch field.Type.Kind() {
+		case reflect.Struct:
+			l.collect(field.Type, e.value, key, layer)
+		case reflect.Map:
+			l.maps[key] = merge(l.maps[key], e.value)
+		default:
+			layer[key] = e.value
+		}
+	}
+}
+
+// layEnvironment lays the SALLYPORT_ variables over what is known so far.
+func (l *loader) layEnvironment(options Options, document []byte) {
+	keys := map[string]string{}
+	var names []string
+	for _, s := range l.settings {
+		keys[variableOf(s.key)] = s.key
+		if settableByVariable(s.value) {
+			names = append(names, variableOf(s.key))
+		}
+	}
+	// A variable that is named as ${env:NAME} may be called whatever the operator likes.
+	sources := slices.Concat([]string{string(document)}, options.Env, options.Set, options.Listen, options.Policy, options.Data)
+	named := map[string]bool{}
+	for _, match := range regexp.MustCompile(`\$\{env:(SALLYPORT_\w*)\}`).FindAllStringSubmatch(strings.Join(sources, "\n"), -1) {
+		named[match[1]] = true
+	}
+	// In Kubernetes every pod finds variables of this form for each service in its namespace.
+	ofKubernetes := regexp.MustCompile(`^SALLYPORT_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$`)
+
+	layer := map[string]any{}
+	for _, variable := range options.Env {
+		name, value, _ := strings.Cut(variable, "=")
+		at := origin{file: join("", name)}
+		key := keys[name]
+		switch {
+		case !strings.HasPrefix(name, "SALLYPORT_") || named[name]:
+		case slices.Contains(names, name):
+			layer[key] = &node{kind: untyped, at: at, text: value}
+		case ofKubernetes.MatchString(name):
+		case key != "":
+			l.problems.add(at, key, "cannot be set by a variable; use the file or --set")
+		case isUnsupportedVariable(name):
+			l.problems.add(at, "", notYet)
+		default:
+			l.problems.add(at, "", "unknown setting%s", didYouMean(name, names))
+		}
+	}
+	l.lay(layer)
+}
+
+func variableOf(key string) string {
+	return "SALLYPORT_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+}
+
+// settableByVariable tells whether one line of text can say the value: a scalar or a list of scalars.
+func settableByVariable(value reflect.Value) bool {
+	return value.Kind() != reflect.Map && value.Type() != reflect.TypeFor[[]Listener]()
+}
+
+// parseSet makes a tree of KEY=VALUE. What has no "=" is not shown, since it may be a secret in the wrong place.
+func (l *loader) parseSet(argument string) *node {
+	at := origin{file: "--set"}
+	empty := &node{kind: mapping, at: at}
+	path, text, found := strings.Cut(argument, "=")
+	keys := strings.Split(path, ".")
+	if !found || slices.Contains(keys, "") || len(keys) > maxDepth {
+		l.problems.add(at, "", "want KEY=VALUE, such as limits.connections=100")
+		return empty
+	}
+	value := &node{kind: untyped, at: at, text: text}
+	if text != "" && strings.Contains(`[{"'`, text[:1]) {
+		read, problems := parseYAML("--set", []byte(text))
+		if len(problems) > 0 {
+			shown := ""
+			for _, key := range keys {
+				shown = join(shown, key)
+			}
+			l.problems.add(at, shown, "%s", problems[0].Message)
+			return empty
+		}
+		value = asUntyped(read, at)
+	}
+	for _, key := range slices.Backward(keys) {
+		value = &node{kind: mapping, at: at, entries: []entry{{key, at, value}}}
+	}
+	return value
+}
+
+// asUntyped gives a tree the place of its flag, and its scalars no type: a shell has none.
+func asUntyped(n *node, at origin) *node {
+	n.at = at
+	for _, item := range n.items {
+		asUntyped(item, at)
+	}
+	for i := range n.entries {
+		n.entries[i].at = at
+		asUntyped(n.entries[i].value, at)
+	}
+	if n.kind != list && n.kind != mapping {
+		n.kind = untyped
+	}
+	return n
+}
+
+// layFlags lays the flags that have a name of their own over what is known so far.
+func (l *loader) layFlags(options Options) {
+	layer := map[string]any{}
+	scalar := func(flag, text string) *node { return &node{kind: untyped, at: origin{file: flag}, text: text} }
+	scalars := func(flag string, texts []string) *node {
+		all := &node{kind: list, at: origin{file: flag}}
+		for _, text := range texts {
+			all.items = append(all.items, scalar(flag, text))
+		}
+		return all
+	}
+	if len(options.Listen) > 0 {
+		listeners := scalars("--listen", options.Listen)
+		for i, address := range listeners.items {
+			listeners.items[i] = &node{kind: mapping, at: address.at, entries: []entry{{"address", address.at, address}}}
+		}
+		layer["listeners"] = listeners
+	}
+	if len(options.Policy) > 0 {
+		layer["policy.paths"] = scalars("--policy", options.Policy)
+	}
+	if len(options.Data) > 0 {
+		layer["policy.data"] = scalars("--data", options.Data)
+	}
+	if options.Management != "" {
+		layer["management.address"] = scalar("--management", options.Management)
+	}
+	l.lay(layer)
+}
+
+// finish makes the configuration of what won, and judges it.
+func (l *loader) finish() (*Config, error) {
+	for _, s := range l.settings {
+		winner, written := l.winners.Get(s.key).(*node)
+		if s.value.Kind() == reflect.Map {
+			winner, written = l.maps[s.key], l.maps[s.key] != nil
+		}
+		if written { // else the field stands at its default
+			l.decode(winner, s.value, s.key)
+		}
+	}
+	for i := range l.config.Listeners {
+		listener := &l.config.Listeners[i]
+		if listener.Name == "" {
+			listener.Name = "main"
+			if i > 0 {
+				listener.Name = "listener-" + strconv.Itoa(i+1)
+			}
+		}
+		if len(listener.Protocols) == 0 {
+			listener.Protocols = defaultProtocols()
+		}
+	}
+	for _, found := range Validate(l.config) {
+		if !slices.ContainsFunc(l.unread, func(above string) bool { return within(found.Key, above) }) {
+			l.problems.add(origin{file: found.File, line: found.Line, column: found.Column}, found.Key, "%s", found.Message)
+		}
+	}
+	if len(l.problems) > 0 {
+		l.problems.sort()
+		return nil, l.problems
+	}
+	return l.config, nil
+}
+
+// within tells whether one path is another or lies below it.
+func within(path, above string) bool {
+	rest, found := strings.CutPrefix(path, above)
+	return found && (rest == "" || rest[0] == '.' || rest[0] == '[')
+}

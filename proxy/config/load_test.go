@@ -1,0 +1,589 @@
+package config
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/proxy/secret"
+)
+
+// write puts a document into a new working directory.
+func write(t *testing.T, name, document string) string {
+	t.Helper()
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile(name, []byte(document), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// load must succeed.
+func load(t *testing.T, options Options) *Config {
+	t.Helper()
+	c, err := Load(options)
+	if err != nil {
+		t.Fatalf("Load: %v", err)
+	}
+	return c
+}
+
+// problems of a load that must fail, one a line.
+func problems(t *testing.T, options Options) string {
+	t.Helper()
+	_, err := Load(options)
+	var all Problems
+	if !errors.As(err, &all) || len(all) == 0 {
+		t.Fatalf("Load: want problems, got %v", err)
+	}
+	return err.Error()
+}
+
+func TestNothingGivenIsTheDefault(t *testing.T) {
+	c := load(t, Options{Env: []string{"HOME=/", "SALLYPORTER=1"}})
+	c.origins = nil
+	if !reflect.DeepEqual(c, Default()) {
+		t.Errorf("%v", c)
+	}
+	if found := Validate(Default()); len(found) > 0 {
+		t.Error(found)
+	}
+}
+
+// The same configuration in the three formats.
+var whole = map[string]string{
+	"c.yaml": `
+listeners:
+  - {name: inside, address: "10.0.0.1:1080", protocols: [socks5]}
+  - address: "[::1]:8080"
+policy:
+  paths: [policies/, extra.rego]
+  data: [data.json]
+  timeout: 0.25
+  strict: false
+  stages: [route, dial]
+  roots: {Teams.X: [teams/x], b: []}
+  capabilities: [http.send]
+  log_facts: [source.geo]
+  opa: {decision_logs: {console: true}}
+state: {path: /var/lib/sallyport.db}
+limits: {connections: 1_000, memory: 64MiB, handshake: 5s, dial: 7, idle: 1h}
+management:
+  address: ":9080"
+  tokens:
+    Ops.One: {token: "0123456789abcdef", roles: [admin, "read:all"]}
+dns: {servers: ["192.0.2.1", "[2001:db8::1]:5353"]}
+log: {level: debug, format: text, file: /tmp/log}
+telemetry: {prometheus: false}
+shutdown: {grace: 0s}
+`,
+	"c.json": `{
+	"listeners": [
+		{"name": "inside", "address": "10.0.0.1:1080", "protocols": ["socks5"]},
+		{"address": "[::1]:8080"}
+	],
+	"policy": {
+		"paths": ["policies/", "extra.rego"], "data": ["data.json"], "timeout": 2.5e-1, "strict": false,
+		"stages": ["route", "dial"], "roots": {"Teams.X": ["teams\/x"], "b": []}, "capabilities": ["http.send"],
+		"log_facts": ["source.geo"], "opa": {"decision_logs": {"console": true}}
+	},
+	"state": {"path": "/var/lib/sallyport.db"},
+	"limits": {"connections": 1000, "memory": 67108864, "handshake": "5s", "dial": 7, "idle": "1h"},
+	"management": {"address": ":9080", "tokens": {"Ops.One": {"token": "0123456789abcdef", "roles": ["admin", "read:all"]}}},
+	"dns": {"servers": ["192.0.2.1", "[2001:db8::1]:5353"]},
+	"log": {"level": "debug", "format": "text", "file": "/tmp/log"},
+	"telemetry": {"prometheus": false},
+	"shutdown": {"grace": "0s"}
+}`,
+	"c.toml": `
+dns = {servers = ["192.0.2.1", "[2001:db8::1]:5353"]}
+log.level = "debug"
+log.format = 'text'
+log.file = "/tmp/log"
+
+[[listeners]]
+name = "inside"
+address = "10.0.0.1:1080"
+protocols = ["socks5"]
+
+[[listeners]]
+address = "[::1]:8080"
+
+[policy]
+paths = [
+  "policies/", # first
+  "extra.rego",
+]
+data = ["data.json"]
+timeout = 0.25
+strict = false
+stages = ["route", "dial"]
+roots = {"Teams.X" = ["teams/x"], b = []}
+capabilities = ["http.send"]
+log_facts = ["source.geo"]
+[policy.opa.decision_logs]
+console = true
+
+[state]
+path = "/var/lib/sallyport.db"
+
+[limits]
+connections = 1_000
+memory = "64MiB"
+handshake = "5s"
+dial = 7
+idle = "1h"
+
+[management]
+address = ":9080"
+[management.tokens."Ops.One"]
+token = "0123456789abcdef"
+roles = ["admin", "read:all"]
+
+[telemetry]
+prometheus = false
+[shutdown]
+grace = "0s"
+`,
+}
+
+func TestWholeInEachFormat(t *testing.T) {
+	want := &Config{
+		Listeners: []Listener{
+			{Name: "inside", Address: "10.0.0.1:1080", Protocols: []string{"socks5"}},
+			{Name: "listener-2", Address: "[::1]:8080", Protocols: []string{"socks5", "http"}},
+		},
+		Policy: Policy{
+			Paths: []string{"policies/", "extra.rego"}, Data: []string{"data.json"}, Timeout: 250 * time.Millisecond,
+			Stages: []string{"route", "dial"}, Roots: map[string][]string{"Teams.X": {"teams/x"}, "b": {}},
+			Capabilities: []string{"http.send"}, LogFacts: []string{"source.geo"}, OPA: OPA{DecisionLogs{Console: true}},
+		},
+		State:  State{Path: "/var/lib/sallyport.db"},
+		Limits: Limits{Connections: 1000, Memory: 64 << 20, Handshake: 5 * time.Second, Dial: 7 * time.Second, Idle: time.Hour},
+		Management: Management{Address: ":9080", Tokens: map[string]Token{
+			"Ops.One": {Token: secret.New("0123456789abcdef"), Roles: []string{"admin", "read:all"}},
+		}},
+		DNS: DNS{Servers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:53"), netip.MustParseAddrPort("[2001:db8::1]:5353")}},
+		Log: Log{Level: "debug", Format: "text", File: "/tmp/log"},
+	}
+	for name, document := range whole {
+		t.Run(name, func(t *testing.T) {
+			c := load(t, Options{File: write(t, name, document)})
+			c.origins = nil
+			if !reflect.DeepEqual(c, want) {
+				t.Errorf("got  %v\nwant %v", c, want)
+			}
+		})
+	}
+}
+
+// A document with a thing wrong on nearly every line, and where each of them is said to be.
+func TestEveryProblemWithItsLine(t *testing.T) {
+	for name, c := range map[string]struct{ document, want string }{
+		"c.yaml": {`limits:
+  conections: 5
+  memory: lots
+  dial: -1s
+  handshake: 31s
+listeners:
+  - address: 127.0.0.1
+    protocols: [socks5, socks4, htpp]
+  - {address: "unix:/run/x.sock"}
+  - {name: a, address: "127.0.0.1:99999", tls: {}}
+policy:
+  strict: "yes"
+  stages: [inspect, rout]
+  shadow: {paths: [x]}
+  opa: {services: {}, decision_logs: {service: x, consle: true}}
+geoip: {}
+dns: {servers: [one]}
+limits: {}
+management: {tokens: {ops: {token: short, rolls: []}}}
+Log: {}
+`, `c.yaml:2: limits.conections: unknown key; did you mean connections?
+c.yaml:3: limits.memory: want a size such as 10MiB, got "lots"
+c.yaml:4: limits.dial: must be longer than zero
+c.yaml:5: limits.handshake: must be at most 30s
+c.yaml:7: listeners[0].address: want IP:PORT, got "127.0.0.1"
+c.yaml:8: listeners[0].protocols[1]: socks4 is not supported by this release
+c.yaml:8: listeners[0].protocols[2]: want socks5 or http, got "htpp"; did you mean http?
+c.yaml:9: listeners[1].address: unix: addresses are not supported by this release
+c.yaml:10: listeners[2].address: want a port from 0 to 65535, got "127.0.0.1:99999"
+c.yaml:10: listeners[2].tls: not supported by this release
+c.yaml:12: policy.strict: want true or false, got "yes"
+c.yaml:13: policy.stages[0]: inspect is not supported by this release
+c.yaml:13: policy.stages[1]: want admit, authenticate, route, dial or manage, got "rout"; did you mean route?
+c.yaml:14: policy.shadow: not supported by this release
+c.yaml:15: policy.opa.services: not supported by this release
+c.yaml:15: policy.opa.decision_logs.service: not supported by this release
+c.yaml:15: policy.opa.decision_logs.consle: unknown key; did you mean console?
+c.yaml:16: geoip: not supported by this release
+c.yaml:17: dns.servers[0]: want an IP address or IP:PORT, got "one"
+c.yaml:18: limits: duplicate key; it is on line 1 already
+c.yaml:19: management.tokens.ops.token: want a token of at least 16 characters
+c.yaml:19: management.tokens.ops.rolls: unknown key; did you mean roles?
+c.yaml:20: Log: unknown key; did you mean log?`},
+		"c.json": {`{
+ "limits": {"conections": 5,
+  "connections": "many",
+  "connections": 1.5,
+  "idle": true},
+ "listeners": [
+   {"address": ["a"]},
+   7,
+   {"name": "", "proxy_protocol": {}}
+ ],
+ "upstreams": {},
+ "state": [],
+ "log": {"level": "loud", "file": null}
+}`, `c.json:2: limits.conections: unknown key; did you mean connections?
+c.json:3: limits.connections: want an integer, got "many"
+c.json:4: limits.connections: duplicate key; it is on line 3 already
+c.json:5: limits.idle: want a duration such as 10s, got true
+c.json:7: listeners[0].address: want a string, got a list
+c.json:8: listeners[1]: want a map, got 7
+c.json:9: listeners[2].address: want IP:PORT; there is none
+c.json:9: listeners[2].proxy_protocol: not supported by this release
+c.json:11: upstreams: not supported by this release
+c.json:12: state: want a map, got a list
+c.json:13: log.level: want debug, info, warn or error, got "loud"
+c.json:13: log.file: want a string, got nothing`},
+		"c.toml": {`policy.max_age = "1h"
+policy.paths = "policies/"
+
+[limits]
+conections = 5
+connections = 0
+dial = 1979-05-27
+memory = 1.5
+
+[[listeners]]
+name = "a"
+address = "127.0.0.1:1080"
+[[listeners]]
+name = "a"
+address = "0.0.0.0:1080"
+tls = {}
+
+[management]
+address = "example.com:9080"
+tokens.a.token = 12345678901234567
+tokens."b.c" = {
+}
+
+[shutdown]
+grace = "-1s"
+`, `c.toml:1: policy.max_age: not supported by this release
+c.toml:2: policy.paths: want a list, got "policies/"
+c.toml:5: limits.conections: unknown key; did you mean connections?
+c.toml:6: limits.connections: must be greater than zero
+c.toml:7: limits.dial: want a duration such as 10s, got "1979-05-27"
+c.toml:8: limits.memory: want a size such as 10MiB, got 1.5
+c.toml:14: listeners[1].name: "a" is the name of listeners[0] already
+c.toml:15: listeners[1].address: listeners[0] listens on that address already
+c.toml:16: listeners[1].tls: not supported by this release
+c.toml:19: management.address: want an IP address before the port, got "example.com:9080"
+c.toml:20: management.tokens.a.token: want a string in quotes, got [redacted]
+c.toml:21: management.tokens."b.c".token: want a token of at least 16 characters
+c.toml:25: shutdown.grace: must not be negative`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := problems(t, Options{File: write(t, name, c.document)}); got != c.want {
+				t.Errorf("got\n%s\nwant\n%s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestDocumentsThatCannotBeRead(t *testing.T) {
+	for _, c := range []struct{ file, document, want string }{
+		{"c.ini", "", "c.ini: not a format that is known: want .yaml, .yml, .toml or .json"},
+		{"c.yaml", "log:\n  level: info\n bad", "c.yaml:2: not YAML: did not find expected key"}, // the line where its block began
+		{"c.yaml", "log:\n  level: info\n  file: a: b\n", "c.yaml:3: not YAML: mapping values are not allowed in this context"},
+		{"c.yaml", "- a\n", "c.yaml:1: want a map of settings, got a list"},
+		{"c.yaml", "{}\n---\n{}\n", "c.yaml:2: a second document starts here; want one"},
+		{"c.yaml", "state: &a {path: x}\nlog: *a\n", "c.yaml:2: log: aliases (*NAME) are not supported; put quotes around a text that begins with *"},
+		{"c.yaml", "log: {file: *hunter2}\n", "c.yaml: aliases (*NAME) are not supported; put quotes around a text that begins with *"},
+		{"c.yaml", "? [a]\n: 1\n", "c.yaml:1: a key has to be a plain word"},
+		{"c.yaml", "log: {level: !secret debug}", `c.yaml:1: log.level: want a string, got "debug"`},
+		{"c.yaml", "\"a\\nb\": 1", `c.yaml:1: "a\nb": unknown key`},
+		{"c.yaml", "log: " + strings.Repeat("[", 50) + strings.Repeat("]", 50), "c.yaml:1: log: want a map, got a list\nc.yaml:1: nested more than 32 levels deep"},
+		{"c.json", "{\n\"log\": {,}}", "c.json:2: not JSON: invalid character ',' looking for beginning of object key string"},
+		{"c.json", "{} {}", "c.json:1: not JSON: invalid character '{' after top-level value"},
+		{"c.json", "{\"a\": \"\xff\"}", "c.json: not JSON: not valid UTF-8"},
+		{"c.json", `{"log":` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `}`, "c.json:1: log: want a map, got a list\nc.json:1: nested more than 32 levels deep"},
+		{"c.toml", "[log]\nlevel = \"info\"\nlevel = \"warn\"", "c.toml:3: not TOML: key level is already defined"},
+		{"c.toml", "[log]\n\n[log]", "c.toml:3: not TOML: table log already exists"},
+		{"c.toml", "log = ", "c.toml:1: not TOML: expected value, not end of input"},
+		{"c.toml", "\nlog.file = 99999999999999999999", "c.toml:2: not TOML: decimal number is too large to fit in a 64-bit signed integer"},
+		{"c.toml", "\nlog.file = 1e9999", "c.toml:2: not TOML: a number is malformed or out of range"},
+		{"c.toml", "log = " + strings.Repeat("[", 50) + strings.Repeat("]", 50), "c.toml:1: nested more than 32 levels deep\nc.toml:1: log: want a map, got a list"},
+		{"c.yaml", strings.Repeat("#", 1<<20+1), "c.yaml: cannot be read: larger than 1 MiB"},
+		{"c.toml", strings.Repeat("a.", 50) + "b = 1", "c.toml:1: nested more than 32 levels deep"},
+		{"c.toml", strings.Repeat("[[a]]\n", maxValues+1), "c.toml: more than 20000 values"},
+	} {
+		if got := problems(t, Options{File: write(t, c.file, c.document)}); got != c.want {
+			t.Errorf("%s: %.60q\ngot  %s\nwant %s", c.file, c.document, got, c.want)
+		}
+	}
+	if got := problems(t, Options{File: "none.yaml"}); got != "none.yaml: cannot be read: no such file or directory" {
+		t.Error(got)
+	}
+	for _, name := range []string{"c.yaml", "c.yml", "c.json", "c.toml", "C.YAML"} {
+		for _, document := range []string{"", "\n", "# nothing\n"} {
+			if document == "# nothing\n" && name == "c.json" {
+				continue
+			}
+			load(t, Options{File: write(t, name, document)})
+		}
+	}
+	load(t, Options{File: write(t, "c.yaml", "limits:\n# connections: 1\nlisteners:\nmanagement: {tokens: }\n")})
+}
+
+func TestProblemsAreBounded(t *testing.T) {
+	var document strings.Builder
+	for i := range 10000 {
+		document.WriteString("key" + strconv.Itoa(i) + ": 1\n")
+	}
+	if got := strings.Count(problems(t, Options{File: write(t, "c.yaml", document.String())}), "\n") + 1; got != maxProblems {
+		t.Errorf("%d problems", got)
+	}
+	got := problems(t, Options{File: write(t, "c.yaml", "policy: {paths: ["+strings.Repeat("a,", maxValues)+"]}")})
+	if got != "c.yaml: more than 20000 values" {
+		t.Error(got)
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	file := write(t, "c.yaml", "limits: {connections: 1, dial: 1s, idle: 1s, handshake: 1s}\npolicy: {paths: [file], data: [file]}\n")
+	c := load(t, Options{
+		File: file,
+		Env: []string{
+			"SALLYPORT_LIMITS_DIAL=2s", "SALLYPORT_LIMITS_IDLE=2s", "SALLYPORT_POLICY_PATHS=env, two", "SALLYPORT_POLICY_DATA=env",
+			"SALLYPORT_MANAGEMENT_ADDRESS=127.0.0.1:2",
+		},
+		Set:        []string{"limits.idle=3s", "policy.data=[set]", "policy.paths=[set]", "management.address=127.0.0.1:3", "limits.idle=4s"},
+		Data:       []string{"flag,with comma"},
+		Management: "127.0.0.1:4",
+	})
+	for name, pair := range map[string][2]any{
+		"default": {c.State.Path, "sallyport.db"},
+		"file":    {c.Limits.Connections, 1},
+		"env":     {c.Limits.Dial, 2 * time.Second},
+		"set":     {c.Limits.Idle, 4 * time.Second},
+		"list":    {c.Policy.Paths, []string{"set"}},
+		"flag":    {c.Policy.Data, []string{"flag,with comma"}},
+		"address": {c.Management.Address, "127.0.0.1:4"},
+	} {
+		if !reflect.DeepEqual(pair[0], pair[1]) {
+			t.Errorf("%s: got %v, want %v", name, pair[0], pair[1])
+		}
+	}
+}
+
+// Every setting with a fixed name can be set from each source.
+func TestEverySettingFromEverySource(t *testing.T) {
+	values := map[string]string{
+		"policy.paths": "a,b", "policy.data": "a", "policy.timeout": "9", "policy.strict": "false", "policy.stages": "route",
+		"policy.capabilities": "opa.runtime", "policy.log_facts": "x", "policy.opa.decision_logs.console": "true",
+		"state.path": "x", "limits.connections": "7", "limits.memory": "33MiB", "limits.handshake": "1s", "limits.dial": "1s",
+		"limits.idle": "1s", "management.address": "127.0.0.1:7", "dns.servers": "192.0.2.1,192.0.2.2:54", "log.level": "warn",
+		"log.format": "text", "log.file": "x", "telemetry.prometheus": "false", "shutdown.grace": "1s",
+	}
+	for _, s := range newLoader().settings {
+		if !settableByVariable(s.value) {
+			continue
+		}
+		value, known := values[s.key]
+		if !known {
+			t.Errorf("%s: no value in this test", s.key)
+			continue
+		}
+		byVariable := load(t, Options{Env: []string{variableOf(s.key) + "=" + value}})
+		bySet := load(t, Options{Set: []string{s.key + "=" + value}})
+		byVariable.origins, bySet.origins = nil, nil
+		if !reflect.DeepEqual(byVariable, bySet) || reflect.DeepEqual(bySet, Default()) {
+			t.Errorf("%s: %v and %v", s.key, byVariable, bySet)
+		}
+	}
+}
+
+func TestEnvironmentProblems(t *testing.T) {
+	for variable, want := range map[string]string{
+		"SALLYPORT_LIMITS_CONECTIONS=1":                           "SALLYPORT_LIMITS_CONECTIONS: unknown setting; did you mean SALLYPORT_LIMITS_CONNECTIONS?",
+		"SALLYPORT_LIMITS_CONNECTIONS=many":                       `SALLYPORT_LIMITS_CONNECTIONS: limits.connections: want an integer, got "many"`,
+		"SALLYPORT_LIMITS_CONNECTIONS=":                           `SALLYPORT_LIMITS_CONNECTIONS: limits.connections: want an integer, got ""`,
+		"SALLYPORT_LISTENERS=x":                                   "SALLYPORT_LISTENERS: listeners: cannot be set by a variable; use the file or --set",
+		"SALLYPORT_MANAGEMENT_TOKENS=x":                           "SALLYPORT_MANAGEMENT_TOKENS: management.tokens: cannot be set by a variable; use the file or --set",
+		"SALLYPORT_GEOIP_DATABASES=x":                             "SALLYPORT_GEOIP_DATABASES: not supported by this release",
+		"SALLYPORT_POLICY_RUN_TESTS=true":                         "SALLYPORT_POLICY_RUN_TESTS: not supported by this release",
+		"SALLYPORT_X\n=1":                                         `"SALLYPORT_X\n": unknown setting`,
+		"SALLYPORT_DNS_SERVERS=192.0.2.1,x":                       `SALLYPORT_DNS_SERVERS: dns.servers[1]: want an IP address or IP:PORT, got "x"`,
+		"SALLYPORT_DNS_SERVERS=192.0.2.1:0":                       `SALLYPORT_DNS_SERVERS: dns.servers[0]: no name server can have the address "192.0.2.1:0"`,
+		"SALLYPORT_POLICY_PATHS=a,":                               "SALLYPORT_POLICY_PATHS: policy.paths[1]: must not be empty",
+		"SALLYPORT_LOG_FILE=${env:NOT_THERE}":                     `SALLYPORT_LOG_FILE: log.file: environment variable "NOT_THERE" is not set`,
+		"SALLYPORT_POLICY_TIMEOUT=1e300":                          `SALLYPORT_POLICY_TIMEOUT: policy.timeout: want a duration such as 10s, got "1e300"`,
+		"SALLYPORT_LIMITS_CONNECTIONS=99999999999999999999999999": `SALLYPORT_LIMITS_CONNECTIONS: limits.connections: want an integer, got "99999999999999999999999999"`,
+	} {
+		if got := problems(t, Options{Env: []string{variable}}); got != want {
+			t.Errorf("%q\ngot  %s\nwant %s", variable, got, want)
+		}
+	}
+	// What Kubernetes puts in for services named sallyport and sallyport-admin.
+	load(t, Options{Env: []string{
+		"SALLYPORT_SERVICE_HOST=10.0.0.1", "SALLYPORT_SERVICE_PORT=1080", "SALLYPORT_SERVICE_PORT_SOCKS=1080", "SALLYPORT_PORT=tcp://10.0.0.1:1080",
+		"SALLYPORT_PORT_1080_TCP=tcp://10.0.0.1:1080", "SALLYPORT_PORT_1080_TCP_ADDR=10.0.0.1", "SALLYPORT_ADMIN_SERVICE_HOST=10.0.0.2",
+		"SALLYPORT_ADMIN_PORT_9080_TCP_PROTO=tcp",
+	}})
+}
+
+func TestSet(t *testing.T) {
+	file := write(t, "c.yaml", `management: {tokens: {ops: {token: "0123456789abcdef", roles: [admin]}}}`)
+	c := load(t, Options{File: file, Set: []string{
+		"management.tokens.ops.token=#*&%:all-of-it,123",
+		"policy.opa.decision_logs.console=true",
+		`policy.roots={a.B: [x, y], c: ["1"]}`,
+		"policy.roots.c=z",
+		`listeners=[{name: 7, address: "127.0.0.1:0"}, {address: "127.0.0.1:0"}]`,
+		`log.file="quoted"`,
+		"dns.servers=192.0.2.1",
+	}})
+	if token := c.Management.Tokens["ops"]; token.Token.Reveal() != "#*&%:all-of-it,123" || !reflect.DeepEqual(token.Roles, []string{"admin"}) {
+		t.Error(token.Token.Reveal(), token.Roles)
+	}
+	if !c.Policy.OPA.DecisionLogs.Console || c.Log.File != "quoted" || len(c.DNS.Servers) != 1 {
+		t.Error(c)
+	}
+	if want := map[string][]string{"a.B": {"x", "y"}, "c": {"z"}}; !reflect.DeepEqual(c.Policy.Roots, want) {
+		t.Error(c.Policy.Roots)
+	}
+	if len(c.Listeners) != 2 || c.Listeners[0].Name != "7" || c.Listeners[1].Name != "listener-2" {
+		t.Error(c.Listeners)
+	}
+	for argument, want := range map[string]string{
+		"hunter2":                   "--set: want KEY=VALUE, such as limits.connections=100",
+		"=x":                        "--set: want KEY=VALUE, such as limits.connections=100",
+		"limits..dial=1s":           "--set: want KEY=VALUE, such as limits.connections=100",
+		"limits.dail=1s":            "--set: limits.dail: unknown key; did you mean dial?",
+		"limits=7":                  `--set: limits: want a map, got "7"`,
+		"limits={dial: 0}":          "--set: limits.dial: must be longer than zero",
+		"listeners.main.address=x":  "--set: listeners: want a list, got a map",
+		"policy.paths=[":            "--set: policy.paths: not YAML: did not find expected node content",
+		"policy.paths=[*hunter2]":   "--set: policy.paths: aliases (*NAME) are not supported; put quotes around a text that begins with *",
+		"policy.rollback=refuse":    "--set: policy.rollback: not supported by this release",
+		"log.level.x=1":             "--set: log.level: want a string, got a map",
+		"policy.capabilities=[env]": `--set: policy.capabilities[0]: want http.send, net.lookup_ip_addr or opa.runtime, got "env"`,
+	} {
+		if got := problems(t, Options{Set: []string{argument}}); got != want {
+			t.Errorf("%s\ngot  %s\nwant %s", argument, got, want)
+		}
+	}
+}
+
+func TestFlags(t *testing.T) {
+	file := write(t, "c.yaml", "listeners: [{name: x, address: '127.0.0.1:1'}]\n")
+	c := load(t, Options{File: file, Listen: []string{":0", "[::1]:1080"}, Policy: []string{"a", "b"}})
+	want := []Listener{
+		{Name: "main", Address: ":0", Protocols: []string{"socks5", "http"}},
+		{Name: "listener-2", Address: "[::1]:1080", Protocols: []string{"socks5", "http"}},
+	}
+	if !reflect.DeepEqual(c.Listeners, want) || !reflect.DeepEqual(c.Policy.Paths, []string{"a", "b"}) {
+		t.Error(c.Listeners, c.Policy.Paths)
+	}
+	got := problems(t, Options{Listen: []string{"127.0.0.1:1080", "nowhere"}, Management: "0.0.0.0:1080", Data: []string{""}})
+	if want := `--listen: listeners[1].address: want IP:PORT, got "nowhere"
+--management: management.address: listeners[0] listens on that address already
+--data: policy.data[0]: must not be empty`; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestDefaultProtocolsAreEachListenersOwn(t *testing.T) {
+	c := load(t, Options{Listen: []string{":0", ":0"}})
+	c.Listeners[0].Protocols[0] = "changed"
+	if c.Listeners[1].Protocols[0] != SOCKS5 || Default().Listeners[0].Protocols[0] != SOCKS5 {
+		t.Error("shared")
+	}
+}
+
+func TestTheShippedNamesHaveADoc(t *testing.T) {
+	var walk func(of reflect.Type)
+	walk = func(of reflect.Type) {
+		for of.Kind() == reflect.Slice || of.Kind() == reflect.Map {
+			of = of.Elem()
+		}
+		if of.Kind() != reflect.Struct || of.PkgPath() != reflect.TypeFor[Config]().PkgPath() {
+			return
+		}
+		for field := range of.Fields() {
+			if field.IsExported() && (field.Tag.Get("key") == "" || field.Tag.Get("doc") == "") {
+				t.Errorf("%s.%s has no key or no doc", of.Name(), field.Name)
+			}
+			if field.IsExported() {
+				walk(field.Type)
+			}
+		}
+	}
+	walk(reflect.TypeFor[Config]())
+}
+
+func FuzzLoad(f *testing.F) {
+	for name, document := range whole {
+		f.Add(filepath.Ext(name), []byte(document), "limits.dial", "1s")
+	}
+	f.Add(".yaml", []byte("a: &a [*a]"), "listeners", "[{a: b}]")
+	f.Add(".toml", []byte("[[a.b]]\n[a.b.c]\nd.e={f=[{g=1}]}\n[[a.b]]"), "policy.roots.x", "a,b")
+	f.Add(".json", []byte(`{"a":[{"b":1,"b":[]}]}`), "log.level", `"`)
+	f.Fuzz(func(t *testing.T, format string, document []byte, variable, set string) {
+		if strings.Contains(string(document)+variable+set, "${file:") || len(document) > 1<<16 {
+			t.Skip("would read this machine's files")
+		}
+		l := newLoader()
+		tree, problems := parse("c"+format, document)
+		l.problems = problems
+		l.layTree(tree)
+		l.layEnvironment(Options{Env: []string{variableOf(variable) + "=" + set}}, document)
+		l.layTree(l.parseSet(variable + "=" + set))
+		c, err := l.finish()
+		if (c == nil) == (err == nil) {
+			t.Fatal("want a configuration or problems")
+		}
+		if err != nil {
+			if len(err.(Problems)) > maxProblems || len(err.Error()) > maxProblems*4096 {
+				t.Errorf("%d problems, %d bytes", len(err.(Problems)), len(err.Error()))
+			}
+			return
+		}
+		if found := Validate(c); len(found) > 0 {
+			t.Error(found)
+		}
+	})
+}
+
+func TestAddressesInEachOthersWay(t *testing.T) {
+	for _, c := range []struct {
+		first, second string
+		clash         bool
+	}{
+		{"127.0.0.1:1080", "127.0.0.1:1080", true},
+		{"127.0.0.1:1080", "localhost:1080", true},
+		{"127.0.0.1:1080", "[::ffff:127.0.0.1]:1080", true},
+		{":1080", "127.0.0.1:1080", true},
+		{"127.0.0.1:1080", "0.0.0.0:1080", true},
+		{"[::]:1080", "0.0.0.0:1080", true},
+		{"127.0.0.1:1080", "127.0.0.2:1080", false},
+		{"127.0.0.1:1080", "127.0.0.1:1081", false},
+		{"127.0.0.1:0", "127.0.0.1:0", false},
+	} {
+		_, err := Load(Options{Listen: []string{c.first, c.second}})
+		if (err != nil) != c.clash {
+			t.Errorf("%s and %s: %v", c.first, c.second, err)
+		}
+	}
+}

@@ -1,0 +1,122 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/agnivade/levenshtein"
+)
+
+// maxProblems bounds what is collected from one configuration; nobody reads further.
+const maxProblems = 100
+
+// Problem is one thing that is wrong, and where.
+type Problem struct {
+	File    string `json:"file,omitempty"`   // the file as it was named; else the environment variable or the flag
+	Line    int    `json:"line,omitempty"`   // from 1; 0: there is none
+	Column  int    `json:"column,omitempty"` // in characters from 1; 0: there is none
+	Key     string `json:"key,omitempty"`    // such as listeners[0].address
+	Message string `json:"message"`          // holds no secret
+}
+
+// String is "file:line: key: message", without what is not known.
+func (p Problem) String() string {
+	var text strings.Builder
+	if p.File != "" {
+		text.WriteString(p.File)
+		if p.Line > 0 {
+			text.WriteString(":" + strconv.Itoa(p.Line))
+		}
+		text.WriteString(": ")
+	}
+	if p.Key != "" {
+		text.WriteString(p.Key + ": ")
+	}
+	return text.String() + p.Message
+}
+
+// Problems is everything that is wrong with a configuration. As an error it prints one problem a line.
+type Problems []Problem
+
+func (p Problems) Error() string {
+	lines := make([]string, len(p))
+	for i, problem := range p {
+		lines[i] = problem.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// add keeps the first maxProblems.
+func (p *Problems) add(at origin, key, format string, arguments ...any) {
+	if len(*p) < maxProblems {
+		*p = append(*p, Problem{File: at.file, Line: at.line, Column: at.column, Key: key, Message: fmt.Sprintf(format, arguments...)})
+	}
+}
+
+// sort brings the problems of each source into the order of its lines; the sources stay in theirs.
+func (p Problems) sort() {
+	rank := map[string]int{}
+	for _, problem := range p {
+		if _, known := rank[problem.File]; !known {
+			rank[problem.File] = len(rank)
+		}
+	}
+	slices.SortStableFunc(p, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(rank[a.File], rank[b.File]), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+}
+
+// origin is where something was written.
+type origin struct {
+	file   string // a file, a variable or a flag
+	line   int
+	column int
+	secret bool // the value came out of ${env:} or ${file:}
+}
+
+// quote shows a text of the operator's in a message: short, and without a line break that would forge a line.
+func quote(text string) string {
+	const limit = 60
+	if characters := []rune(text); len(characters) > limit {
+		text = string(characters[:limit]) + "…"
+	}
+	return strconv.Quote(text)
+}
+
+// join appends a key to a path. A key that could be misread is quoted.
+func join(path, key string) string {
+	plain := key != "" && len(key) <= 60 && !strings.ContainsFunc(key, func(r rune) bool {
+		return !(r < unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsDigit(r) || r == '_' || r == '-' || r == '<'))
+	})
+	if !plain {
+		key = quote(key)
+	}
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+// index appends a place in a list to a path.
+func index(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }
+
+// didYouMean ends a message about an unknown name with the nearest known one, if any is near.
+func didYouMean(name string, known []string) string {
+	if len(name) > 64 {
+		return ""
+	}
+	best, least := "", len(name)/3+2
+	for _, candidate := range known {
+		if distance := levenshtein.ComputeDistance(strings.ToLower(name), strings.ToLower(candidate)); distance < least {
+			best, least = candidate, distance
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return "; did you mean " + best + "?"
+}

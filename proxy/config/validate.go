@@ -1,0 +1,256 @@
+package config
+
+import (
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"sallyport/proxy/secret"
+)
+
+// Validate judges the values of a configuration and reports everything that is wrong with them. It does no I/O: whether
+// a policy loads or an address is free shows later.
+func Validate(c *Config) Problems {
+	v := validator{config: c}
+	v.addresses()
+	v.policy()
+	v.limits()
+	v.tokens()
+	v.nonEmpty("state.path", c.State.Path)
+	for i, server := range c.DNS.Servers {
+		if key := index("dns.servers", i); !server.IsValid() || server.Port() == 0 || server.Addr().IsUnspecified() || server.Addr().IsMulticast() {
+			v.add(key, "no name server can have the address %s", v.show(key, server.String()))
+		}
+	}
+	v.oneOf("log.level", c.Log.Level, []string{"debug", "info", "warn", "error"})
+	v.oneOf("log.format", c.Log.Format, []string{"json", "text"})
+	return v.problems
+}
+
+type validator struct {
+	config   *Config
+	problems Problems
+}
+
+// add reports a problem where its key was written, or else where the nearest key above was.
+func (v *validator) add(key, format string, arguments ...any) {
+	at, known := v.config.origins[key]
+	for above := key; !known && strings.ContainsAny(above, ".["); at, known = v.config.origins[above] {
+		above = above[:strings.LastIndexAny(above, ".[")]
+	}
+	v.problems.add(at, key, format, arguments...)
+}
+
+// show quotes a value for a message, unless it came out of ${env:} or ${file:}.
+func (v *validator) show(key, value string) string {
+	if v.config.origins[key].secret {
+		return secret.Redacted
+	}
+	return quote(value)
+}
+
+func (v *validator) nonEmpty(key, value string) {
+	if value == "" {
+		v.add(key, "must not be empty")
+	}
+}
+
+func (v *validator) noneEmpty(key string, values []string) {
+	for i, value := range values {
+		v.nonEmpty(index(key, i), value)
+	}
+}
+
+func (v *validator) oneOf(key, value string, known []string) {
+	if !slices.Contains(known, value) {
+		v.add(key, "want %s, got %s%s", orList(known), v.show(key, value), v.suggest(key, value, known))
+	}
+}
+
+// suggest keeps a near miss to itself where the value is a secret, for it would tell most of it.
+func (v *validator) suggest(key, value string, known []string) string {
+	if v.config.origins[key].secret {
+		return ""
+	}
+	return didYouMean(value, known)
+}
+
+func orList(words []string) string {
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
+}
+
+// addresses judges the listeners and the management address, which must not be in each other's way.
+func (v *validator) addresses() {
+	if len(v.config.Listeners) == 0 {
+		v.add("listeners", "want at least one listener")
+	}
+	names := map[string]string{}
+	var taken []bound
+	for i, listener := range v.config.Listeners {
+		key := index("listeners", i)
+		v.nonEmpty(key+".name", listener.Name)
+		if first, twice := names[listener.Name]; twice && listener.Name != "" {
+			v.add(key+".name", "%s is the name of %s already", v.show(key+".name", listener.Name), first)
+		} else {
+			names[listener.Name] = key
+		}
+		taken = v.address(key, key+".address", listener.Address, taken)
+		v.protocols(key+".protocols", listener.Protocols)
+	}
+	v.address("management", "management.address", v.config.Management.Address, taken)
+}
+
+func (v *validator) protocols(key string, protocols []string) {
+	if len(protocols) == 0 {
+		v.add(key, "want at least one protocol")
+	}
+	for i, protocol := range protocols {
+		switch key := index(key, i); {
+		case protocol == "socks4":
+			v.add(key, "socks4 is %s", notYet)
+		case slices.Contains(protocols[:i], protocol):
+			v.add(key, "%s is named twice", v.show(key, protocol))
+		default:
+			v.oneOf(key, protocol, defaultProtocols())
+		}
+	}
+}
+
+// bound is an address that is listened on, and by whom.
+type bound struct {
+	owner string
+	at    netip.AddrPort
+}
+
+// address judges one address against those taken, and returns them with this one.
+func (v *validator) address(owner, key, text string, taken []bound) []bound {
+	switch {
+	case text == "":
+		v.add(key, "want IP:PORT; there is none")
+		return taken
+	case strings.HasPrefix(text, "unix:"):
+		v.add(key, "unix: addresses are %s", notYet)
+		return taken
+	}
+	at, wrong := listenAddress(text)
+	if wrong != "" {
+		v.add(key, "%s, got %s", wrong, v.show(key, text))
+		return taken
+	}
+	for _, other := range taken {
+		// On an address of all families and interfaces the port is taken for each of them.
+		overlap := other.at.Addr() == at.Addr() || other.at.Addr().IsUnspecified() || at.Addr().IsUnspecified()
+		if overlap && at.Port() == other.at.Port() && at.Port() != 0 {
+			v.add(key, "%s listens on that address already", other.owner)
+			break
+		}
+	}
+	return append(taken, bound{owner, at})
+}
+
+// listenAddress reads IP:PORT, :PORT and localhost:PORT, or says what was wanted. Other names are refused: which address
+// a server listens on should not depend on a resolver.
+func listenAddress(text string) (at netip.AddrPort, wrong string) {
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		return at, "want IP:PORT"
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return at, "want a port from 0 to 65535"
+	}
+	ip := netip.IPv6Unspecified()
+	switch host {
+	case "":
+	case "localhost":
+		ip = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	default:
+		if ip, err = netip.ParseAddr(host); err != nil {
+			return at, "want an IP address before the port"
+		}
+	}
+	return netip.AddrPortFrom(ip.Unmap(), uint16(number)), ""
+}
+
+func (v *validator) policy() {
+	policy := v.config.Policy
+	v.duration("policy.timeout", policy.Timeout, 10*time.Second)
+	v.noneEmpty("policy.paths", policy.Paths)
+	v.noneEmpty("policy.data", policy.Data)
+	v.noneEmpty("policy.log_facts", policy.LogFacts)
+	for i, stage := range policy.Stages {
+		if key := index("policy.stages", i); stage == "inspect" {
+			v.add(key, "inspect is %s", notYet)
+		} else {
+			v.oneOf(key, stage, []string{"admit", "authenticate", "route", "dial", "manage"})
+		}
+	}
+	for i, capability := range policy.Capabilities {
+		v.oneOf(index("policy.capabilities", i), capability, []string{"http.send", "net.lookup_ip_addr", "opa.runtime"})
+	}
+	for _, bundle := range slices.Sorted(maps.Keys(policy.Roots)) {
+		key := join("policy.roots", bundle)
+		if bundle == "" {
+			v.add(key, "a bundle's name must not be empty")
+		}
+		v.noneEmpty(key, policy.Roots[bundle])
+	}
+}
+
+func (v *validator) limits() {
+	limits := v.config.Limits
+	if limits.Connections <= 0 {
+		v.add("limits.connections", "must be greater than zero")
+	}
+	if least := Bytes(32 << 20); limits.Memory < least {
+		v.add("limits.memory", "must be at least %v", least)
+	}
+	const unbounded = time.Duration(1<<63 - 1)
+	v.duration("limits.handshake", limits.Handshake, 30*time.Second)
+	v.duration("limits.dial", limits.Dial, unbounded)
+	v.duration("limits.idle", limits.Idle, unbounded)
+	if v.config.Shutdown.Grace < 0 {
+		v.add("shutdown.grace", "must not be negative")
+	}
+}
+
+func (v *validator) duration(key string, value, most time.Duration) {
+	switch {
+	case value <= 0:
+		v.add(key, "must be longer than zero")
+	case value > most:
+		v.add(key, "must be at most %v", most)
+	}
+}
+
+// tokens judges the management API's tokens; no message holds a token.
+func (v *validator) tokens() {
+	const shortest = 16
+	tokens := v.config.Management.Tokens
+	holders := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(tokens)) {
+		key := join("management.tokens", name)
+		if name == "" {
+			v.add(key, "a token's name must not be empty")
+		}
+		token := tokens[name].Token
+		notVisible := func(r rune) bool { return r <= ' ' || r > '~' }
+		switch {
+		case len(token.Reveal()) < shortest:
+			v.add(key+".token", "want a token of at least %d characters", shortest)
+		case strings.ContainsFunc(token.Reveal(), notVisible):
+			v.add(key+".token", "want visible ASCII characters only, since it travels in an HTTP header")
+		}
+		if other, twice := holders[token.Reveal()]; twice && !token.IsZero() {
+			v.add(key+".token", "the same token as that of %s", join("management.tokens", other))
+		} else {
+			holders[token.Reveal()] = name
+		}
+		v.noneEmpty(key+".roles", tokens[name].Roles)
+	}
+}

@@ -1,0 +1,129 @@
+// Package manage is the management API: JSON over HTTP/1.1, for operators,
+// their scripts and Prometheus.
+//
+// Who may call what is the policy's to say. Every call but the two probes asks
+// the stage `manage` with the facts of the call (ask.go), unknown paths as well,
+// so that a stranger cannot learn which there are. guard.go has what goes before
+// that question and is no policy: protocol hygiene against other web sites,
+// oversized requests and our own panics. endpoints.go has what a call does once
+// it is allowed, token.go the token that is made where none is configured.
+//
+// An error is answered as
+//
+//	{"error": "…", "decision_id": "…"}
+//
+// where decision_id names the policy's decision if one was taken: 401 and 403
+// for a denial, 503 for a fault of the policy. The reasons are in the log only.
+package manage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"sallyport/policy"
+	"sallyport/proxy/secret"
+	"sallyport/proxy/session"
+)
+
+// Decider answers the question. A decision that it cannot make is a fault.
+type Decider interface {
+	Decide(ctx context.Context, stage policy.Stage, facts *policy.Facts) policy.Decision
+}
+
+// Observer is told of each decision. It must not block.
+type Observer interface {
+	Decided(d *policy.Decision, took time.Duration)
+}
+
+// Sessions are the open ones.
+type Sessions interface {
+	List() []session.Snapshot
+	Get(id string) (*session.Session, bool)
+	Cut(id string, cause error) bool
+}
+
+// Token opens the API for whoever presents it as a bearer token. An empty
+// secret opens nothing.
+type Token struct {
+	Secret secret.String
+	Roles  []string // what the policy sees as input.api.token.roles
+}
+
+// Options are what the API shows and does. All but Metrics are required.
+type Options struct {
+	Address  string // as configured, host and port: a Host header may name this host
+	Decide   Decider
+	Observe  Observer
+	Tokens   map[string]Token // by name
+	Sessions Sessions
+	Policy   func() any                  // what /v1/policy shows, as encoding/json takes it
+	Ready    func() error                // nil, or why the server is not ready
+	Reload   func(context.Context) error // reads configuration and policy again
+	Metrics  http.Handler                // nil: there is no /metrics
+	Log      *slog.Logger
+}
+
+// Bounds on what a caller can make us hold, and for how long.
+const (
+	maxConnections = 256
+	maxHeader      = 16 << 10 // bytes, the request line included
+	maxBody        = 64 << 10 // bytes
+	headerTimeout  = 5 * time.Second
+	readTimeout    = 10 * time.Second
+	writeTimeout   = time.Minute
+	idleTimeout    = 30 * time.Second
+	shutdownGrace  = 5 * time.Second
+)
+
+// Server is the management API.
+type Server struct {
+	options Options
+	handler http.Handler
+}
+
+// New makes a server; Serve starts it.
+func New(o Options) *Server {
+	s := &Server{options: o}
+	s.handler = s.guard(http.HandlerFunc(s.serve))
+	return s
+}
+
+// Serve answers calls on l until ctx ends, lets those in flight finish for a few
+// seconds, and closes l. The error is nil when ctx ended it.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	server := &http.Server{
+		Handler:                      s.handler,
+		ReadHeaderTimeout:            headerTimeout,
+		ReadTimeout:                  readTimeout,
+		WriteTimeout:                 writeTimeout,
+		IdleTimeout:                  idleTimeout,
+		MaxHeaderBytes:               maxHeader,
+		DisableGeneralOptionsHandler: true, // it would answer OPTIONS * without a question
+		ErrorLog:                     slog.NewLogLogger(s.options.Log.Handler(), slog.LevelWarn),
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+		defer cancel()
+		if server.Shutdown(grace) != nil {
+			server.Close()
+		}
+	})
+	err := server.Serve(netutil.LimitListener(l, maxConnections))
+	if !stop() {
+		<-stopped
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	server.Close()
+	return fmt.Errorf("management: %w", err)
+}

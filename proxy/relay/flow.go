@@ -1,0 +1,317 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// longAgo is a deadline that has passed: whoever reads or writes returns.
+var longAgo = time.Unix(1, 0)
+
+// errOver ends a direction whose flow is over for a reason that is known already.
+var errOver = errors.New("the flow is over")
+
+// flow is one client's connection with its target: two directions, and what
+// ends them both.
+type flow struct {
+	ctx      context.Context
+	limits   Limits
+	counters *Counters
+	spare    atomic.Int64  // how many more bytes Limits.Bytes allows
+	stopped  chan struct{} // closed when the flow is over; only where a pace may have to wait
+	up, down direction
+
+	mu      sync.Mutex
+	over    bool // someone is ending the flow: whatever fails from now on is a consequence
+	named   bool // cause and err are set
+	cause   Cause
+	err     error
+	timer   *time.Timer
+	moved   int64     // bytes, both directions, when the timer last looked
+	movedAt time.Time // when it last saw that they had moved
+}
+
+// direction carries what one side sends to the other.
+type direction struct {
+	flow     *flow
+	reverse  *direction
+	src, dst net.Conn
+	reset    Cause // what it means when src resets
+	moved    *atomic.Int64
+	pace     *pace // nil: unpaced
+	copied   sync.WaitGroup
+	tcp      tcp
+
+	// Guarded by flow.mu.
+	ended  bool  // src has closed its sending half, and everything before that was delivered
+	broken error // dst takes no more: the error of the write
+}
+
+func newFlow(ctx context.Context, client, target net.Conn, limits Limits, n *Counters) *flow {
+	f := &flow{ctx: ctx, limits: limits, counters: n}
+	f.up = direction{flow: f, reverse: &f.down, src: client, dst: target, reset: ClientReset, moved: &n.Up, pace: newPace(limits.Up)}
+	f.down = direction{flow: f, reverse: &f.up, src: target, dst: client, reset: TargetReset, moved: &n.Down, pace: newPace(limits.Down)}
+	if f.up.pace != nil || f.down.pace != nil {
+		f.stopped = make(chan struct{})
+	}
+	f.spare.Store(limits.Bytes)
+	return f
+}
+
+func (f *flow) run(early []byte) (Cause, error) {
+	if f.ctx.Err() != nil {
+		return Cut, context.Cause(f.ctx)
+	}
+	if f.ctx.Done() != nil {
+		stop := context.AfterFunc(f.ctx, func() { f.halt(Cut, context.Cause(f.ctx)) })
+		defer stop()
+	}
+	f.startTimer()
+
+	f.up.copied.Add(1)
+	f.down.copied.Add(1)
+	var other sync.WaitGroup
+	other.Go(func() { f.up.run(early) })
+	f.down.run(nil)
+	other.Wait()
+
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.over = true
+	if f.timer != nil {
+		f.timer.Stop()
+	}
+	return f.cause, f.err
+}
+
+// run carries everything, then passes on how it ended.
+func (d *direction) run(early []byte) {
+	received, sent := d.send(early), error(nil)
+	if received == nil {
+		received, sent = d.copy()
+	} else if received != errOver {
+		received, sent = nil, received
+	}
+	if sent != nil {
+		d.refused(sent)
+		return
+	}
+	d.copied.Done()
+	if received != nil {
+		d.lost(received)
+		return
+	}
+	d.finished()
+}
+
+// finished passes the end of src on to dst.
+func (d *direction) finished() {
+	f := d.flow
+	var unsound error
+	f.mu.Lock()
+	if !d.reverse.ended {
+		f.mu.Unlock()
+		unsound = d.unsoundEnd()
+		f.mu.Lock()
+	}
+	if f.over {
+		f.mu.Unlock()
+		return
+	}
+	if d.reverse.broken == nil {
+		d.reverse.broken = unsound
+	}
+	broken := d.reverse.broken
+	if errors.Is(broken, syscall.ECONNRESET) {
+		// Not an end but a reset, whose error the other direction's write took.
+		f.name(d.reset, broken)
+		f.mu.Unlock()
+		f.abort(d)
+		return
+	}
+	f.mu.Unlock()
+
+	half, ok := d.dst.(interface{ CloseWrite() error })
+	if !ok {
+		f.halt(Finished, nil) // dst cannot be told that there is no more but by closing it
+		return
+	}
+	_ = half.CloseWrite() // where it fails dst is gone, which the other direction finds
+
+	f.mu.Lock()
+	d.ended = true
+	broken, last := d.reverse.broken, d.reverse.ended
+	if broken != nil {
+		f.name(d.reset, broken)
+	}
+	f.mu.Unlock()
+	switch {
+	case broken != nil:
+		f.abort(d) // src closed, and would not take what was still sent to it
+	case last:
+		f.mu.Lock()
+		f.end(Finished, nil)
+		f.mu.Unlock()
+		_ = d.dst.SetReadDeadline(longAgo) // the other direction may be watching
+	default:
+		if err := d.watch(); err != nil {
+			d.lost(err)
+		}
+	}
+}
+
+// lost ends the flow: src cannot be read any more, so that dst is reset.
+func (d *direction) lost(err error) {
+	f := d.flow
+	f.mu.Lock()
+	f.name(d.reset, err)
+	f.mu.Unlock()
+	f.abort(d)
+}
+
+// refused ends only this direction: dst takes no more, but what it has sent is
+// still delivered. The reset is passed on by the direction that reads dst, when
+// it comes to the end, or here if it has been there already.
+func (d *direction) refused(err error) {
+	f := d.flow
+	f.mu.Lock()
+	if !f.over {
+		d.broken = err
+		f.name(d.reverse.reset, err)
+	}
+	over := d.reverse.ended
+	f.mu.Unlock()
+	d.copied.Done()
+	if over {
+		f.abort(d.reverse)
+	}
+}
+
+// name says why the flow ends, if nothing has before. The error is one that a
+// side gave: reset is what it means if that was a reset. Called with f.mu held.
+func (f *flow) name(reset Cause, err error) {
+	if f.over || f.named {
+		return
+	}
+	f.named = true
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		f.cause = reset
+	} else {
+		f.cause, f.err = Failed, err
+	}
+}
+
+// halt ends both directions where they are. The connections stay open.
+func (f *flow) halt(cause Cause, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.end(cause, err) {
+		_ = f.up.src.SetDeadline(longAgo)
+		_ = f.up.dst.SetDeadline(longAgo)
+	}
+}
+
+// abort ends the flow because d's source is gone, and passes that on to its
+// destination as a reset, once that has taken what was sent to it before.
+func (f *flow) abort(d *direction) {
+	f.mu.Lock()
+	first := f.end(Failed, nil)
+	f.mu.Unlock()
+	if !first {
+		return
+	}
+	d.settle()
+	reset(d.dst)
+	_ = d.src.SetDeadline(longAgo)
+}
+
+// end marks the flow as over, and reports whether it was not before. Called
+// with f.mu held.
+func (f *flow) end(cause Cause, err error) bool {
+	if f.over {
+		return false
+	}
+	f.over = true
+	if !f.named {
+		f.named, f.cause, f.err = true, cause, err
+	}
+	if f.stopped != nil {
+		close(f.stopped)
+	}
+	return true
+}
+
+// reset closes a connection so that its peer sees a reset, or at least, below
+// TLS, no orderly end.
+func reset(c net.Conn) {
+	if inner, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = inner.NetConn()
+	}
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetLinger(0)
+	}
+	_ = c.Close()
+}
+
+// send delivers bytes that are in hand already.
+func (d *direction) send(p []byte) error {
+	for len(p) > 0 {
+		room, err := d.allowance(len(p))
+		if err != nil {
+			return err
+		}
+		granted := d.grant(room)
+		n, err := d.dst.Write(p[:granted])
+		d.moved.Add(int64(n))
+		if err != nil {
+			return err
+		}
+		if granted < room {
+			d.flow.halt(BytesSpent, nil)
+			return errOver
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// plainBuffers serves streams that are not plain TCP, which hold one while they
+// wait. TLS hands out no more than 16 KiB at a time (RFC 8446, section 5.1).
+var plainBuffers = sync.Pool{New: func() any { return new([16 << 10]byte) }}
+
+// copyPlain carries the bytes of any stream.
+func (d *direction) copyPlain() (received, sent error) {
+	buffer := plainBuffers.Get().(*[16 << 10]byte)
+	defer plainBuffers.Put(buffer)
+	for {
+		room, err := d.allowance(len(buffer))
+		if err != nil {
+			return err, nil
+		}
+		n, err := d.src.Read(buffer[:room])
+		granted := d.grant(n)
+		if granted > 0 {
+			written, err := d.dst.Write(buffer[:granted])
+			d.moved.Add(int64(written))
+			if err != nil {
+				return nil, err
+			}
+		}
+		if granted < n {
+			d.flow.halt(BytesSpent, nil)
+			return errOver, nil
+		}
+		if errors.Is(err, io.EOF) {
+			return nil, nil
+		}
+		if err != nil {
+			return err, nil
+		}
+	}
+}

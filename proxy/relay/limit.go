@@ -1,0 +1,140 @@
+package relay
+
+import "time"
+
+// grant takes n bytes from what the flow may still deliver, or what is left of
+// it. It is asked when the bytes are there, so that a flow of exactly
+// Limits.Bytes still ends well.
+func (d *direction) grant(n int) int {
+	f := d.flow
+	if f.limits.Bytes <= 0 {
+		return n
+	}
+	for {
+		spare := f.spare.Load()
+		granted := min(int64(n), spare)
+		if f.spare.CompareAndSwap(spare, spare-granted) {
+			return int(granted)
+		}
+	}
+}
+
+// allowance returns how many of at most so many bytes may be taken now, at
+// least one. It waits as long as the pace asks for, holding nothing.
+func (d *direction) allowance(most int) (int, error) {
+	if d.pace == nil {
+		return most, nil
+	}
+	wait := d.pace.wait(time.Now())
+	if wait > 0 {
+		d.tcp.release()
+		d.pace.timer.Reset(wait)
+		select {
+		case <-d.pace.timer.C:
+		case <-d.flow.stopped:
+			d.pace.timer.Stop()
+			return 0, errOver
+		}
+	}
+	return d.pace.take(most), nil
+}
+
+// pace is a token bucket: one token, one byte. Its owner waits for a
+// fiftieth of a second's worth at a time, so that it sleeps rather than counts
+// bytes, and it holds a tenth of a second's worth, so that it stays smooth.
+type pace struct {
+	rate   float64 // tokens per nanosecond
+	chunk  float64 // worth waking for
+	depth  float64
+	tokens float64
+	at     time.Time // when tokens was right
+	timer  *time.Timer
+}
+
+func newPace(rate int64) *pace {
+	if rate <= 0 {
+		return nil
+	}
+	p := &pace{
+		rate:  float64(rate) / float64(time.Second),
+		chunk: max(float64(rate)/50, 1),
+		depth: max(float64(rate)/10, 1),
+		at:    time.Now(),
+		timer: time.NewTimer(time.Hour),
+	}
+	p.timer.Stop()
+	p.tokens = p.depth
+	return p
+}
+
+// wait brings the tokens to the present and returns how long it takes until
+// there is a chunk's worth.
+func (p *pace) wait(now time.Time) time.Duration {
+	p.tokens = min(p.tokens+float64(now.Sub(p.at))*p.rate, p.depth)
+	p.at = now
+	if p.tokens >= p.chunk {
+		return 0
+	}
+	return time.Duration((p.chunk-p.tokens)/p.rate) + 1
+}
+
+// take takes up to most tokens. Not all of them need be used: see giveBack.
+func (p *pace) take(most int) int {
+	now := time.Now()
+	p.tokens = min(p.tokens+float64(now.Sub(p.at))*p.rate, p.depth)
+	p.at = now
+	n := min(most, max(int(p.tokens), 1))
+	p.tokens -= float64(n)
+	return n
+}
+
+// giveBack returns tokens that were taken for bytes that did not come.
+func (p *pace) giveBack(n int) { p.tokens = min(p.tokens+float64(n), p.depth) }
+
+// startTimer looks after Idle and Until. Nothing is set per chunk: the timer
+// looks now and then whether the counters have moved, and so ends an idle flow
+// up to an eighth late.
+func (f *flow) startTimer() {
+	if f.limits.Idle <= 0 && f.limits.Until.IsZero() {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.movedAt = time.Now()
+	f.moved = f.counters.Up.Load() + f.counters.Down.Load()
+	f.timer = time.AfterFunc(f.nextLook(f.movedAt), f.look)
+}
+
+func (f *flow) look() {
+	f.mu.Lock()
+	now := time.Now()
+	moved := f.counters.Up.Load() + f.counters.Down.Load()
+	if moved != f.moved {
+		f.moved, f.movedAt = moved, now
+	}
+	over := f.over
+	expired := !f.limits.Until.IsZero() && !now.Before(f.limits.Until)
+	idle := f.limits.Idle > 0 && now.Sub(f.movedAt) >= f.limits.Idle
+	if !over && !expired && !idle {
+		f.timer.Reset(f.nextLook(now))
+	}
+	f.mu.Unlock()
+	switch {
+	case over:
+	case expired:
+		f.halt(Expired, nil)
+	case idle:
+		f.halt(IdleTimeout, nil)
+	}
+}
+
+// nextLook is how long the timer may sleep. Called with f.mu held.
+func (f *flow) nextLook(now time.Time) time.Duration {
+	next := max(f.limits.Idle/8, time.Millisecond)
+	if f.limits.Idle <= 0 {
+		next = f.limits.Until.Sub(now)
+	} else if !f.limits.Until.IsZero() {
+		next = min(next, f.limits.Until.Sub(now))
+	}
+	return max(next, 0)
+}

@@ -1,0 +1,192 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"sync/atomic"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+)
+
+// Bucket bounds in seconds. A memoised decision takes about a microsecond, a
+// name and a connection up to the longest deadline.
+var (
+	decisionSeconds = []float64{
+		1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1,
+	}
+	networkSeconds = []float64{
+		1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30,
+	}
+)
+
+// instruments are the metrics, each counter and histogram with its labels. No
+// client's address and no host's name is ever a label.
+type instruments struct {
+	sessions        counter
+	decisions       counter
+	refusals        counter
+	authentications counter
+	warnings        counter
+	activations     counter
+	relayBytes      counter
+	decision        histogram
+	handshake       histogram
+	dial            histogram
+}
+
+func newInstruments(meter metric.Meter, o *Options) (*instruments, error) {
+	var problems []error
+	count := func(name, unit, doc string, labels ...string) counter {
+		c, err := meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(doc))
+		problems = append(problems, err)
+		return counter{c, newLabelSets(labels)}
+	}
+	measure := func(name, doc string, buckets []float64, labels ...string) histogram {
+		h, err := meter.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(doc),
+			metric.WithExplicitBucketBoundaries(buckets...))
+		problems = append(problems, err)
+		return histogram{h, newLabelSets(labels)}
+	}
+	instruments := &instruments{
+		sessions: count("sallyport.sessions", "{session}",
+			"Sessions that have ended, by how.", "listener", "protocol", "outcome"),
+		decisions: count("sallyport.decisions", "{decision}",
+			"Decisions of the policy.", "stage", "verdict"),
+		refusals: count("sallyport.refusals", "{connection}",
+			"Connections refused without asking the policy.", "cause"),
+		authentications: count("sallyport.authentications", "{authentication}",
+			"Clients that have presented credentials, or none.", "method", "outcome"),
+		warnings: count("sallyport.policy.warnings", "{warning}",
+			"Warnings of the policy.", "stage"),
+		activations: count("sallyport.policy.activations", "{activation}",
+			"New policies that became active or were refused.", "outcome"),
+		relayBytes: count("sallyport.relay.bytes", "By",
+			"Bytes relayed from clients (up) and to clients (down), counted when a session ends.", "direction"),
+		decision: measure("sallyport.decision.duration",
+			"Time that a decision takes, memoised ones included.", decisionSeconds, "stage"),
+		handshake: measure("sallyport.handshake.duration",
+			"Time from a connection to its complete request.", networkSeconds),
+		dial: measure("sallyport.dial.duration",
+			"Time that it takes to connect to a target.", networkSeconds, "upstream", "outcome"),
+	}
+	problems = append(problems, observe(meter, o))
+	if err := errors.Join(problems...); err != nil {
+		return nil, fmt.Errorf("instruments: %w", err)
+	}
+	return instruments, nil
+}
+
+// observe registers what is read at each scrape rather than told.
+func observe(meter metric.Meter, o *Options) error {
+	read := func(value func() int64) metric.Int64Callback {
+		return func(_ context.Context, observer metric.Int64Observer) error {
+			observer.Observe(value())
+			return nil
+		}
+	}
+	var problems []error
+	if o.ActiveSessions != nil {
+		_, err := meter.Int64ObservableUpDownCounter("sallyport.sessions.active", metric.WithUnit("{session}"),
+			metric.WithDescription("Sessions that are open now."), metric.WithInt64Callback(read(o.ActiveSessions)))
+		problems = append(problems, err)
+	}
+	if o.LogDropped != nil {
+		_, err := meter.Int64ObservableCounter("sallyport.log.dropped", metric.WithUnit("{line}"),
+			metric.WithDescription("Lines of the log that were lost, since they could not be written in time."),
+			metric.WithInt64Callback(read(o.LogDropped)))
+		problems = append(problems, err)
+	}
+	if o.DecisionLogDropped != nil {
+		_, err := meter.Int64ObservableCounter("sallyport.decision_log.dropped", metric.WithUnit("{event}"),
+			metric.WithDescription("Events of the decision log that were lost, since they could not be written in time."),
+			metric.WithInt64Callback(read(o.DecisionLogDropped)))
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
+}
+
+type counter struct {
+	metric.Int64Counter
+	labels *labelSets
+}
+
+func (c *counter) add(n int64, values ...string) {
+	c.Add(context.Background(), n, c.labels.of(values).add...)
+}
+
+type histogram struct {
+	metric.Float64Histogram
+	labels *labelSets
+}
+
+func (h *histogram) record(seconds float64, values ...string) {
+	h.Record(context.Background(), seconds, h.labels.of(values).record...)
+}
+
+// maxLabels is the most labels that an instrument has, maxLabelSets the most
+// combinations of their values. Values come from the configuration and from our
+// own lists, so the latter is never reached; it bounds a mistake.
+const (
+	maxLabels    = 3
+	maxLabelSets = 512
+)
+
+// labelSets keeps one instrument's label sets ready-made, since building one
+// costs more than counting. Reading takes no lock; a new set copies the map.
+type labelSets struct {
+	names []string
+	other *labelSet // stands for every combination beyond the bound
+
+	mu    sync.Mutex // held to add one
+	known atomic.Pointer[map[[maxLabels]string]*labelSet]
+}
+
+// labelSet is a label set as the two kinds of instruments take it.
+type labelSet struct {
+	add    []metric.AddOption
+	record []metric.RecordOption
+}
+
+func newLabelSets(names []string) *labelSets {
+	l := &labelSets{names: names, other: newLabelSet(names, [maxLabels]string{"other", "other", "other"})}
+	l.known.Store(&map[[maxLabels]string]*labelSet{})
+	return l
+}
+
+func newLabelSet(names []string, values [maxLabels]string) *labelSet {
+	labels := make([]attribute.KeyValue, len(names))
+	for i, name := range names {
+		labels[i] = attribute.String(name, values[i])
+		if values[i] == "" {
+			labels[i] = attribute.String(name, "unknown")
+		}
+	}
+	set := metric.WithAttributeSet(attribute.NewSet(labels...))
+	return &labelSet{add: []metric.AddOption{set}, record: []metric.RecordOption{set}}
+}
+
+// of finds the set of these values, which are in the order of the names.
+func (l *labelSets) of(values []string) *labelSet {
+	var key [maxLabels]string
+	copy(key[:], values)
+	if set, ok := (*l.known.Load())[key]; ok {
+		return set
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	known := *l.known.Load()
+	if set, ok := known[key]; ok {
+		return set
+	}
+	if len(known) >= maxLabelSets {
+		return l.other
+	}
+	known = maps.Clone(known)
+	known[key] = newLabelSet(l.names, key)
+	l.known.Store(&known)
+	return known[key]
+}

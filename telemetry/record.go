@@ -1,0 +1,120 @@
+package telemetry
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"sallyport/proxy/session"
+)
+
+// A session's decisions, in the order of its life, and how each is called.
+var (
+	stages       = [...]string{"admit", "authenticate", "route", "dial"}
+	decisionKeys = [...]string{"decision.admit", "decision.authenticate", "decision.route", "decision.dial"}
+)
+
+// attributes are reused from one session to the next.
+var attributes = sync.Pool{New: func() any { return new([32]slog.Attr) }}
+
+// logSession writes the record as one line, in the layout of the package
+// comment.
+func logSession(to *slog.Logger, r *session.Record) {
+	ctx := context.Background()
+	if !to.Enabled(ctx, slog.LevelInfo) {
+		return
+	}
+	pooled := attributes.Get().(*[32]slog.Attr)
+	line := sessionAttrs(pooled[:0], r)
+	// The handler is called as it is, since the logger would look up the line of
+	// this file each time.
+	record := slog.NewRecord(time.Now(), slog.LevelInfo, "session", 0)
+	record.AddAttrs(line...)
+	_ = to.Handler().Handle(ctx, record) // the writer counts what is lost
+	clear(line)
+	attributes.Put(pooled)
+}
+
+func sessionAttrs(line []slog.Attr, r *session.Record) []slog.Attr {
+	text := func(key, value string) {
+		if value != "" {
+			line = append(line, slog.String(key, clip(value)))
+		}
+	}
+	endpoint := func(address, port, host string, number uint16) {
+		if host != "" {
+			line = append(line, slog.String(address, clip(host)), slog.Int(port, int(number)))
+		}
+	}
+	list := func(key string, values []string) {
+		if len(values) > 0 {
+			line = append(line, slog.Any(key, clipAll(values)))
+		}
+	}
+	text("session.id", r.ID)
+	text("listener", r.Listener)
+	text("network.protocol.name", r.Protocol)
+	if r.Source.IsValid() {
+		endpoint("client.address", "client.port", r.Source.Addr().Unmap().String(), r.Source.Port())
+	}
+	text("user.name", r.Identity)
+	endpoint("server.address", "server.port", r.Target.Host, r.Target.Port)
+	if r.Asked != r.Target {
+		endpoint("asked.address", "asked.port", r.Asked.Host, r.Asked.Port)
+	}
+	if r.Address.IsValid() {
+		endpoint("network.peer.address", "network.peer.port", r.Address.Addr().Unmap().String(), r.Address.Port())
+	}
+	text("outcome", r.Outcome)
+	text("error.message", r.Cause)
+	list("reasons", r.Reasons)
+	list("warnings", r.Warnings)
+	if len(r.Labels) > 0 {
+		line = append(line, slog.GroupAttrs("labels", labelAttrs(r.Labels)...))
+	}
+	for i, stage := range stages {
+		text(decisionKeys[i], r.Decisions[stage])
+	}
+	text("policy.revision", r.Revision)
+	return append(line,
+		slog.Int64("bytes.up", r.Bytes.Up), slog.Int64("bytes.down", r.Bytes.Down),
+		slog.Time("started", r.Started), slog.Float64("duration", math.Round(r.Duration*1e6)/1e6))
+}
+
+func labelAttrs(labels map[string]string) []slog.Attr {
+	out := make([]slog.Attr, 0, min(len(labels), maxListed))
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		if len(out) == maxListed {
+			break
+		}
+		out = append(out, slog.String(clip(key), clip(labels[key])))
+	}
+	return out
+}
+
+// A line of the log is bounded, however long a name a client or a policy makes
+// up: texts in bytes, lists and objects in members.
+const (
+	maxText   = 1 << 10
+	maxListed = 32
+)
+
+func clip(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText], "") + "…"
+}
+
+func clipAll(texts []string) []string {
+	out := slices.Clone(texts[:min(len(texts), maxListed)])
+	for i := range out {
+		out[i] = clip(out[i])
+	}
+	return out
+}
