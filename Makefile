@@ -10,7 +10,7 @@ LDFLAGS := -X main.version=$(VERSION)
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint rego golden cover fuzz clean
+.PHONY: help build run test lint rego golden cover fuzz bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ fuzz: ## fuzz every parser, FUZZTIME each
 	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
 	  done; \
 	done
+
+bench: ## benchmarks of decisions and of the relay, beside io.Copy in the same run
+	$(GO) test -run '^$$' -bench . -benchmem ./policy/engine ./proxy/relay
 
 clean: ## remove what was built
 	rm -rf $(BIN)

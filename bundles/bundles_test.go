@@ -15,6 +15,7 @@ import (
 	"sallyport/policy"
 	"sallyport/policy/distribute"
 	"sallyport/policy/engine"
+	"sallyport/proxy/identity"
 )
 
 func newEngine(t *testing.T) *engine.Engine {
@@ -77,6 +78,24 @@ func TestExamplesLoad(t *testing.T) {
 	s := activate(t, newEngine(t), load(t, "egress"))
 	if got := s.Revision(); got != "egress-1" {
 		t.Errorf("revision %q", got)
+	}
+}
+
+// The passwords that users/data.yaml and the README tell.
+func TestExampleUsersLogIn(t *testing.T) {
+	s := activate(t, newEngine(t), load(t, "egress"))
+	users, problems := identity.Parse(s.Data("users"))
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	v := identity.NewVerifier(1)
+	v.SetUsers(users)
+	for name, password := range map[string]string{
+		"research-agent": "reads-papers-all-day", "billing": "pays-bills-on-time",
+	} {
+		if r, err := v.Verify(t.Context(), name, password); err != nil || !r.Verified {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
 	}
 }
 

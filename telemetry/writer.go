@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // maxPending bounds the lines that wait for their turn, in bytes. As many may
@@ -45,6 +46,7 @@ type Writer struct {
 	out     io.Writer
 	notice  func(lost int64) []byte // nil: none
 	dropped atomic.Int64
+	closing chan struct{} // closed when Close is called
 	done    chan struct{} // closed when all that could be written is
 
 	mu      sync.Mutex
@@ -58,7 +60,7 @@ type Writer struct {
 func NewWriter(out io.Writer) *Writer { return newWriter(out, nil) }
 
 func newWriter(out io.Writer, notice func(int64) []byte) *Writer {
-	w := &Writer{out: out, notice: notice, done: make(chan struct{})}
+	w := &Writer{out: out, notice: notice, closing: make(chan struct{}), done: make(chan struct{})}
 	w.more.L = &w.mu
 	go w.run()
 	return w
@@ -85,7 +87,10 @@ func (w *Writer) Dropped() int64 { return w.dropped.Load() }
 // goroutine then ends with the write that it is stuck in.
 func (w *Writer) Close(ctx context.Context) error {
 	w.mu.Lock()
-	w.closed = true
+	if !w.closed {
+		w.closed = true
+		close(w.closing)
+	}
 	w.more.Signal()
 	w.mu.Unlock()
 	select {
@@ -129,6 +134,10 @@ func (w *Writer) run() {
 	}
 }
 
+// gather is how long the first line waits for others: waking for each line
+// costs more than writing it.
+const gather = 10 * time.Millisecond
+
 // take waits for lines and leaves the buffer of the last batch in their place.
 // It reports false when the writer is closed and nothing is left.
 func (w *Writer) take(last []byte) ([]byte, bool) {
@@ -139,6 +148,16 @@ func (w *Writer) take(last []byte) ([]byte, bool) {
 	defer w.mu.Unlock()
 	for len(w.pending) == 0 && !w.closed {
 		w.more.Wait()
+	}
+	if !w.closed {
+		w.mu.Unlock()
+		others := time.NewTimer(gather)
+		select {
+		case <-others.C:
+		case <-w.closing:
+			others.Stop()
+		}
+		w.mu.Lock()
 	}
 	batch := w.pending
 	w.pending = last[:0]

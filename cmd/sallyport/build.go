@@ -71,8 +71,9 @@ func engineOptions(c *config.Config) engine.Options {
 	return o
 }
 
-// build wires the rooms and loads the policy. It listens nowhere yet.
-func build(c *config.Config) (s *server, err error) {
+// build wires the rooms, loads the policy and watches its files until ctx ends.
+// It listens nowhere yet.
+func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(int64(c.Limits.Memory))
 	s = &server{config: c, sessions: session.NewTable(c.Limits.Connections)}
@@ -123,6 +124,12 @@ func build(c *config.Config) (s *server, err error) {
 	for _, l := range c.Listeners {
 		s.proxy.Protocols[l.Name] = l.Protocols
 	}
+	if watched := slices.Concat(c.Policy.Paths, c.Policy.Data); len(watched) > 0 {
+		// Watching comes first, so that no edit falls between.
+		if err := distribute.Watch(ctx, watched, func() { s.reload(ctx) }); err != nil {
+			return nil, err
+		}
+	}
 	return s, s.load()
 }
 
@@ -164,10 +171,6 @@ func (s *server) load() error {
 	users, errs := identity.Parse(snapshot.Data("users"))
 	if len(errs) > 0 {
 		return errors.Join(errs...) // the engine's check has seen them already
-	}
-	if active := s.engine.Active(); active != nil && active.Revision() == snapshot.Revision() {
-		s.refusal.Store(nil)
-		return nil // a change that changed nothing
 	}
 	s.verifier.SetUsers(users)
 	s.engine.Activate(snapshot)
@@ -228,12 +231,6 @@ func (s *server) run(stop, now <-chan struct{}) error {
 	management, err := s.management(ctx)
 	if err != nil {
 		return err
-	}
-	if watched := slices.Concat(s.config.Policy.Paths, s.config.Policy.Data); len(watched) > 0 {
-		if err := distribute.Watch(ctx, watched, func() { s.reload(ctx) }); err != nil {
-			return err
-		}
-		s.reload(ctx) // what changed between the first look and the watch
 	}
 	for _, l := range listeners {
 		serving.Go(func() {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,7 +44,7 @@ func run() int {
 	// A log or a decision log whose reader has gone is an error of the writer,
 	// not the end of the process.
 	signal.Ignore(syscall.SIGPIPE)
-	err := root().Execute()
+	err := root().ExecuteContext(context.Background())
 	if err == nil {
 		return 0
 	}
@@ -128,7 +129,9 @@ TERM and INT let sessions finish for shutdown.grace; a second one stops at once.
 			if err != nil {
 				return err
 			}
-			s, err := build(settings)
+			ctx, cancel := context.WithCancel(c.Context())
+			defer cancel()
+			s, err := build(ctx, settings)
 			if err != nil {
 				return err
 			}
@@ -140,7 +143,7 @@ TERM and INT let sessions finish for shutdown.grace; a second one stops at once.
 				ends := []chan struct{}{stop, now}
 				for sig := range signals {
 					if sig == syscall.SIGHUP {
-						s.reload(c.Context())
+						s.reload(ctx)
 					} else if len(ends) > 0 {
 						close(ends[0])
 						ends = ends[1:]

@@ -240,18 +240,20 @@ func nests(value any, levels int) bool {
 	switch value := value.(type) {
 	case map[string]any:
 		for _, v := range value {
-			if levels == 0 || nests(v, levels-1) {
+			if nests(v, levels-1) {
 				return true
 			}
 		}
 	case []any:
 		for _, v := range value {
-			if levels == 0 || nests(v, levels-1) {
+			if nests(v, levels-1) {
 				return true
 			}
 		}
+	default:
+		return levels < 0
 	}
-	return false
+	return levels <= 0
 }
 
 func (l *loading) digest(f file) {

@@ -310,7 +310,8 @@ func TestLoadRefuses(t *testing.T) {
 	pack(t, at("none.tar.gz"), entry("/README.md", "nothing"))
 	pack(t, at("link.tar.gz"), tar.Header{Name: "a.rego", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"})
 	pack(t, at("broken.tar.gz"), entry("/a.rego", rego), entry("/data.json", "{\n7}"))
-	whole, err := os.ReadFile(at("twice.tar.gz"))
+	pack(t, at("whole.tar.gz"), entry("/a.rego", rego))
+	whole, err := os.ReadFile(at("whole.tar.gz"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -342,7 +343,9 @@ func TestLoadRefuses(t *testing.T) {
 			"cut.tar.gz: is not a bundle", "twice.tar.gz:/a.rego: is in the bundle twice",
 			"link.tar.gz:/a.rego: is not a regular file", "broken.tar.gz:/data.json:2: invalid character",
 		}},
-		{"damaged archives", []string{"short.tar.gz", "sum.tar.gz"}, nil, []string{"short.tar.gz:", "sum.tar.gz:"}},
+		{"damaged archives", []string{"short.tar.gz", "sum.tar.gz"}, nil, []string{
+			"short.tar.gz: is not a whole bundle: unexpected EOF", "sum.tar.gz: is not a whole bundle: gzip: invalid checksum",
+		}},
 		{"links and pipes", []string{"loop", "dangling", "pipe"}, nil, []string{
 			"loop/ring: too many levels of symbolic links", "loop/self: leads back", "dangling/b.rego: no such file", "pipe/b.rego: is not a regular file",
 		}},
@@ -436,6 +439,18 @@ func TestRevisionFollowsTheFiles(t *testing.T) {
 			}
 		}
 		seen[step.name] = c.Revision
+	}
+}
+
+func TestNests(t *testing.T) {
+	for text, want := range map[string]int{
+		`1`: 0, `[]`: 1, `{}`: 1, `[1]`: 1, `{"a": 1}`: 1, `{"a": {}}`: 2, `[{"a": [1]}, 2]`: 3, `[1, {"a": {"b": {"c": 1}}}]`: 4,
+	} {
+		var value any
+		do(t, json.Unmarshal([]byte(text), &value))
+		if nests(value, want) || want > 0 && !nests(value, want-1) {
+			t.Errorf("%s does not nest %d levels", text, want)
+		}
 	}
 }
 

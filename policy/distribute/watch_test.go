@@ -160,10 +160,14 @@ func TestWatchEnds(t *testing.T) {
 func TestWhatMatters(t *testing.T) {
 	root := folder(t, map[string]string{
 		"policy/x.rego": before, "policy/sub/data.json": "{}", "policy/.git/HEAD": "x", "policy/access.log": "x", "out.log": "x",
+		"v1/y.rego": before,
 	})
 	root, err := filepath.EvalSymlinks(root)
-	do(t, err, os.Symlink("sub", filepath.Join(root, "policy/link")), os.Symlink("..1", filepath.Join(root, "policy/..data")))
-	w, err := watch([]string{filepath.Join(root, "policy"), filepath.Join(root, "policy/..data/x.rego")})
+	do(t, err, os.Symlink("sub", filepath.Join(root, "policy/link")), os.Symlink("..1", filepath.Join(root, "policy/..data")),
+		os.Symlink("v1", filepath.Join(root, "current")))
+	w, err := watch([]string{
+		filepath.Join(root, "policy"), filepath.Join(root, "policy/..data/x.rego"), filepath.Join(root, "current/y.rego"),
+	})
 	do(t, err)
 	defer w.close()
 	for name, want := range map[string]bool{
@@ -171,6 +175,7 @@ func TestWhatMatters(t *testing.T) {
 		"policy/x.rego": true, "policy/gone.rego": true, "policy/data.yaml": true, "policy/.manifest": true,
 		"policy/access.log": false, "policy/gone.log": false, "policy/users.json": false, "policy/.x.rego.swp": false,
 		"policy/sub": true, "policy/link": true, "policy/.git": false, "policy/..data": true, "policy/..data_tmp": false,
+		"current": true, "v1": true, "v1/y.rego": true, "v1/z.rego": false,
 		"policy/sub/data.json": true, "policy/sub/4913": false,
 	} {
 		if got := w.matters(filepath.Join(root, name)); got != want {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -143,15 +142,6 @@ func TestExpand(t *testing.T) {
 		if strings.Contains(message, "s3cret") {
 			t.Errorf("Expand(%q) tells the content: %s", c.in, message)
 		}
-	}
-}
-
-// A named pipe would keep the reader waiting for somebody to write.
-func TestExpandDoesNotWait(t *testing.T) {
-	pipe := filepath.Join(t.TempDir(), "pipe")
-	makePipe(t, pipe)
-	if _, _, err := Expand("${file:" + pipe + "}"); err == nil || !strings.Contains(err.Error(), "is not a regular file") {
-		t.Error(err)
 	}
 }
 
