@@ -68,9 +68,6 @@ func (l *life) ask(ctx context.Context, stage policy.Stage) policy.Decision {
 	l.session.AddLabels(d.Labels)
 	l.warnings = append(l.warnings, d.Warn...)
 	l.answer = d
-	if d.Verdict == policy.Denied {
-		l.proxy.Guard.Denied(l.conn.Source.Addr(), l.identity)
-	}
 	return d
 }
 

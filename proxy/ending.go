@@ -62,7 +62,7 @@ func endingOf(err error) ending {
 		return ending{name: "unsupported", socks5: socks5.CommandNotSupported, status: http.StatusMethodNotAllowed, proxyError: "http_request_error"}
 	case errors.Is(err, socks5.ErrAddressType):
 		return ending{name: "unsupported", socks5: socks5.AddressTypeNotSupported, status: http.StatusBadRequest, proxyError: "http_request_error"}
-	case errors.As(err, &spelling), errors.Is(err, socks5.ErrEmptyName):
+	case errors.As(err, &spelling), errors.Is(err, socks5.ErrEmptyName), errors.Is(err, socks5.ErrVersion):
 		return ending{name: "malformed", socks5: socks5.GeneralFailure, status: http.StatusBadRequest, proxyError: "http_request_error"}
 	case errors.Is(err, identity.ErrBusy):
 		return ending{name: "limit", socks5: socks5.NotAllowed, status: http.StatusTooManyRequests, proxyError: "http_request_denied", retry: time.Second}
@@ -94,6 +94,9 @@ func (l *life) fail(err error) {
 	}
 	var r *refusal
 	if errors.As(err, &r) {
+		if r.Verdict == policy.Denied {
+			l.proxy.Guard.Denied(l.conn.Source.Addr(), l.identity)
+		}
 		e.decision = r.ID
 		l.reasons = r.Reasons()
 		if r.Explain {
@@ -119,8 +122,7 @@ func (l *life) fail(err error) {
 // unanswerable tells an end before the client had asked in a way that its
 // protocol can answer.
 func unanswerable(err error) bool {
-	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
-		errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, socks5.ErrVersion)
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // hangUp closes so that the answer arrives: unread bytes would turn the close
@@ -139,10 +141,10 @@ func (l *life) record() *session.Record {
 		Outcome:  l.outcome, Reasons: l.reasons, Warnings: l.warnings, Revision: l.answer.Revision,
 	}
 	switch {
+	case l.err != nil: // says more, for a session that was cut by whom
+		r.Cause = l.err.Error()
 	case l.outcome == "ok":
 		r.Cause = l.cause.String()
-	case l.err != nil:
-		r.Cause = l.err.Error()
 	}
 	return r
 }

@@ -133,14 +133,15 @@ func (l *life) meet() error {
 // in its own protocol: nothing that it presents is looked at.
 func (l *life) turnAway(door *policy.Decision) error {
 	refused := &refusal{*door}
-	if _, err := l.dialect.Present(policy.Methods{policy.MethodNone}); err != nil {
-		return &rejection{refused}
+	_, err := l.dialect.Present(policy.Methods{policy.MethodNone})
+	if err == nil {
+		err = l.dialect.Accept()
 	}
-	if err := l.dialect.Accept(); err != nil {
-		return refused
+	if err == nil {
+		_, err = l.dialect.Request()
 	}
-	if _, err := l.dialect.Request(); err != nil {
-		l.dialect = nil // it never asked, so there is nothing to answer
+	if err != nil && unanswerable(err) {
+		l.dialect = nil // it never asked
 	}
 	return refused
 }

@@ -9,6 +9,7 @@ import (
 
 	"sallyport/policy"
 	"sallyport/proxy/wire/http"
+	"sallyport/proxy/wire/socks5"
 )
 
 // httpDialect is the server's side of CONNECT (RFC 9110 §9.3.6).
@@ -85,5 +86,5 @@ func malformed(err error) (ending, bool) {
 	if !errors.As(err, &wire) {
 		return ending{}, false
 	}
-	return ending{name: "malformed", status: wire.Status, proxyError: "http_request_error"}, true
+	return ending{name: "malformed", socks5: socks5.GeneralFailure, status: wire.Status, proxyError: "http_request_error"}, true
 }

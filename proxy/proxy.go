@@ -14,6 +14,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"time"
@@ -84,7 +85,9 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 	defer c.Close()
 	s, err := p.Sessions.Open(ctx, c.Listener, c.Source)
 	if err != nil {
-		p.Observe.Refused("limit")
+		if errors.Is(err, session.ErrFull) { // and not that the server is stopping
+			p.Observe.Refused("limit")
+		}
 		return
 	}
 	l := p.begin(s, c)

@@ -58,17 +58,17 @@ func (l *life) redirect(plan *policy.Decision) error {
 	if plan.Redirect.Port != 0 {
 		port = uint16(plan.Redirect.Port)
 	}
-	if plan.Redirect.Host == "" {
-		t.Port = int64(port)
-		return nil
+	t.Port = int64(port)
+	if plan.Redirect.Host != "" {
+		host, err := target.Parse(plan.Redirect.Host)
+		if err != nil {
+			plan.Verdict, plan.Err = policy.Fault, fmt.Errorf("route: redirect.host: %w", err)
+			l.proxy.Observe.Decided(plan, 0)
+			return &refusal{*plan}
+		}
+		*t = targetFacts(host, port)
 	}
-	host, err := target.Parse(plan.Redirect.Host)
-	if err != nil {
-		plan.Verdict, plan.Err = policy.Fault, fmt.Errorf("route: redirect.host: %w", err)
-		l.proxy.Observe.Decided(plan, 0)
-		return &refusal{*plan}
-	}
-	*t = targetFacts(host, port)
+	l.session.SetTarget(t.Host, port)
 	return nil
 }
 

@@ -30,7 +30,8 @@ func (p Protocol) String() string {
 // content type of a handshake record (RFC 8446 section 5.1: 22). HTTP begins
 // with a method. RFC 9110 section 9.1 lets a method be any token, but every
 // registered one that a proxy may be sent begins with an upper-case letter, and
-// methods are case-sensitive, so nothing else is taken for HTTP.
+// methods are case-sensitive, so nothing else is taken for HTTP but a carriage
+// return: RFC 9112 section 2.2 wants an empty line before a request ignored.
 func Dialect(first byte) Protocol {
 	switch {
 	case first == 5:
@@ -39,7 +40,7 @@ func Dialect(first byte) Protocol {
 		return SOCKS4
 	case first == 22:
 		return TLS
-	case 'A' <= first && first <= 'Z':
+	case 'A' <= first && first <= 'Z', first == '\r':
 		return HTTP
 	}
 	return Unknown

@@ -1,0 +1,689 @@
+package main
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// hostile_test.go means harm: mutated and stalled handshakes, signals and
+// resets in the middle of things, and policies that fail.
+
+// sessionOf waits for the record of the session that asked for a host.
+func (s *process) sessionOf(t *testing.T, host string) map[string]any {
+	t.Helper()
+	for skip := 0; ; skip++ {
+		r := s.wait(t, skip, "session")
+		if r["asked.address"] == host || (r["asked.address"] == nil && r["server.address"] == host) {
+			return r
+		}
+	}
+}
+
+func (s *process) descriptors(t *testing.T) int {
+	t.Helper()
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(open)
+}
+
+// honest is a client that wants a tunnel and uses it.
+func honest(t *testing.T, s *process, port uint16) *talk {
+	t.Helper()
+	d := dialDoor(t, s.addr).say(greeting + connectTo("127.0.0.1", port)).hear(chosen + "\x05\x00\x00\x01\x7f\x00\x00\x01")
+	io.CopyN(io.Discard, d, 2) // the port
+	return d.say("honest").hear("honest")
+}
+
+// mutated is a handshake with up to eight things wrong.
+func mutated(r *rand.Rand, seeds []string) string {
+	b := []byte(seeds[r.IntN(len(seeds))])
+	for range 1 + r.IntN(8) {
+		if len(b) == 0 {
+			break
+		}
+		i := r.IntN(len(b))
+		switch r.IntN(8) {
+		case 0:
+			b[i] ^= 1 << r.IntN(8)
+		case 1:
+			b[i] = byte(r.Uint32())
+		case 2:
+			b = b[:i]
+		case 3:
+			b = append(b[:i], b[i+1:]...)
+		case 4:
+			b = append(b[:i:i], append([]byte{byte(r.Uint32())}, b[i:]...)...)
+		case 5:
+			j := i + r.IntN(len(b)-i)
+			b = append(b[:j:j], b[i:]...) // a part again
+		case 6:
+			other := seeds[r.IntN(len(seeds))]
+			b = append(b[:i:i], other[r.IntN(len(other)):]...)
+		case 7:
+			b[i] = "\x00\xff\r\n:\x7f\x05\x01"[r.IntN(8)]
+		}
+	}
+	return string(b)
+}
+
+// TEST_MUTATIONS is how many handshakes are mutated, and may have a seed
+// behind a comma.
+func TestMutatedHandshakes(t *testing.T) {
+	count, seed := 3000, uint64(1)
+	if text := os.Getenv("TEST_MUTATIONS"); text != "" {
+		first, second, _ := strings.Cut(text, ",")
+		var err error
+		if count, err = strconv.Atoi(first); err != nil {
+			t.Fatal(err)
+		}
+		if second != "" {
+			if seed, err = strconv.ParseUint(second, 10, 64); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	target, canary := serveEcho(t, "127.0.0.1:0"), serveEcho(t, "127.0.0.1:0")
+	names := serveNames(t, nil)
+	// A mutated address must not lead out of this machine, so that loopback is
+	// all there is, and the canary's port is not allowed.
+	dir := t.TempDir()
+	policy := write(t, filepath.Join(dir, "dial.rego"), "package sallyport.dial\ndefault allow := false\nallow if input.address.scope == \"loopback\"\n")
+	s := start(t, "--policy", policy, "--data", settings(t, nil, target.port), "--set", "dns.servers="+names.addr,
+		"--data", usersFile(t, map[string]string{"alice": "right horse"}))
+	basic := base64.StdEncoding.EncodeToString([]byte("alice:right horse"))
+	var seeds []string
+	for _, port := range []uint16{target.port, canary.port} {
+		seeds = append(seeds,
+			greeting+connectTo("127.0.0.1", port)+"early",
+			greeting+connectTo("localhost", port)+"early",
+			greeting+connectTo("::1", port),
+			"\x05\x02\x00\x02"+login("alice", "right horse")+connectTo("127.0.0.1", port)+"early",
+			"\x05\x01\x02"+login("alice", "wrong")+connectTo("127.0.0.1", port),
+			fmt.Sprintf("CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: a\r\n\r\nearly", port),
+			fmt.Sprintf("CONNECT localhost:%d HTTP/1.1\r\nProxy-Authorization: Basic %s\r\n\r\nearly", port, basic),
+			fmt.Sprintf("GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", port),
+		)
+	}
+	honest(t, s, target.port).Close()
+	before := s.descriptors(t)
+
+	var clients sync.WaitGroup
+	for worker := range uint64(8) {
+		r := rand.New(rand.NewPCG(seed, worker))
+		clients.Go(func() {
+			for range count / 8 {
+				c, err := net.Dial("tcp", s.addr)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				c.SetDeadline(time.Now().Add(30 * time.Second))
+				text := mutated(r, seeds)
+				io.WriteString(c, text)
+				c.(*net.TCPConn).CloseWrite()
+				if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("no end of %q", text)
+				}
+				c.Close()
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { clients.Wait(); close(done) }()
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		default:
+			honest(t, s, target.port).Close()
+		}
+	}
+	if n := canary.came.Load(); n != 0 {
+		t.Errorf("%d came to where none may go", n)
+	}
+	// The honest client's own connections end a moment after it has closed them.
+	for end := time.Now().Add(20 * time.Second); s.descriptors(t) > before+10; {
+		if time.Now().After(end) {
+			t.Fatalf("%d descriptors before, %d after", before, s.descriptors(t))
+		}
+		honest(t, s, target.port).Close()
+	}
+}
+
+// A handshake that does not end holds up nobody, and its deadline is for the
+// whole of it: a client that drips is no better off than one that is silent.
+func TestStalledHandshakes(t *testing.T) {
+	target := serveEcho(t, "127.0.0.1:0")
+	s := start(t, "--data", settings(t, loopback, target.port), "--set", "limits.handshake=2s")
+	stalls := []string{
+		"", "\x05", "\x05\x01", greeting, greeting + "\x05", greeting + "\x05\x01\x00", greeting + "\x05\x01\x00\x03\xff" + "abc",
+		greeting + connectTo("127.0.0.1", 80)[:9], "\x05\x01\x02", "\x05\x01\x02\x01\xff" + "abc", "C", "CONNECT ", "CONNECT a:1 HTTP/1.1\r\nA: ",
+	}
+	var stalled []net.Conn
+	for i := range 500 {
+		d := dialDoor(t, s.addr)
+		io.WriteString(d, stalls[i%len(stalls)])
+		stalled = append(stalled, d)
+		if i%25 == 0 {
+			honest(t, s, target.port).Close()
+		}
+	}
+	var drips sync.WaitGroup
+	for _, start := range []string{greeting + "\x05\x01\x00\x03\xff", "CONNECT ", "\x05\x01\x02\x01\xff"} {
+		drip := dialDoor(t, s.addr).say(start)
+		drips.Go(func() {
+			for range 300 { // 15 s at least
+				drip.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+				if _, err := io.Copy(io.Discard, drip); !errors.Is(err, os.ErrDeadlineExceeded) {
+					return // closed
+				}
+				io.WriteString(drip, "a")
+			}
+			t.Errorf("a client that drips after % x is still heard", start)
+		})
+	}
+	drips.Wait()
+	for i, c := range stalled {
+		c.SetDeadline(time.Now().Add(15 * time.Second))
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("%q is still open", stalls[i%len(stalls)])
+		}
+	}
+	honest(t, s, target.port)
+}
+
+func TestConnectionsOverTheLimit(t *testing.T) {
+	target := serveEcho(t, "127.0.0.1:0")
+	s := start(t, "--data", settings(t, loopback, target.port), "--set", "limits.connections=3")
+	api := "http://" + s.wait(t, 0, "management")["address"].(string)
+	open := []*talk{honest(t, s, target.port), honest(t, s, target.port), honest(t, s, target.port)}
+	d := dialDoor(t, s.addr)
+	if got, _ := d.rest(); got != "" {
+		t.Errorf("the fourth hears %q", got)
+	}
+	if refused := s.wait(t, 0, "connection refused"); refused["cause"] != "limit" {
+		t.Errorf("the log says %v", refused)
+	}
+	if _, body := call(t, "GET", api+"/metrics", ""); !strings.Contains(body, `sallyport_refusals_total{cause="limit"} 1`) {
+		t.Errorf("the refusal is not counted in %s", body)
+	}
+	open[0].Close()
+	s.wait(t, 0, "session")
+	honest(t, s, target.port)
+}
+
+// Without descriptors the program waits, and goes on when they come back.
+func TestOutOfDescriptors(t *testing.T) {
+	target := serveEcho(t, "127.0.0.1:0")
+	s := start(t, "--data", settings(t, loopback, target.port))
+	honest(t, s, target.port).Close()
+	few := unix.Rlimit{Cur: uint64(s.descriptors(t) + 8), Max: 1 << 10}
+	if err := unix.Prlimit(s.cmd.Process.Pid, unix.RLIMIT_NOFILE, &few, nil); err != nil {
+		t.Skip("limits cannot be set here: ", err)
+	}
+	var waiting []*talk
+	for range 32 {
+		waiting = append(waiting, dialDoor(t, s.addr).say(greeting))
+	}
+	s.wait(t, 0, "accept")
+	for _, d := range waiting {
+		d.Close()
+	}
+	s.wait(t, len(waiting), "session") // all of them have been, after the first
+	honest(t, s, target.port)
+}
+
+// A name that has addresses which dial denies beside one that it allows was not
+// a request that was denied, and one with several was denied once.
+func TestDeniedRequestsAreCountedOnce(t *testing.T) {
+	target := serveEcho(t, "127.0.0.1:0")
+	names := serveNames(t, map[string][]string{
+		"mixed.example.": {"10.0.0.1", "10.0.0.2", "127.0.0.1"}, "inside.example.": {"10.0.0.1", "10.0.0.2", "10.0.0.3"},
+	})
+	policy := write(t, filepath.Join(t.TempDir(), "admit.rego"), `package sallyport.admit
+default allow := true
+deny contains "denied too often" if input.source.denials.hour > 1
+`)
+	s := start(t, "--policy", policy, "--data", settings(t, loopback, target.port), "--set", "dns.servers="+names.addr)
+	for range 3 {
+		dialDoor(t, s.addr).say(greeting + connectTo("mixed.example", target.port)).hear(chosen + "\x05\x00\x00\x01\x7f\x00\x00\x01").Close()
+	}
+	for range 2 {
+		if got := exchange(t, s.addr, greeting+connectTo("inside.example", target.port)); got != chosen+replied(2) {
+			t.Errorf("a denied name is answered by % x", got)
+		}
+		s.sessionOf(t, "inside.example")
+	}
+	if n := len(names.questions()); n != 2*5 {
+		t.Errorf("%d questions were asked for 5 requests", n)
+	}
+	if got := exchange(t, s.addr, greeting+connectTo("inside.example", target.port)); got != chosen+replied(2) || len(names.questions()) != 2*5 {
+		t.Errorf("a client that was denied twice is answered by % x", got)
+	}
+}
+
+func TestSignals(t *testing.T) {
+	target := serveEcho(t, "127.0.0.1:0")
+	data := settings(t, loopback, target.port)
+	s := start(t, "--data", data, "--set", "shutdown.grace=2s")
+	idle, half := honest(t, s, target.port), dialDoor(t, s.addr).say(greeting).hear(chosen)
+	s.cmd.Process.Signal(syscall.SIGHUP)
+	s.wait(t, 1, "policy active")
+	idle.say("still").hear("still")
+	half.say(connectTo("127.0.0.1", target.port)).hear("\x05\x00\x00\x01").Close()
+
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	s.wait(t, 0, "draining")
+	idle.say("in grace").hear("in grace")
+	if c, err := net.Dial("tcp", s.addr); err == nil {
+		if _, err := io.ReadFull(c, make([]byte, 1)); err == nil {
+			t.Error("after TERM a new client is served")
+		}
+		c.Close()
+	}
+	s.wait(t, 0, "eof")
+	if err := s.cmd.Wait(); err != nil {
+		t.Errorf("after TERM: %v", err)
+	}
+	if cause := s.sessionOf(t, "127.0.0.1")["error.message"]; cause == nil {
+		t.Error("a session has no cause")
+	}
+
+	s = start(t, "--data", data, "--set", "shutdown.grace=1h")
+	honest(t, s, target.port)
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	s.wait(t, 0, "draining")
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	s.wait(t, 0, "eof")
+	if err := s.cmd.Wait(); err != nil {
+		t.Errorf("after a second TERM: %v", err)
+	}
+	if cause := s.sessionOf(t, "127.0.0.1")["error.message"]; cause != "cut: the server is shutting down" {
+		t.Errorf("the cause is %v", cause)
+	}
+}
+
+// scripted is a target that does one thing with its connection.
+func scripted(t *testing.T, script func(c *net.TCPConn)) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	t.Cleanup(func() { l.Close(); serving.Wait() })
+	serving.Go(func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		script(c.(*net.TCPConn))
+	})
+	return l.Addr().(*net.TCPAddr).AddrPort().Port()
+}
+
+func TestHowASideEnds(t *testing.T) {
+	results := make(chan error, 1)
+	resets := scripted(t, func(c *net.TCPConn) {
+		io.ReadFull(c, make([]byte, 2))
+		io.WriteString(c, "bye")
+		io.ReadFull(c, make([]byte, 2))
+		c.SetLinger(0)
+	})
+	isReset := scripted(t, func(c *net.TCPConn) {
+		io.WriteString(c, "hi")
+		_, err := io.Copy(io.Discard, c)
+		results <- err
+	})
+	endsLast := scripted(t, func(c *net.TCPConn) {
+		text, err := io.ReadAll(c)
+		if err == nil && string(text) != "question" {
+			err = fmt.Errorf("the target heard %q", text)
+		}
+		io.WriteString(c, "answer")
+		results <- err
+	})
+	endsFirst := scripted(t, func(c *net.TCPConn) {
+		io.WriteString(c, "banner")
+		c.CloseWrite()
+		text, err := io.ReadAll(c)
+		if err == nil && string(text) != "late" {
+			err = fmt.Errorf("the target heard %q", text)
+		}
+		results <- err
+	})
+	s := start(t, "--data", settings(t, loopback, resets, isReset, endsLast, endsFirst))
+	tunnel := func(port uint16) *talk {
+		d := dialDoor(t, s.addr)
+		return d.say(fmt.Sprintf("CONNECT 127.0.0.1:%d HTTP/1.1\r\n\r\n", port)).hear("HTTP/1.1 200 Connection established\r\n\r\n")
+	}
+	if got, err := tunnel(resets).say("ab").hear("bye").say("cd").rest(); got != "" || !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the target's reset reaches the client as %q, %v", got, err)
+	}
+	d := tunnel(isReset).hear("hi")
+	d.SetLinger(0)
+	d.Close()
+	if err := <-results; !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the client's reset reaches the target as %v", err)
+	}
+	d = tunnel(endsLast).say("question")
+	d.CloseWrite()
+	if got, err := d.rest(); got != "answer" || err != nil {
+		t.Errorf("after its own end the client hears %q, %v", got, err)
+	}
+	if err := <-results; err != nil {
+		t.Error(err)
+	}
+	d = tunnel(endsFirst)
+	if got, err := d.rest(); got != "banner" || err != nil {
+		t.Errorf("until the target's end the client hears %q, %v", got, err)
+	}
+	d.say("late").CloseWrite()
+	if err := <-results; err != nil {
+		t.Error(err)
+	}
+}
+
+// fields is a policy whose first label of the target's name chooses the case.
+const fields = `package sallyport.route
+
+default allow := true
+
+_case := split(input.target.host, ".")[0]
+
+default redirect := {"host": "127.0.0.1"}
+redirect := {"host": "127.0.0.1", "port": data.settings.port} if _case == "both"
+redirect := {"port": data.settings.port} if _case == "127"
+redirect := {"host": "Here.Example."} if _case == "named"
+redirect := {"host": "there.example"} if _case == "trap"
+redirect := {"host": "10.0.0.1"} if _case == "inside"
+redirect := {"host": "127.0.0.1/x"} if _case == "malformed"
+redirect := {"port": 70000 + data.settings.port} if _case == "port"
+redirect := data.settings.keys if _case == "key"
+
+session_limits := {"idle": "100ms"} if _case == "idle"
+session_limits := {"duration": "100ms"} if _case == "duration"
+session_limits := {"until": time.now_ns()} if _case == "until"
+session_limits := {"bytes": 10} if _case == "bytes"
+session_limits := {"up": "64KiB/s", "down": 65536} if _case == "pace"
+session_limits := {"bytes": data.settings.odd} if _case == "size"
+
+source_address := "127.0.0.9" if _case == "source"
+source_address := data.settings.odd if _case == "oddsource"
+source_address := "::1" if _case == "family"
+
+deny := set() if not _case in {"denied", "undefined", "quiet", "text"}
+deny := {"go \"away\"", "\u00fcber"} if _case in {"denied", "quiet"}
+deny := data.settings.odd if _case == "text"
+
+explain := _case != "quiet"
+
+allow := false if _case == "reason"
+reason := {"closed", "today"} if _case == "reason"
+reason := "one" if _case == "conflict"
+reason := "two" if _case == "conflict"
+reason := sprintf("%d", [1 / (data.settings.port - data.settings.port)]) if _case == "error"
+
+warn contains "watched" if _case == "warn"
+labels := {"team": "blue", "case": _case}
+allow := count([1 | some a in numbers.range(1, 4000); some b in numbers.range(1, 4000); a + b < 0]) > 0 if _case == "slow"
+`
+
+func TestPolicyFields(t *testing.T) {
+	target := serveEcho(t, "127.0.0.1:0")
+	names := serveNames(t, map[string][]string{"here.example.": {"127.0.0.1"}, "there.example.": {"10.0.0.1"}})
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "route.rego"), fields)
+	write(t, filepath.Join(dir, "data.json"), fmt.Sprintf(`{"settings": {"port": %d, "odd": "x", "keys": {"hots": "127.0.0.1"}, "allow_private": ["127.0.0.0/8"]}}`, target.port))
+	write(t, filepath.Join(dir, "authenticate.rego"), `package sallyport.authenticate
+default allow := true
+identity := {"name": sprintf("%s of the test", [input.credentials.username]), "groups": ["g"]} if input.credentials.method == "password"
+labels := {"team": "red", "method": input.credentials.method}
+`)
+	s := start(t, "--policy", dir, "--set", "dns.servers="+names.addr, "--set", "management.tokens.ops.token=0123456789abcdef")
+	api := "http://" + s.wait(t, 0, "management")["address"].(string)
+
+	const (
+		denied, fault = 2, 1
+		failed        = 1 // by both protocols' most general answer
+	)
+	for _, c := range []struct {
+		host    string
+		reply   byte
+		status  int
+		parts   []string // of the answer by HTTP
+		outcome string
+		cause   string // a part of it
+	}{
+		{"denied.test", denied, 403, []string{
+			`Proxy-Status: sallyport; error=http_request_denied; details="go \"away\"; ?ber"`, `"reasons":["go \"away\"","über"]`, `"decision_id":"`}, "denied", "route denies"},
+		{"quiet.test", denied, 403, []string{"error=http_request_denied\r\n", `"decision_id":"`}, "denied", ""},
+		{"reason.test", denied, 403, []string{`details="closed; today"`, `"reasons":["closed","today"]`}, "denied", "route denies"},
+		{"inside.test", denied, 403, []string{"error=destination_ip_prohibited"}, "denied", "dial denies"},
+		{"malformed.test", fault, 503, []string{"error=proxy_internal_error", `"decision_id":"`}, "fault", "redirect.host"},
+		{"port.test", fault, 503, []string{"error=proxy_internal_error"}, "fault", "redirect"},
+		{"key.test", fault, 503, []string{"error=proxy_internal_error"}, "fault", "hots"},
+		{"size.test", fault, 503, []string{"error=proxy_internal_error"}, "fault", "session_limits"},
+		{"oddsource.test", fault, 503, []string{"error=proxy_internal_error"}, "fault", "source_address"},
+		{"undefined.test", fault, 503, []string{"error=proxy_internal_error"}, "fault", "deny"},
+		{"text.test", fault, 503, []string{"error=proxy_internal_error"}, "fault", "deny"},
+		{"conflict.test", fault, 503, []string{"error=proxy_internal_error"}, "fault", "conflict"},
+		{"error.test", fault, 503, []string{"error=proxy_internal_error"}, "fault", "divide"},
+		{"slow.test", fault, 503, []string{"error=proxy_internal_error"}, "fault", ""},
+		{"family.test", failed, 502, []string{"error="}, "failed", "local address"},
+	} {
+		if got := exchange(t, s.addr, greeting+connectTo(c.host, target.port)+"early"); got != chosen+replied(c.reply) {
+			t.Errorf("%s is answered by % x", c.host, got)
+		}
+		if r := s.sessionOf(t, c.host); r["outcome"] != c.outcome || !strings.Contains(fmt.Sprint(r["error.message"]), c.cause) {
+			t.Errorf("%s is recorded as %v", c.host, r["raw"])
+		}
+		got := exchange(t, s.addr, fmt.Sprintf("CONNECT %s:%d HTTP/1.1\r\n\r\nearly", c.host, target.port))
+		if !strings.HasPrefix(got, fmt.Sprintf("HTTP/1.1 %d ", c.status)) {
+			t.Errorf("%s is answered by %q", c.host, got)
+		}
+		for _, part := range c.parts {
+			if !strings.Contains(got, part) {
+				t.Errorf("the answer to %s has no %q: %q", c.host, part, got)
+			}
+		}
+		if c.host == "quiet.test" && strings.Contains(got, "away") {
+			t.Errorf("a policy that does not explain itself is explained: %q", got)
+		}
+	}
+	if n := target.came.Load(); n != 0 {
+		t.Fatalf("%d came to the target all the same", n)
+	}
+	if got := names.questions(); len(got) != 0 {
+		t.Errorf("%q were looked up, though all are redirected or refused", got)
+	}
+
+	tunnel := func(host string, port uint16) *talk {
+		d := dialDoor(t, s.addr).say("\x05\x01\x02" + login("ann", "x") + connectTo(host, port))
+		d.hear("\x05\x02\x01\x00\x05\x00\x00\x01\x7f\x00\x00")
+		io.CopyN(io.Discard, d, 3)
+		return d
+	}
+	for _, c := range []struct{ host, cause string }{
+		{"idle.test", "idle_timeout"}, {"duration.test", "expired"}, {"until.test", "expired"},
+	} {
+		tunnel(c.host, target.port).rest()
+		if r := s.sessionOf(t, c.host); r["outcome"] != "ok" || r["error.message"] != c.cause {
+			t.Errorf("%s is recorded as %v", c.host, r["raw"])
+		}
+	}
+	if got, _ := tunnel("bytes.test", target.port).say("0123456789").rest(); got != "" {
+		t.Errorf("beyond its bytes a session carries %q", got)
+	}
+	if r := s.sessionOf(t, "bytes.test"); r["error.message"] != "bytes_spent" || r["bytes.up"] != 10.0 || r["bytes.down"] != 0.0 {
+		t.Errorf("bytes.test is recorded as %v", r["raw"])
+	}
+	began, half := time.Now(), strings.Repeat("x", 32<<10)
+	paced := tunnel("pace.test", target.port)
+	go func() { io.WriteString(paced, half); paced.CloseWrite() }()
+	// A tenth of a second's worth may go at once; never less than the rate asks.
+	if got, err := paced.rest(); got != half || err != nil || time.Since(began) < 300*time.Millisecond {
+		t.Errorf("%d bytes at 64 KiB/s took %v, %v", len(got), time.Since(began), err)
+	}
+
+	// Redirect, labels, warn, identity, source address.
+	tunnel("both.test", 1).say("hello").hear("hello").Close()
+	r := s.sessionOf(t, "both.test")
+	labels, _ := r["labels"].(map[string]any)
+	if r["server.address"] != "127.0.0.1" || r["server.port"] != float64(target.port) || r["asked.port"] != 1.0 ||
+		r["network.peer.address"] != "127.0.0.1" || r["user.name"] != "ann of the test" ||
+		labels["team"] != "blue" || labels["case"] != "both" || labels["method"] != "password" {
+		t.Errorf("a redirected session is recorded as %v", r["raw"])
+	}
+	tunnel("127.0.0.1", 1).say("hello").hear("hello").Close()
+	tunnel("named.test", target.port).say("hello").hear("hello").Close()
+	if r := s.sessionOf(t, "named.test"); r["server.address"] != "here.example" {
+		t.Errorf("a session redirected to a name is recorded as %v", r["raw"])
+	}
+	if got := exchange(t, s.addr, greeting+connectTo("trap.test", target.port)); got != chosen+replied(denied) {
+		t.Errorf("a redirect to a name within is answered by % x", got)
+	}
+	tunnel("warn.test", target.port).say("hello").hear("hello").Close()
+	if r := s.sessionOf(t, "warn.test"); fmt.Sprint(r["warnings"]) != "[watched]" {
+		t.Errorf("a warning is recorded as %v", r["raw"])
+	}
+	for len(target.peers) > 0 {
+		<-target.peers
+	}
+	cut := tunnel("source.test", target.port).say("hello").hear("hello")
+	if peer := <-target.peers; !strings.HasPrefix(peer.String(), "127.0.0.9:") {
+		t.Errorf("the target sees %v", peer)
+	}
+
+	// The operator cuts it.
+	_, list := call(t, "GET", api+"/v1/sessions", "0123456789abcdef")
+	_, id, _ := strings.Cut(list, `"id":"`)
+	id, _, _ = strings.Cut(id, `"`)
+	if status, body := call(t, "DELETE", api+"/v1/sessions/"+id, "0123456789abcdef"); status != 204 {
+		t.Fatalf("%d %s of %s", status, body, list)
+	}
+	cut.rest()
+	if r := s.sessionOf(t, "source.test"); r["outcome"] != "ok" || r["error.message"] != "cut: by the management API, token ops" {
+		t.Errorf("a cut session is recorded as %v", r["raw"])
+	}
+}
+
+// A client that is not admitted is told so in its own protocol, whatever it
+// asks for and presents; methods binds what may be presented.
+func TestAdmit(t *testing.T) {
+	target := serveEcho(t, "127.0.0.1:0")
+	connect := fmt.Sprintf("CONNECT 127.0.0.1:%d HTTP/1.1\r\n", target.port)
+	request := connectTo("127.0.0.1", target.port)
+	type try struct{ send, want string }
+	for _, c := range []struct {
+		policy string
+		tries  []try
+	}{
+		{"default allow := false", []try{
+			{greeting + request, chosen + replied(2)},
+			{greeting + "\x05\x02" + request[2:], chosen + replied(2)},
+			{"\x05\x01\x02" + login("a", "b") + request, "\x05\xff"},
+			{connect + "\r\n", "HTTP/1.1 403 "},
+			{connect + "Proxy-Authorization: Basic YTpi\r\n\r\n", "HTTP/1.1 403 "},
+			{"GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 403 "},
+			{"CONNECT nonsense HTTP/1.1\r\n\r\n", "HTTP/1.1 403 "},
+		}},
+		{"allow := 1 / (data.settings.allow_ports[0] - data.settings.allow_ports[0]) == 1", []try{
+			{greeting + request, chosen + replied(1)},
+			{connect + "\r\n", "HTTP/1.1 503 "},
+			{"GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 503 "},
+		}},
+		{"allow := true\nmethods := {\"password\"}", []try{
+			{greeting + request, "\x05\xff"},
+			{connect + "\r\n", "HTTP/1.1 407 "},
+			{"\x05\x02\x00\x02" + login("alice", "wrong") + request, "\x05\x02\x01\x01"},
+			{"\x05\x02\x00\x02" + login("alice", "right horse") + request[:8] + "\x00\x01", "\x05\x02\x01\x00" + replied(2)},
+		}},
+		{"allow := true\nmethods := [\"none\"]", []try{
+			{"\x05\x01\x02" + login("alice", "right horse") + request, "\x05\xff"},
+			{"\x05\x02\x00\x02" + request[:8] + "\x00\x01", chosen + replied(2)},
+		}},
+		{"allow := true\nmethods := []", []try{
+			{"\x05\x02\x00\x02" + login("alice", "right horse") + request, "\x05\xff"},
+			{connect + "Proxy-Authorization: Basic YTpi\r\n\r\n", "HTTP/1.1 407 "},
+		}},
+	} {
+		policy := write(t, filepath.Join(t.TempDir(), "admit.rego"), "package sallyport.admit\n"+c.policy+"\n")
+		s := start(t, "--policy", policy, "--data", settings(t, loopback, target.port), "--data", usersFile(t, map[string]string{"alice": "right horse"}))
+		for _, try := range c.tries {
+			got := exchange(t, s.addr, try.send)
+			if http := strings.HasPrefix(try.want, "HTTP"); got != try.want && !(http && strings.HasPrefix(got, try.want)) {
+				t.Errorf("%s: %q is answered by %q", c.policy, try.send, got)
+			}
+		}
+	}
+	if n := target.came.Load(); n != 0 {
+		t.Errorf("%d came to the target", n)
+	}
+}
+
+// What a client presents in confidence is in no log, whatever the policy reads.
+func TestNoSecretIsLogged(t *testing.T) {
+	target := serveEcho(t, "127.0.0.1:0")
+	part := func(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
+	jwt := part(`{"alg":"none"}`) + "." + part(`{"sub":"hush-jwt"}`) + "." + part("hush")
+	policy := write(t, filepath.Join(t.TempDir(), "authenticate.rego"), `package sallyport.authenticate
+default allow := false
+allow if count(split(input.credentials.token, ".")) == 3
+reason contains sprintf("%s with %s and %v", [input.credentials.username, input.credentials.method, input.request.headers])
+explain := true
+`)
+	s := start(t, "--policy", policy, "--data", settings(t, loopback, target.port),
+		"--set", "policy.opa.decision_logs.console=true", "--set", "log.level=debug")
+	decisions := make(chan string, 1)
+	go func() {
+		text, _ := io.ReadAll(s.stdout)
+		decisions <- string(text)
+	}()
+	line := fmt.Sprintf("CONNECT 127.0.0.1:%d HTTP/1.1\r\nCookie: hush-cookie\r\nAuthorization: hush-authorization\r\nProxy-Authorization: ", target.port)
+	for _, c := range [][2]string{
+		{"\x05\x01\x02" + login("ann", jwt), "\x05\x02\x01\x00"},
+		{"\x05\x01\x02" + login("ann", "hush-password"), "\x05\x02\x01\x01"},
+		{line + "Bearer " + jwt + "\r\n\r\n", "HTTP/1.1 200 "},
+		{line + "Bearer hush-opaque\r\n\r\n", "HTTP/1.1 407 "},
+		{line + "Basic " + base64.StdEncoding.EncodeToString([]byte("ann:hush-basic")) + "\r\n\r\n", "HTTP/1.1 407 "},
+		{line + "Basic hush/malformed\r\n\r\n", "HTTP/1.1 407 "},
+		{line + "Digest hush-digest\r\n\r\n", "HTTP/1.1 407 "},
+	} {
+		dialDoor(t, s.addr).say(c[0]).hear(c[1]).Close()
+	}
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	s.wait(t, 0, "eof")
+	logged := <-decisions
+	if !strings.Contains(logged, `"path":"sallyport/authenticate"`) || !strings.Contains(logged, "ann with password and ") {
+		t.Errorf("the decision log reads %s", logged)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.log {
+		logged += fmt.Sprint(e["raw"])
+	}
+	for _, secret := range []string{"hush", jwt, part("hush"), part(`{"sub":"hush-jwt"}`), base64.StdEncoding.EncodeToString([]byte("ann:hush-basic"))} {
+		if strings.Contains(logged, secret) {
+			t.Errorf("%q is in a log", secret)
+		}
+	}
+}
