@@ -34,8 +34,9 @@ lint: $(STATICCHECK) ## gofmt, go vet, staticcheck, go mod tidy
 rego: $(OPA) ## opa fmt, check --strict --schema, and test on the policies that we ship
 	@OPA=$(abspath $(OPA)) testdata/rego.sh
 
-golden: ## write the golden files (JSON Schemas) anew
+golden: ## write the golden files anew: JSON Schemas, and the reference pages in docs/
 	$(GO) test ./policy -run TestSchemas -update
+	$(GO) test ./cmd/sallyport -run TestReference -update
 
 cover: ## coverage of the Go tests, by function
 	@mkdir -p $(BIN)

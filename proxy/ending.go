@@ -92,6 +92,7 @@ func (l *life) fail(err error) {
 	if e.name == "limit" {
 		l.proxy.Observe.Refused("limit")
 	}
+	e.decision = l.answer.ID // the latest, where no decision was the cause
 	var r *refusal
 	if errors.As(err, &r) {
 		if r.Verdict == policy.Denied {

@@ -71,7 +71,7 @@ func sessionAttrs(line []slog.Attr, r *session.Record) []slog.Attr {
 		endpoint("network.peer.address", "network.peer.port", r.Address.Addr().Unmap().String(), r.Address.Port())
 	}
 	text("outcome", r.Outcome)
-	text("error.message", r.Cause)
+	text("cause", r.Cause)
 	list("reasons", r.Reasons)
 	list("warnings", r.Warnings)
 	if len(r.Labels) > 0 {

@@ -20,7 +20,7 @@
 //	asked.address, asked.port           the target before it; left out where they are the same
 //	network.peer.address, .port         what was dialled
 //	outcome                             ok, or in a word why not
-//	error.message                       the same at length
+//	cause                               why it ended, at length
 //	reasons                             the policy's, where it refused
 //	warnings                            the policy's `warn`
 //	labels                              the policy's `labels`, an object

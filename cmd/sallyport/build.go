@@ -139,7 +139,7 @@ func (s *server) openLog() error {
 	if s.config.Log.File != "" {
 		file, err := telemetry.OpenFile(s.config.Log.File)
 		if err != nil {
-			return fmt.Errorf("log.file: %w", err)
+			return err
 		}
 		s.logFile, out = file, file
 	}
@@ -277,7 +277,7 @@ func (s *server) listen(ctx context.Context) ([]*listen.Listener, error) {
 			for _, o := range open {
 				o.Close()
 			}
-			return nil, fmt.Errorf("listener %s: %w", l.Name, err)
+			return nil, err
 		}
 		open = append(open, one)
 		s.log.Info("listening", "listener", l.Name, "address", one.Addr().String())
@@ -296,7 +296,7 @@ func (s *server) management(ctx context.Context) (func() error, error) {
 		path := filepath.Join(filepath.Dir(s.config.State.Path), "sallyport.token")
 		made, err := manage.TokenFile(path)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w (a management.tokens entry makes the file unnecessary; state.path says where it goes)", err)
 		}
 		tokens["generated"] = manage.Token{Secret: made, Roles: []string{"admin"}}
 		s.log.Info("management token", "file", path)

@@ -49,8 +49,14 @@ type process struct {
 
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
-	s := &process{cmd: program(append([]string{"run", "--listen", "127.0.0.1:0", "--management", "127.0.0.1:0",
-		"--set", "state.path=" + filepath.Join(t.TempDir(), "state.db")}, args...)...)}
+	return follow(t, program(append([]string{"run", "--listen", "127.0.0.1:0", "--management", "127.0.0.1:0",
+		"--set", "state.path=" + filepath.Join(t.TempDir(), "state.db")}, args...)...))
+}
+
+// follow starts a `sallyport run` and waits until it listens.
+func follow(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
+	s := &process{cmd: cmd}
 	s.more = sync.NewCond(&s.mu)
 	s.stdout, _ = s.cmd.StdoutPipe()
 	stderr, err := s.cmd.StderrPipe()

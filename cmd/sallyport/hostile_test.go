@@ -301,7 +301,7 @@ func TestSignals(t *testing.T) {
 	if err := s.cmd.Wait(); err != nil {
 		t.Errorf("after TERM: %v", err)
 	}
-	if cause := s.sessionOf(t, "127.0.0.1")["error.message"]; cause == nil {
+	if cause := s.sessionOf(t, "127.0.0.1")["cause"]; cause == nil {
 		t.Error("a session has no cause")
 	}
 
@@ -314,7 +314,7 @@ func TestSignals(t *testing.T) {
 	if err := s.cmd.Wait(); err != nil {
 		t.Errorf("after a second TERM: %v", err)
 	}
-	if cause := s.sessionOf(t, "127.0.0.1")["error.message"]; cause != "cut: the server is shutting down" {
+	if cause := s.sessionOf(t, "127.0.0.1")["cause"]; cause != "cut: the server is shutting down" {
 		t.Errorf("the cause is %v", cause)
 	}
 }
@@ -493,7 +493,7 @@ labels := {"team": "red", "method": input.credentials.method}
 		if got := exchange(t, s.addr, greeting+connectTo(c.host, target.port)+"early"); got != chosen+replied(c.reply) {
 			t.Errorf("%s is answered by % x", c.host, got)
 		}
-		if r := s.sessionOf(t, c.host); r["outcome"] != c.outcome || !strings.Contains(fmt.Sprint(r["error.message"]), c.cause) {
+		if r := s.sessionOf(t, c.host); r["outcome"] != c.outcome || !strings.Contains(fmt.Sprint(r["cause"]), c.cause) {
 			t.Errorf("%s is recorded as %v", c.host, r["raw"])
 		}
 		got := exchange(t, s.addr, fmt.Sprintf("CONNECT %s:%d HTTP/1.1\r\n\r\nearly", c.host, target.port))
@@ -526,14 +526,14 @@ labels := {"team": "red", "method": input.credentials.method}
 		{"idle.test", "idle_timeout"}, {"duration.test", "expired"}, {"until.test", "expired"},
 	} {
 		tunnel(c.host, target.port).rest()
-		if r := s.sessionOf(t, c.host); r["outcome"] != "ok" || r["error.message"] != c.cause {
+		if r := s.sessionOf(t, c.host); r["outcome"] != "ok" || r["cause"] != c.cause {
 			t.Errorf("%s is recorded as %v", c.host, r["raw"])
 		}
 	}
 	if got, _ := tunnel("bytes.test", target.port).say("0123456789").rest(); got != "" {
 		t.Errorf("beyond its bytes a session carries %q", got)
 	}
-	if r := s.sessionOf(t, "bytes.test"); r["error.message"] != "bytes_spent" || r["bytes.up"] != 10.0 || r["bytes.down"] != 0.0 {
+	if r := s.sessionOf(t, "bytes.test"); r["cause"] != "bytes_spent" || r["bytes.up"] != 10.0 || r["bytes.down"] != 0.0 {
 		t.Errorf("bytes.test is recorded as %v", r["raw"])
 	}
 	began, half := time.Now(), strings.Repeat("x", 32<<10)
@@ -581,7 +581,7 @@ labels := {"team": "red", "method": input.credentials.method}
 		t.Fatalf("%d %s of %s", status, body, list)
 	}
 	cut.rest()
-	if r := s.sessionOf(t, "source.test"); r["outcome"] != "ok" || r["error.message"] != "cut: by the management API, token ops" {
+	if r := s.sessionOf(t, "source.test"); r["outcome"] != "ok" || r["cause"] != "cut: by the management API, token ops" {
 		t.Errorf("a cut session is recorded as %v", r["raw"])
 	}
 }

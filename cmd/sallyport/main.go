@@ -1,5 +1,6 @@
 // Command sallyport is an egress proxy in which a policy written in Rego takes
-// every decision. main.go has the commands; build.go wires the rooms.
+// every decision. main.go and check.go have the commands; build.go wires the
+// rooms.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -19,7 +21,6 @@ import (
 	"golang.org/x/term"
 
 	"sallyport/policy"
-	"sallyport/policy/engine"
 	"sallyport/proxy/config"
 	"sallyport/proxy/identity"
 )
@@ -64,8 +65,11 @@ func root() *cobra.Command {
 		Use:           "sallyport",
 		Short:         "An egress proxy whose every decision is taken by a Rego policy",
 		SilenceErrors: true, SilenceUsage: true, Version: version,
+		Args: noSuchCommand,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.PersistentFlags().String("format", "text", "output: text, or json")
+	c.PersistentFlags().String("format", "text", "`FORMAT` of results: text or json")
+	complete(c, "format", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	c.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
 		if f := c.Flag("format").Value.String(); f != "text" && f != "json" {
 			return fmt.Errorf("--format: want text or json, got %q", f)
@@ -73,7 +77,65 @@ func root() *cobra.Command {
 		return nil
 	}
 	c.AddCommand(runCommand(), checkCommand(), schemaCommand(), userCommand(), versionCommand())
+	// Cobra's own two commands take an unknown word for a request for help.
+	c.InitDefaultHelpCmd()
+	c.InitDefaultCompletionCmd()
+	for _, made := range c.Commands() {
+		switch made.Name() {
+		case "completion":
+			needsCommand(made)
+		case "help":
+			made.Args = func(c *cobra.Command, args []string) error {
+				found, rest, err := c.Root().Find(args)
+				if err == nil && len(rest) > 0 {
+					err = noSuchCommand(found, rest)
+				}
+				return err
+			}
+		}
+	}
 	return c
+}
+
+// needsCommand makes a command one that does nothing by itself.
+func needsCommand(c *cobra.Command) {
+	c.Args = noSuchCommand
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		var names []string
+		for _, below := range c.Commands() {
+			names = append(names, below.Name())
+		}
+		return fmt.Errorf("%s needs a command: %s", c.CommandPath(), strings.Join(names, ", "))
+	}
+}
+
+// noSuchCommand refuses whatever follows a command that takes other commands.
+func noSuchCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if c.SuggestionsMinimumDistance <= 0 {
+		c.SuggestionsMinimumDistance = 2
+	}
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		return fmt.Errorf("unknown command %q for %q; did you mean %s?", args[0], c.CommandPath(), strings.Join(near, " or "))
+	}
+	return fmt.Errorf("unknown command %q for %q; see %s --help", args[0], c.CommandPath(), c.CommandPath())
+}
+
+// noArguments does not repeat what was given: it may be a password.
+func noArguments(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s takes flags only, no argument; see %s --help", c.CommandPath(), c.CommandPath())
+	}
+	return nil
+}
+
+// complete names what may follow a flag, for the shell's completion.
+func complete(c *cobra.Command, flag string, with cobra.CompletionFunc) {
+	if err := c.RegisterFlagCompletionFunc(flag, with); err != nil {
+		panic(err) // the flag is not declared, or is completed twice
+	}
 }
 
 // print writes a result as text or, with --format json, as JSON.
@@ -89,24 +151,34 @@ func print(c *cobra.Command, text string, value any) error {
 func configFlags(c *cobra.Command) *config.Options {
 	o := &config.Options{Env: os.Environ()}
 	f := c.Flags()
-	f.StringVar(&o.File, "config", "", "configuration file (.yaml, .toml or .json)")
-	f.StringArrayVar(&o.Listen, "listen", nil, "address to listen on, instead of the configured ones; may be repeated")
-	f.StringArrayVar(&o.Policy, "policy", nil, "directory, .rego, data file or bundle, instead of the configured ones; may be repeated")
-	f.StringArrayVar(&o.Data, "data", nil, "JSON or YAML file that is added under data; may be repeated")
-	f.StringVar(&o.Management, "management", "", "address of the management API")
-	f.StringArrayVar(&o.Set, "set", nil, "KEY=VALUE of any other setting; may be repeated")
+	f.StringVar(&o.File, "config", "", "configuration `FILE`: .yaml, .toml or .json")
+	f.StringArrayVar(&o.Listen, "listen", nil, "`ADDRESS` to listen on, instead of the configured ones; may be repeated")
+	f.StringArrayVar(&o.Policy, "policy", nil, "`PATH` of a directory, .rego, data file or bundle, instead of the configured ones; may be repeated")
+	f.StringArrayVar(&o.Data, "data", nil, "JSON or YAML `FILE` that is added under data; may be repeated")
+	f.StringVar(&o.Management, "management", "", "`ADDRESS` of the management API")
+	f.StringArrayVar(&o.Set, "set", nil, "`KEY=VALUE` of any other setting; may be repeated")
+	for _, flag := range []string{"listen", "management", "set"} {
+		complete(c, flag, cobra.NoFileCompletions)
+	}
 	return o
 }
 
-func load(o *config.Options) (*config.Config, error) {
-	c, err := config.Load(*o)
+func load(c *cobra.Command, o *config.Options) (*config.Config, error) {
+	// Empty is what an unset variable of a script leaves: the defaults are not
+	// what was meant.
+	for _, flag := range []string{"config", "management"} {
+		if f := c.Flag(flag); f.Changed && f.Value.String() == "" {
+			return nil, fmt.Errorf("--%s: must not be empty", flag)
+		}
+	}
+	settings, err := config.Load(*o)
 	if err != nil {
 		return nil, err
 	}
-	if len(c.Policy.LogFacts) > 0 {
+	if len(settings.Policy.LogFacts) > 0 {
 		return nil, errors.New("policy.log_facts: not supported by this release")
 	}
-	return c, nil
+	return settings, nil
 }
 
 func runCommand() *cobra.Command {
@@ -123,9 +195,9 @@ TERM and INT let sessions finish for shutdown.grace; a second one stops at once.
   sallyport run --policy policies/ --data settings.json
   sallyport run --config sallyport.yaml --set log.level=debug
   sallyport run --set policy.opa.decision_logs.console=true`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
-			settings, err := load(o)
+			settings, err := load(c, o)
 			if err != nil {
 				return err
 			}
@@ -160,88 +232,38 @@ TERM and INT let sessions finish for shutdown.grace; a second one stops at once.
 	return c
 }
 
-func checkCommand() *cobra.Command {
-	var o *config.Options
-	c := &cobra.Command{
-		Use:   "check",
-		Short: "Judge configuration and policy as run would",
-		Long: `Judge configuration and policy by the same code as run, and print every problem.
-What is a warning to run, such as a path below data that nothing defines, is an
-error here.`,
-		Example: `  sallyport check --policy policies/
-  sallyport check --config sallyport.yaml --format json`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			type result struct {
-				Revision string           `json:"revision,omitempty"`
-				Problems []map[string]any `json:"problems"`
-			}
-			out := result{Problems: []map[string]any{}}
-			settings, err := load(o)
-			if err == nil {
-				e, failed := engine.New(engineOptions(settings))
-				if failed != nil {
-					return failed
-				}
-				defer e.Close()
-				var snapshot *engine.Snapshot
-				var problems engine.Problems
-				snapshot, problems, err = candidate(e, settings)
-				if err == nil && len(problems) > 0 {
-					err = problems
-				}
-				if snapshot != nil {
-					out.Revision = snapshot.Revision()
-				}
-			}
-			if err == nil {
-				return print(c, "ok: "+out.Revision, out)
-			}
-			if c.Flag("format").Value.String() != "json" {
-				return err
-			}
-			for line := range strings.SplitSeq(err.Error(), "\n") {
-				out.Problems = append(out.Problems, map[string]any{"message": line})
-			}
-			var judged engine.Problems
-			if errors.As(err, &judged) {
-				out.Problems = out.Problems[:0]
-				for _, p := range judged {
-					out.Problems = append(out.Problems, map[string]any{
-						"file": p.File, "row": p.Row, "column": p.Column, "message": p.Message, "warning": p.Warning,
-					})
-				}
-			}
-			if err := print(c, "", out); err != nil {
-				return failure{err}
-			}
-			return errReported
-		},
-	}
-	o = configFlags(c)
-	return c
-}
-
 func schemaCommand() *cobra.Command {
+	var stages []string
+	for _, stage := range policy.Stages() {
+		stages = append(stages, string(stage))
+	}
+	list := strings.Join(stages, ", ")
 	return &cobra.Command{
-		Use:     "schema STAGE",
-		Short:   "Print the JSON Schema of a stage's input",
-		Example: `  sallyport schema route`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			for _, stage := range policy.Stages() {
-				if string(stage) == args[0] {
-					_, err := c.OutOrStdout().Write(policy.Schema(stage))
-					return err
-				}
+		Use:   "schema STAGE",
+		Short: "Print the JSON Schema of a stage's input",
+		Long:  "Print the JSON Schema of a stage's input, for `opa check --schema` and for editors.\nThe stages are " + list + ".",
+		Example: `  sallyport schema route
+  sallyport schema route > schemas/route.json`,
+		ValidArgs: stages,
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case len(args) != 1:
+				return fmt.Errorf("want one stage: %s", list)
+			case !slices.Contains(stages, args[0]):
+				return fmt.Errorf("%q is no stage; the stages are %s", args[0], list)
 			}
-			return fmt.Errorf("%q is no stage; the stages are %v", args[0], policy.Stages())
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			_, err := c.OutOrStdout().Write(policy.Schema(policy.Stage(args[0])))
+			return err
 		},
 	}
 }
 
 func userCommand() *cobra.Command {
-	c := &cobra.Command{Use: "user", Short: "Work with users", RunE: func(c *cobra.Command, _ []string) error { return c.Help() }, Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "user", Short: "Make what the user directory holds"}
+	needsCommand(c)
 	var bcrypt bool
 	hash := &cobra.Command{
 		Use:   "hash",
@@ -249,7 +271,7 @@ func userCommand() *cobra.Command {
 		Long:  "Make the hash that data.users.NAME.password holds, of a password on standard input or at a prompt.",
 		Example: `  sallyport user hash
   sallyport user hash < password.txt`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
 			password, err := readPassword()
 			if err != nil {
@@ -297,7 +319,9 @@ func readPassword() ([]byte, error) {
 
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Args: noArguments,
+		Example: `  sallyport version
+  sallyport version --format json`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return print(c, "sallyport "+version+" "+runtime.Version(), map[string]string{"version": version, "go": runtime.Version()})
 		},

@@ -36,7 +36,7 @@ type Config struct {
 	Management Management `key:"management" doc:"the management API"`
 	DNS        DNS        `key:"dns" doc:"how names of targets are resolved"`
 	Log        Log        `key:"log" doc:"the program's log and session records"`
-	Telemetry  Telemetry  `key:"telemetry" doc:"metrics; the standard OTEL_ variables apply as well"`
+	Telemetry  Telemetry  `key:"telemetry" doc:"metrics; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES name the process in them"`
 	Shutdown   Shutdown   `key:"shutdown" doc:"how the server stops"`
 
 	// origins says where each key was written, by the path that Problem.Key shows; keys that stand at their default are
@@ -46,9 +46,9 @@ type Config struct {
 
 // Listener is one address at which clients connect.
 type Listener struct {
-	Name      string   `key:"name" doc:"the name that policies see as input.session.listener; default: main for the first, then listener-2, listener-3, ..."`
+	Name      string   `key:"name" doc:"the name that policies see as input.session.listener; of the next ones listener-2, listener-3, ..."`
 	Address   string   `key:"address" doc:"IP:PORT; :PORT is every address of this machine, port 0 a free port"`
-	Protocols []string `key:"protocols" doc:"which of socks5 and http are spoken here, told apart by the first byte; default: both"`
+	Protocols []string `key:"protocols" doc:"which of socks5 and http are spoken here, told apart by the first byte"`
 }
 
 // Policy says where policies come from and how they are run.
@@ -60,7 +60,7 @@ type Policy struct {
 	Stages       []string            `key:"stages" doc:"stages that the policies have to define: admit, authenticate, route, dial, manage"`
 	Roots        map[string][]string `key:"roots" doc:"which roots of data each bundle may own, by the bundle's name"`
 	Capabilities []string            `key:"capabilities" doc:"built-ins that reach out or reveal and are allowed nevertheless: http.send, net.lookup_ip_addr, opa.runtime"`
-	LogFacts     []string            `key:"log_facts" doc:"facts that are gathered and logged even where no policy reads them"`
+	LogFacts     []string            `key:"log_facts" doc:"facts that are gathered and logged even where no policy reads them; not supported by this release"`
 	OPA          OPA                 `key:"opa" doc:"OPA's own configuration"`
 }
 
@@ -76,7 +76,7 @@ type DecisionLogs struct {
 
 // State is what outlives a restart.
 type State struct {
-	Path string `key:"path" doc:"the state file, relative to the working directory"`
+	Path string `key:"path" doc:"the state file, relative to the working directory; a management token that is made lies beside it"`
 }
 
 // Limits are ceilings: a policy may ask for less, never for more.

@@ -39,10 +39,11 @@ func Load(options Options) (*Config, error) {
 	l := newLoader()
 	var document []byte
 	if options.File != "" {
-		document = l.read(options.File)
-		tree, problems := parse(options.File, document)
-		l.problems = append(l.problems, problems...)
-		l.layTree(tree)
+		if document = l.read(options.File); document != nil { // else that is the problem to report
+			tree, problems := parse(options.File, document)
+			l.problems = append(l.problems, problems...)
+			l.layTree(tree)
+		}
 	}
 	l.layEnvironment(options, document)
 	for _, setting := range options.Set {

@@ -1,0 +1,318 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestDocuments plays every document as its reader would, from top to bottom in
+// one folder. What it makes of a fenced block goes by the block's first line:
+//
+//	rego, json, yaml  written to the file that the text before it names; a
+//	                  policy is judged by check, with what lies in its folder,
+//	                  and a configuration (sallyport.…) as well
+//	sh                run by sh -e; a `sallyport run` goes on in the background,
+//	                  until the next one or the end
+//	sh fails          the same, and the last command has to fail
+//	sh network        the same, but its names do not resolve here: the proxy has
+//	                  to have been asked for them
+//	text              what the block before printed; … stands for anything
+//	text log          lines of the running proxy's log and of its output
+//
+// No query for a name leaves the machine. make is a stand-in that knows the
+// Makefile's targets.
+func TestDocuments(t *testing.T) {
+	if _, err := exec.LookPath("curl"); err != nil && os.Getenv("CI") == "" {
+		t.Skip("curl is not installed")
+	}
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documents, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil || len(documents) == 0 {
+		t.Fatal("there are no documents", err)
+	}
+	bundles, _ := filepath.Glob(filepath.Join(root, "bundles", "*", "README.md"))
+	documents = append(slices.Concat(documents, bundles), filepath.Join(root, "README.md"))
+	for _, document := range documents {
+		name, err := filepath.Rel(root, document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Run(name, func(t *testing.T) {
+			text, err := os.ReadFile(document)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := newReader(t, root)
+			for _, b := range blocks(name, string(text)) {
+				r.play(t, b)
+			}
+			r.stop(t)
+		})
+	}
+}
+
+// block is a fenced block of a document.
+type block struct {
+	place string // file:line of its first line
+	kind  string
+	file  string // the last file that the text before it names
+	text  string
+}
+
+func blocks(document, text string) []block {
+	fileName := regexp.MustCompile("`([\\w./-]+\\.(?:rego|json|yaml))`")
+	var found []block
+	var open *block
+	named := ""
+	for i, line := range strings.Split(text, "\n") {
+		fence, isFence := strings.CutPrefix(line, "```")
+		switch {
+		case isFence && open == nil:
+			open = &block{place: fmt.Sprintf("%s:%d", document, i+2), kind: fence, file: named}
+		case isFence:
+			found = append(found, *open)
+			open, named = nil, ""
+		case open != nil:
+			open.text += line + "\n"
+		default:
+			for _, match := range fileName.FindAllStringSubmatch(line, -1) {
+				named = match[1]
+			}
+		}
+	}
+	return found
+}
+
+// reader does what a document says.
+type reader struct {
+	replace *strings.Replacer // the document's two ports by free ones
+	listen  string
+	manage  string
+	running *process
+	printed string // by the last block
+}
+
+func newReader(t *testing.T, root string) *reader {
+	proxy, manage := freePort(t), freePort(t)
+	r := &reader{
+		replace: strings.NewReplacer("1080", proxy, "9080", manage),
+		listen:  "127.0.0.1:" + proxy, manage: "127.0.0.1:" + manage,
+	}
+	dir, tools := t.TempDir(), t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for link, to := range map[string]string{
+		filepath.Join(tools, "sallyport"): self,
+		filepath.Join(dir, "bundles"):     filepath.Join(root, "bundles"),
+		filepath.Join(dir, "policy"):      filepath.Join(root, "policy"),
+	} {
+		if err := os.Symlink(to, link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for tool, script := range map[string]string{
+		"make": `exec grep -q "^$1:.*##" '` + root + `/Makefile'`,
+		"opa": `opa=$(sed -n 's/^OPA *:= *$(BIN)/bin/p' '` + root + `/Makefile')
+PATH=$READERS_PATH make -s -C '` + root + `' "$opa" >&2 && exec '` + root + `'/"$opa" "$@"`,
+	} {
+		if err := os.WriteFile(filepath.Join(tools, tool), []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(dir)
+	t.Setenv("READERS_PATH", os.Getenv("PATH"))
+	t.Setenv("PATH", tools+string(os.PathListSeparator)+os.Getenv("PATH"))
+	t.Setenv(asProgram, "1")
+	t.Setenv("SALLYPORT_DNS_SERVERS", "127.0.0.1:1") // where nobody answers
+	for _, name := range []string{"http_proxy", "https_proxy", "all_proxy", "no_proxy"} {
+		t.Setenv(name, "")
+		t.Setenv(strings.ToUpper(name), "")
+	}
+	return r
+}
+
+// freePort is a port that no listener on port 0 is given: those are from 32768.
+func freePort(t *testing.T) string {
+	for range 100 {
+		port := fmt.Sprint(20000 + rand.IntN(12000))
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
+}
+
+func (r *reader) play(t *testing.T, b block) {
+	text := r.replace.Replace(b.text)
+	switch kind, how, _ := strings.Cut(b.kind, " "); kind {
+	case "rego", "json", "yaml":
+		r.write(t, b, kind, text)
+	case "sh":
+		if arguments, isRun := strings.CutPrefix(strings.ReplaceAll(text, "\\\n", " "), "sallyport run"); isRun && strings.Count(arguments, "\n") == 1 {
+			r.run(t, b, arguments)
+			return
+		}
+		r.shell(t, b, how, text)
+	case "text":
+		if how == "log" {
+			r.logged(t, b, text)
+		} else if missing := unprinted(text, r.printed); missing != "" {
+			t.Errorf("%s: nothing like %q in:\n%s", b.place, missing, r.printed)
+		}
+	case "":
+	default:
+		t.Errorf("%s: nobody knows what to do with %s", b.place, b.kind)
+	}
+}
+
+func (r *reader) write(t *testing.T, b block, kind, text string) {
+	file := b.file
+	if file == "" {
+		file = filepath.Join(t.TempDir(), "unnamed."+kind)
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var judge *exec.Cmd
+	switch {
+	case kind == "rego":
+		judge = program("check", "--policy", filepath.Dir(file))
+	case strings.HasPrefix(file, "sallyport."):
+		judge = program("check", "--config", file)
+	default:
+		return
+	}
+	if out, err := judge.CombinedOutput(); err != nil {
+		t.Errorf("%s: %v\n%s", b.place, err, out)
+	}
+}
+
+// run starts a proxy in place of the one that runs.
+func (r *reader) run(t *testing.T, b block, arguments string) {
+	if strings.ContainsAny(arguments, "'\"$") {
+		t.Fatalf("%s: keep quotes out of a `sallyport run`", b.place)
+	}
+	r.stop(t)
+	arguments = "run --listen " + r.listen + " --management " + r.manage + " " + arguments
+	r.running = follow(t, program(strings.Fields(arguments)...))
+	s := r.running
+	go func() { // until the process ends
+		lines := bufio.NewScanner(s.stdout)
+		lines.Buffer(nil, 1<<20)
+		for lines.Scan() {
+			s.mu.Lock()
+			s.log = slices.Insert(s.log, 0, map[string]any{"raw": lines.Text()})
+			s.mu.Unlock()
+			s.more.Broadcast()
+		}
+	}()
+	s.wait(t, 0, "management")
+}
+
+func (r *reader) stop(t *testing.T) {
+	if r.running == nil {
+		return
+	}
+	r.running.cmd.Process.Signal(syscall.SIGTERM)
+	r.running.wait(t, 0, "eof")
+	if err := r.running.cmd.Wait(); err != nil {
+		t.Errorf("sallyport run, when stopped: %v", err)
+	}
+	r.running = nil
+}
+
+func (r *reader) shell(t *testing.T, b block, how, text string) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var out bytes.Buffer
+	// For the network the lines are run one by one, since each fails.
+	scripts := []string{text}
+	if how == "network" {
+		scripts = strings.SplitAfter(strings.TrimSpace(text), "\n")
+	}
+	for _, script := range scripts {
+		if strings.Contains(script, "sallyport run") {
+			t.Fatalf("%s: a `sallyport run` has a block of its own", b.place)
+		}
+		command := exec.CommandContext(ctx, "sh", "-e", "-c", script)
+		command.Stdout, command.Stderr = &out, &out
+		command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
+		err := command.Run()
+		if failed := err != nil; failed != (how != "") {
+			t.Errorf("%s: %v\n%s%s", b.place, err, script, out.String())
+		}
+		if how == "network" {
+			host := regexp.MustCompile(`https?://([\w.-]+)/`).FindStringSubmatch(script)
+			if host == nil {
+				t.Fatalf("%s: there is no address in %q", b.place, script)
+			}
+			r.logged(t, b, `{…"server.address":"`+host[1]+`"…}`)
+		}
+	}
+	r.printed = out.String()
+}
+
+// logged waits until the running proxy has written each line.
+func (r *reader) logged(t *testing.T, b block, text string) {
+	if r.running == nil {
+		t.Fatalf("%s: no proxy runs", b.place)
+	}
+	s := r.running
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	defer context.AfterFunc(ctx, s.more.Broadcast)()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for line := range strings.Lines(text) {
+		for !slices.ContainsFunc(s.log, func(e map[string]any) bool {
+			raw, _ := e["raw"].(string)
+			return unprinted(line, raw) == ""
+		}) {
+			if ctx.Err() != nil {
+				log, _ := json.MarshalIndent(s.log, "", " ")
+				t.Fatalf("%s: nothing like %s in the log: %s", b.place, line, log)
+			}
+			s.more.Wait()
+		}
+	}
+}
+
+// unprinted returns the first line of a document's text that is not among
+// those that were printed, in order.
+func unprinted(text, printed string) string {
+	lines := strings.Split(strings.ReplaceAll(printed, "\r", ""), "\n")
+	for want := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n") {
+		pattern := regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(want), "…", ".*") + "$")
+		at := slices.IndexFunc(lines, pattern.MatchString)
+		if at < 0 {
+			return want
+		}
+		lines = lines[at+1:]
+	}
+	return ""
+}
