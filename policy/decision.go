@@ -39,7 +39,7 @@ type Decision struct {
 	Resolve       string         `field:"resolve" stages:"route" pending:"true" doc:"local or remote: who looks the name up"`
 	SourceAddress netip.Addr     `field:"source_address" stages:"route" doc:"the local address to dial from"`
 	Labels        Labels         `field:"labels" stages:"admit authenticate route inspect" doc:"onto the session's log, trace and usage record"`
-	Trace         bool           `field:"trace" stages:"route" pending:"true" doc:"sample this session's trace"`
+	Trace         *bool          `field:"trace" stages:"route" doc:"whether this session is traced, whatever the sampler says; where it is undefined the sampler says"`
 }
 
 // Allowed tells whether the request may go on.

@@ -63,7 +63,7 @@ func (l *life) ask(ctx context.Context, stage policy.Stage) policy.Decision {
 	// The engine has a deadline of its own. A client that hangs up must not look
 	// like a policy that fails.
 	d := l.proxy.Decide.Decide(context.WithoutCancel(ctx), stage, &l.facts)
-	l.proxy.Observe.Decided(&d, time.Since(start))
+	l.proxy.Observe.Decided(ctx, &d, time.Since(start))
 	l.session.Decided(string(stage), d.ID)
 	l.session.AddLabels(d.Labels)
 	l.warnings = append(l.warnings, d.Warn...)
@@ -72,14 +72,14 @@ func (l *life) ask(ctx context.Context, stage policy.Stage) policy.Decision {
 }
 
 // end gives everything back and writes the session's one record.
-func (l *life) end() {
+func (l *life) end(ctx context.Context) {
 	l.giveBack()
 	l.proxy.Guard.Leave(l.conn.Source.Addr())
 	if l.identity != "" {
 		l.proxy.Guard.Release(l.identity)
 	}
 	l.session.Close()
-	l.proxy.Observe.SessionEnded(l.record())
+	l.proxy.Observe.SessionEnded(ctx, l.record())
 }
 
 // giveBack returns the reader to the pool; the relay reads the connection

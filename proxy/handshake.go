@@ -11,6 +11,7 @@ import (
 
 	"sallyport/policy"
 	"sallyport/proxy/identity"
+	"sallyport/proxy/session"
 	"sallyport/proxy/wire/sniff"
 	"sallyport/proxy/wire/target"
 )
@@ -47,6 +48,7 @@ type request struct {
 	host  string     // a name, or an address in some spelling
 	ip    netip.Addr // of a binary address; then host is empty
 	port  uint16
+	trace session.TraceContext // what the client says of it, in HTTP
 }
 
 var (
@@ -101,7 +103,7 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 	if err := l.aim(&asked); err != nil {
 		return err
 	}
-	l.proxy.Observe.HandshakeDone(time.Since(start))
+	l.proxy.Observe.HandshakeDone(ctx, asked.trace, time.Since(start))
 	return nil
 }
 
@@ -150,6 +152,7 @@ func (l *life) turnAway(door *policy.Decision) error {
 // refusal that it returns first is of a client that is told only in the reply
 // to its request: one whose credentials are right, or a fault.
 func (l *life) authenticate(ctx context.Context, p *presented) (*refusal, error) {
+	l.proxy.Observe.Began(ctx, "authenticate")
 	var known identity.Result
 	if p.method == policy.MethodPassword && p.token == "" {
 		var err error

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"sallyport/policy"
+	"sallyport/proxy/session"
 	"sallyport/proxy/wire/http"
 	"sallyport/proxy/wire/socks5"
 )
@@ -56,7 +57,12 @@ func (d *httpDialect) Request() (request, error) {
 	if d.request.Method != "CONNECT" {
 		return request{}, errCommand
 	}
-	return request{facts: d.facts(), host: d.request.Host, port: d.request.Port}, nil
+	return request{
+		facts: d.facts(), host: d.request.Host, port: d.request.Port,
+		trace: session.TraceContext{
+			Parent: d.request.Header["traceparent"], State: d.request.Header["tracestate"],
+		},
+	}, nil
 }
 
 // Reject answers 407 to a denial, and to all else as to a request.

@@ -32,14 +32,21 @@ type Decider interface {
 	Decide(ctx context.Context, stage policy.Stage, facts *policy.Facts) policy.Decision
 }
 
-// Observer is told what happens. It must not block.
+// Observer is told what happens. It must not block. Of one session it is told
+// by one goroutine at a time, with a context below the one that Accepted has
+// returned.
 type Observer interface {
-	Decided(d *policy.Decision, took time.Duration)
+	Accepted(ctx context.Context, s *session.Session) context.Context
+	Decided(ctx context.Context, d *policy.Decision, took time.Duration)
 	Authenticated(method policy.Method, outcome string)
-	HandshakeDone(took time.Duration)
-	Dialled(upstream, outcome string, took time.Duration)
+	HandshakeDone(ctx context.Context, claimed session.TraceContext, took time.Duration)
+	// Began tells of a step: authenticate, resolve, dial or relay. It ends with
+	// the next one, or with the session; a dial also with Dialled.
+	Began(ctx context.Context, step string)
+	AddressDecided(ctx context.Context, ip netip.Addr, d *policy.Decision)
+	Dialled(ctx context.Context, upstream, outcome string, to netip.AddrPort, took time.Duration)
 	Refused(cause string)
-	SessionEnded(r *session.Record)
+	SessionEnded(ctx context.Context, r *session.Record)
 }
 
 // Verifier says what the user directory knows of a name and a password.
@@ -90,16 +97,17 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 		}
 		return
 	}
+	ctx = p.Observe.Accepted(s.Context(), s)
 	l := p.begin(s, c)
-	defer l.end()
+	defer l.end(ctx)
 
-	up, err := l.opened(s.Context())
+	up, err := l.opened(ctx)
 	if err != nil {
 		l.fail(err)
 		return
 	}
 	defer up.Close()
-	l.relay(s.Context(), up)
+	l.relay(ctx, up)
 }
 
 // opened runs open on a goroutine of its own, so that the stack that the
@@ -142,6 +150,7 @@ func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 // relay moves bytes until the session ends, and notes why it ended.
 func (l *life) relay(ctx context.Context, up *net.TCPConn) {
 	l.session.Granted()
+	l.proxy.Observe.Began(ctx, "relay")
 	l.outcome = "ok"
 	l.cause, l.err = relay.Pipe(ctx, l.conn.TCPConn, up, l.early, l.limits, &l.session.Bytes)
 }

@@ -38,7 +38,7 @@ type instruments struct {
 	dial            histogram
 }
 
-func newInstruments(meter metric.Meter, o *Options) (*instruments, error) {
+func newInstruments(meter metric.Meter, o *Options, tracer *tracer) (*instruments, error) {
 	var problems []error
 	count := func(name, unit, doc string, labels ...string) counter {
 		c, err := meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(doc))
@@ -73,7 +73,7 @@ func newInstruments(meter metric.Meter, o *Options) (*instruments, error) {
 		dial: measure("sallyport.dial.duration",
 			"Time that it takes to connect to a target.", networkSeconds, "upstream", "outcome"),
 	}
-	problems = append(problems, observe(meter, o))
+	problems = append(problems, observe(meter, o), observeQueues(meter, o.LogExport, tracer))
 	if err := errors.Join(problems...); err != nil {
 		return nil, fmt.Errorf("instruments: %w", err)
 	}
@@ -109,6 +109,29 @@ func observe(meter metric.Meter, o *Options) error {
 	return errors.Join(problems...)
 }
 
+// observeQueues registers what the exporters have lost.
+func observeQueues(meter metric.Meter, logs *LogExport, tracer *tracer) error {
+	queues := map[string]*queue{}
+	if tracer != nil {
+		queues["traces"] = tracer.queue
+	}
+	if logs != nil {
+		queues["logs"] = logs.queue
+	}
+	if len(queues) == 0 {
+		return nil
+	}
+	_, err := meter.Int64ObservableCounter("sallyport.telemetry.dropped", metric.WithUnit("{item}"),
+		metric.WithDescription("Spans and log records that were lost, since the collector did not take them in time."),
+		metric.WithInt64Callback(func(_ context.Context, observer metric.Int64Observer) error {
+			for signal, q := range queues {
+				observer.Observe(q.dropped.Load(), metric.WithAttributes(attribute.String("signal", signal)))
+			}
+			return nil
+		}))
+	return err
+}
+
 type counter struct {
 	metric.Int64Counter
 	labels *labelSets
@@ -123,8 +146,9 @@ type histogram struct {
 	labels *labelSets
 }
 
-func (h *histogram) record(seconds float64, values ...string) {
-	h.Record(context.Background(), seconds, h.labels.of(values).record...)
+// record takes an exemplar where ctx has a span that is sampled.
+func (h *histogram) record(ctx context.Context, seconds float64, values ...string) {
+	h.Record(ctx, seconds, h.labels.of(values).record...)
 }
 
 // maxLabels is the most labels that an instrument has, maxLabelSets the most

@@ -25,7 +25,7 @@ func logged(t *testing.T, format string, r *session.Record) string {
 	t.Helper()
 	var out bytes.Buffer
 	log, w := NewLogger(slog.LevelInfo, format, &out)
-	newTelemetry(t, log).SessionEnded(r)
+	newTelemetry(t, log).SessionEnded(t.Context(), r)
 	if err := w.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestALineIsBounded(t *testing.T) {
 func TestTheLevelHolds(t *testing.T) {
 	var out bytes.Buffer
 	log, w := NewLogger(slog.LevelError, "json", &out)
-	newTelemetry(t, log).SessionEnded(sampleRecord())
+	newTelemetry(t, log).SessionEnded(t.Context(), sampleRecord())
 	log.Error("seen", "password", secret.New("hunter2hunter2"))
 	if err := w.Close(t.Context()); err != nil {
 		t.Fatal(err)
@@ -204,12 +204,12 @@ func TestABlockedOutputStallsNobody(t *testing.T) {
 	tel := newTelemetry(t, log)
 	record := sampleRecord()
 	record.Cause = strings.Repeat("x", maxText)
-	tel.SessionEnded(record)
+	tel.SessionEnded(t.Context(), record)
 	<-v.entered // the goroutine is stuck from here on
 
 	const sessions = 6000 // about 9 MiB
 	for range sessions {
-		tel.SessionEnded(record)
+		tel.SessionEnded(t.Context(), record)
 	}
 	lost := w.Dropped()
 	if lost == 0 || lost >= sessions {

@@ -3,44 +3,58 @@ package telemetry
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"sallyport/policy"
 	"sallyport/proxy/session"
 )
 
+// Accepted begins what is told of a session with the context that it returns.
+func (t *Telemetry) Accepted(ctx context.Context, s *session.Session) context.Context {
+	if t.tracer == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, traceKey{}, &sessionTrace{session: s})
+}
+
 // Decided counts a decision and how long it took; a second telling of the same
 // decision, whose verdict has changed since, comes with a zero duration. A fault
 // is an alarm, since it is an error of the policy's author or of the machine.
-func (t *Telemetry) Decided(d *policy.Decision, took time.Duration) {
+func (t *Telemetry) Decided(ctx context.Context, d *policy.Decision, took time.Duration) {
 	stage := string(d.Stage)
 	t.instruments.decisions.add(1, stage, d.Verdict.String())
-	if took > 0 {
-		t.instruments.decision.record(took.Seconds(), stage)
+	tr := t.traceOf(ctx)
+	switch {
+	case took <= 0:
+	case tr != nil:
+		t.traceDecision(tr, d, took)
+	default:
+		t.instruments.decision.record(context.Background(), took.Seconds(), stage)
 	}
 	if d.Verdict == policy.Fault {
 		cause := "unknown"
 		if d.Err != nil {
 			cause = d.Err.Error()
 		}
-		t.alarm(slog.LevelError, "policy fault", d, cause)
+		t.alarm(tr.spanContext(), slog.LevelError, "policy fault", d, cause)
 	}
 	if len(d.Warn) > 0 {
 		t.instruments.warnings.add(int64(len(d.Warn)), stage)
 		for _, warning := range d.Warn {
-			t.alarm(slog.LevelWarn, "policy warning", d, warning)
+			t.alarm(tr.spanContext(), slog.LevelWarn, "policy warning", d, warning)
 		}
 	}
 }
 
 // alarm logs what a decision says unless the same was said just now.
-func (t *Telemetry) alarm(level slog.Level, message string, d *policy.Decision, cause string) {
+func (t *Telemetry) alarm(ctx context.Context, level slog.Level, message string, d *policy.Decision, cause string) {
 	cause = clip(cause)
 	suppressed, due := t.alarms.ring(alarm{message, string(d.Stage), cause}, time.Now())
 	if !due {
 		return
 	}
-	t.log.LogAttrs(context.Background(), level, message,
+	t.log.LogAttrs(ctx, level, message,
 		slog.String("stage", string(d.Stage)),
 		slog.String("cause", cause),
 		slog.String("decision."+string(d.Stage), d.ID),
@@ -66,15 +80,39 @@ func (t *Telemetry) Authenticated(method policy.Method, outcome string) {
 	t.instruments.authentications.add(1, string(method), outcome)
 }
 
-// HandshakeDone records how long a client took to say what it wants.
-func (t *Telemetry) HandshakeDone(took time.Duration) {
-	t.instruments.handshake.record(took.Seconds())
+// HandshakeDone records how long a client took to say what it wants, and what
+// it says of a trace.
+func (t *Telemetry) HandshakeDone(ctx context.Context, claimed session.TraceContext, took time.Duration) {
+	if tr := t.traceOf(ctx); tr != nil && !tr.settled {
+		tr.claimed, tr.handshake = claimed, took
+		return
+	}
+	t.instruments.handshake.record(context.Background(), took.Seconds())
+}
+
+// Began ends the step of the session that goes on, and begins the next.
+func (t *Telemetry) Began(ctx context.Context, step string) {
+	if tr := t.traceOf(ctx); tr != nil {
+		tr.begin(step)
+	}
+}
+
+// AddressDecided is told what was decided about an address of the target.
+func (t *Telemetry) AddressDecided(ctx context.Context, ip netip.Addr, d *policy.Decision) {
+	if tr := t.traceOf(ctx); tr != nil {
+		tr.address(ip, d)
+	}
 }
 
 // Dialled records how long it took to connect, or to fail, by the named
-// upstream or "direct". The outcome is "ok" or a word for the failure.
-func (t *Telemetry) Dialled(upstream, outcome string, took time.Duration) {
-	t.instruments.dial.record(took.Seconds(), upstream, outcome)
+// upstream or "direct". The outcome is "ok" or a word for the failure; to is
+// what was connected to.
+func (t *Telemetry) Dialled(ctx context.Context, upstream, outcome string, to netip.AddrPort, took time.Duration) {
+	tr := t.traceOf(ctx)
+	t.instruments.dial.record(tr.spanContext(), took.Seconds(), upstream, outcome)
+	if tr != nil {
+		tr.dialled(upstream, outcome, to)
+	}
 }
 
 // Activated counts a new policy that is in force ("ok") or not ("refused").
@@ -82,11 +120,18 @@ func (t *Telemetry) Activated(outcome string) {
 	t.instruments.activations.add(1, outcome)
 }
 
-// SessionEnded counts a session and its bytes, and writes its one line in the
-// log. It keeps nothing of r.
-func (t *Telemetry) SessionEnded(r *session.Record) {
+// SessionEnded counts a session and its bytes, writes its one line in the log,
+// and ends its trace. It keeps nothing of r.
+func (t *Telemetry) SessionEnded(ctx context.Context, r *session.Record) {
+	tr := t.traceOf(ctx)
+	if tr != nil && !tr.settled { // it never came to route
+		t.settle(tr, nil)
+	}
 	t.instruments.sessions.add(1, r.Listener, r.Protocol, r.Outcome)
 	t.instruments.relayBytes.add(r.Bytes.Up, "up")
 	t.instruments.relayBytes.add(r.Bytes.Down, "down")
-	logSession(t.log, r)
+	logSession(tr.spanContext(), t.log, r)
+	if tr != nil {
+		tr.end(r)
+	}
 }

@@ -23,9 +23,8 @@ var (
 var attributes = sync.Pool{New: func() any { return new([32]slog.Attr) }}
 
 // logSession writes the record as one line, in the layout of the package
-// comment.
-func logSession(to *slog.Logger, r *session.Record) {
-	ctx := context.Background()
+// comment. ctx has the session's span, where it is sampled.
+func logSession(ctx context.Context, to *slog.Logger, r *session.Record) {
 	if !to.Enabled(ctx, slog.LevelInfo) {
 		return
 	}

@@ -41,24 +41,25 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/otlptranslator"
-	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/contrib/exporters/autoexport"
 	exporter "go.opentelemetry.io/otel/exporters/prometheus"
-	"go.opentelemetry.io/otel/sdk/metric"
+	sdk "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/exemplar"
-	"go.opentelemetry.io/otel/sdk/resource"
 )
 
 // Options are what New needs to know. Log is required.
 type Options struct {
 	Log        *slog.Logger
-	Prometheus bool   // whether metrics can be scraped
-	Version    string // of the program
+	LogExport  *LogExport // of that log, closed by Shutdown; may be nil
+	Prometheus bool       // whether metrics can be scraped
+	Version    string     // of the program
 
 	// Read at each scrape; what is nil is not measured.
 	ActiveSessions     func() int64
@@ -66,70 +67,98 @@ type Options struct {
 	DecisionLogDropped func() int64 // events of the decision log, since the start
 }
 
-// Telemetry counts and logs what it is told. Its methods may be called from
-// any goroutine; they do not block.
+// Telemetry counts, traces and logs what it is told. Its methods may be called
+// from any goroutine, those about one session from one at a time; they do not
+// block.
 type Telemetry struct {
 	log         *slog.Logger
-	provider    *metric.MeterProvider
+	provider    *sdk.MeterProvider
 	handler     http.Handler
 	instruments *instruments
+	tracer      *tracer    // nil: nothing is traced
+	logExport   *LogExport // nil: the log is not exported
 	alarms      alarms
 }
 
-// New sets up the instruments. The standard variables OTEL_SERVICE_NAME and
-// OTEL_RESOURCE_ATTRIBUTES name this process; it is an error when they cannot
-// be read.
-func New(o Options) (*Telemetry, error) {
-	process, err := resource.New(context.Background(),
-		resource.WithTelemetrySDK(),
-		resource.WithAttributes(
-			attribute.String("service.name", "sallyport"),
-			attribute.String("service.version", o.Version),
-		),
-		resource.WithFromEnv(),
-	)
+// New sets up instruments and, where the environment asks for them, exporters.
+// It is an error when the standard variables cannot be read.
+func New(ctx context.Context, o Options) (*Telemetry, error) {
+	process, err := describe(o.Version)
 	if err != nil {
-		return nil, fmt.Errorf("telemetry: resource: %w", err)
+		return nil, err
 	}
-	settings := []metric.Option{
-		metric.WithResource(process),
-		metric.WithExemplarFilter(exemplar.AlwaysOffFilter), // there are no traces to point at yet
+	t := &Telemetry{log: o.Log, logExport: o.LogExport, handler: http.NotFoundHandler()}
+	if t.tracer, err = newTracer(ctx, process, o.Version); err != nil {
+		return nil, err
 	}
-	handler := http.NotFoundHandler()
+	settings := []sdk.Option{sdk.WithResource(process)}
+	if t.tracer == nil { // there is nothing for exemplars to point at
+		settings = append(settings, sdk.WithExemplarFilter(exemplar.AlwaysOffFilter))
+	}
 	if o.Prometheus {
-		registry := prometheus.NewRegistry()
-		registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-		reader, err := exporter.New(
-			exporter.WithRegisterer(registry),
-			exporter.WithoutScopeInfo(), // one scope, so it would say the same on every line
-			exporter.WithTranslationStrategy(otlptranslator.UnderscoreEscapingWithSuffixes),
-		)
+		reader, handler, err := newScrape(o.Log)
 		if err != nil {
-			return nil, fmt.Errorf("telemetry: prometheus: %w", err)
+			return nil, errors.Join(err, t.Shutdown(ctx))
 		}
-		settings = append(settings, metric.WithReader(reader))
-		handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{
-			ErrorLog:            slog.NewLogLogger(o.Log.Handler(), slog.LevelError),
-			ErrorHandling:       promhttp.ContinueOnError,
-			MaxRequestsInFlight: 4,
-			Timeout:             10 * time.Second,
-		})
+		settings = append(settings, sdk.WithReader(reader))
+		t.handler = handler
 	}
-	provider := metric.NewMeterProvider(settings...)
-	instruments, err := newInstruments(provider.Meter("sallyport"), &o)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("telemetry: %w", err), provider.Shutdown(context.Background()))
+	if metrics.wanted() {
+		reader, err := autoexport.NewMetricReader(ctx)
+		if err != nil {
+			return nil, errors.Join(metrics.failed(err), t.Shutdown(ctx))
+		}
+		settings = append(settings, sdk.WithReader(reader))
 	}
-	return &Telemetry{log: o.Log, provider: provider, handler: handler, instruments: instruments}, nil
+	t.provider = sdk.NewMeterProvider(settings...)
+	if t.instruments, err = newInstruments(t.provider.Meter("sallyport"), &o, t.tracer); err != nil {
+		return nil, errors.Join(fmt.Errorf("telemetry: %w", err), t.Shutdown(ctx))
+	}
+	return t, nil
 }
 
-// Handler serves the metrics in Prometheus' text format, with those of the Go
-// runtime and the process beside them. Without Prometheus it answers 404.
+// newScrape is the reader of the metrics that a scrape goes through.
+func newScrape(log *slog.Logger) (sdk.Reader, http.Handler, error) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reader, err := exporter.New(
+		exporter.WithRegisterer(registry),
+		exporter.WithoutScopeInfo(), // one scope, so it would say the same on every line
+		exporter.WithTranslationStrategy(otlptranslator.UnderscoreEscapingWithSuffixes),
+	)
+	if err != nil {
+		return nil, nil, fmt.Errorf("telemetry: prometheus: %w", err)
+	}
+	return reader, promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelError),
+		ErrorHandling:       promhttp.ContinueOnError,
+		MaxRequestsInFlight: 4,
+		Timeout:             10 * time.Second,
+		EnableOpenMetrics:   true, // for those that ask for it: only that format has exemplars
+	}), nil
+}
+
+// Handler serves the metrics in Prometheus' text format or as OpenMetrics, with
+// those of the Go runtime and the process beside them. Without Prometheus it
+// answers 404.
 func (t *Telemetry) Handler() http.Handler { return t.handler }
 
-// Shutdown ends the measuring. What is told afterwards is not counted.
+// Shutdown ends measuring, tracing and the export of the log, and sends what is
+// left unless ctx ends first. What is told afterwards is not sent.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
-	if err := t.provider.Shutdown(ctx); err != nil {
+	var measured, seen, said error
+	var ending sync.WaitGroup // at once, so that one that hangs leaves the others their time
+	if t.provider != nil {
+		ending.Go(func() { measured = t.provider.Shutdown(ctx) })
+	}
+	if t.tracer != nil {
+		ending.Go(func() { seen = t.tracer.shutdown(ctx) })
+	}
+	if t.logExport != nil {
+		ending.Go(func() { said = t.logExport.provider.Shutdown(ctx) })
+	}
+	ending.Wait()
+	if err := errors.Join(measured, seen, said); err != nil {
 		return fmt.Errorf("telemetry: %w", err)
 	}
 	return nil

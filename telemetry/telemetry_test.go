@@ -24,7 +24,7 @@ import (
 
 func newTelemetry(t testing.TB, log *slog.Logger) *Telemetry {
 	t.Helper()
-	tel, err := New(Options{
+	tel, err := New(t.Context(), Options{
 		Log: log, Prometheus: true, Version: "1.2.3",
 		ActiveSessions:     func() int64 { return 7 },
 		LogDropped:         func() int64 { return 3 },
@@ -97,26 +97,29 @@ func sampleRecord() *session.Record {
 	}
 }
 
+// observeOne is one connection's life as the proxy tells it.
 func observeOne(tel *Telemetry, r *session.Record) {
+	ctx := tel.Accepted(context.Background(), &session.Session{ID: r.ID, Started: r.Started})
 	for _, stage := range []policy.Stage{policy.Admit, policy.Authenticate, policy.Route, policy.Dial} {
-		tel.Decided(&policy.Decision{Stage: stage, Verdict: policy.Allowed}, 3*time.Microsecond)
+		tel.Decided(ctx, &policy.Decision{Stage: stage, Verdict: policy.Allowed}, 3*time.Microsecond)
 	}
 	tel.Authenticated(policy.MethodPassword, "allow")
-	tel.HandshakeDone(time.Millisecond)
-	tel.Dialled("direct", "ok", 2*time.Millisecond)
-	tel.SessionEnded(r)
+	tel.HandshakeDone(ctx, session.TraceContext{}, time.Millisecond)
+	tel.Dialled(ctx, "direct", "ok", r.Address, 2*time.Millisecond)
+	tel.SessionEnded(ctx, r)
 }
 
 func TestMetricsHaveTheNamesAndLabelsOfTheContract(t *testing.T) {
 	tel := newTelemetry(t, slog.New(slog.DiscardHandler))
 	observeOne(tel, sampleRecord())
-	tel.Decided(&policy.Decision{Stage: policy.Route}, time.Microsecond)
-	tel.Decided(&policy.Decision{Stage: policy.Route, Verdict: policy.Fault, Err: errors.New("boom")}, 0)
-	tel.Decided(&policy.Decision{Stage: policy.Route, Verdict: policy.Allowed, Warn: policy.Set{"a", "b"}}, time.Microsecond)
+	ctx := t.Context()
+	tel.Decided(ctx, &policy.Decision{Stage: policy.Route}, time.Microsecond)
+	tel.Decided(ctx, &policy.Decision{Stage: policy.Route, Verdict: policy.Fault, Err: errors.New("boom")}, 0)
+	tel.Decided(ctx, &policy.Decision{Stage: policy.Route, Verdict: policy.Allowed, Warn: policy.Set{"a", "b"}}, time.Microsecond)
 	tel.Refused("limit")
 	tel.Activated("ok")
 	tel.Activated("refused")
-	tel.SessionEnded(&session.Record{Snapshot: session.Snapshot{Listener: "main"}, Outcome: "failed"})
+	tel.SessionEnded(ctx, &session.Record{Snapshot: session.Snapshot{Listener: "main"}, Outcome: "failed"})
 
 	families, text := scrape(t, tel)
 	type labels = map[string]string
@@ -181,7 +184,7 @@ func TestLabelSetsAreBounded(t *testing.T) {
 }
 
 func TestWithoutPrometheusThereIsNothingToScrape(t *testing.T) {
-	tel, err := New(Options{Log: slog.New(slog.DiscardHandler)})
+	tel, err := New(t.Context(), Options{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +204,7 @@ func TestAlarmsAreRateLimitedForEachStageAndCause(t *testing.T) {
 		var out bytes.Buffer
 		tel := newTelemetry(t, slog.New(slog.NewTextHandler(&out, nil)))
 		fault := func(stage policy.Stage, cause string) {
-			tel.Decided(&policy.Decision{ID: "id1", Stage: stage, Verdict: policy.Fault, Err: errors.New(cause), Revision: "r9"}, 1)
+			tel.Decided(t.Context(), &policy.Decision{ID: "id1", Stage: stage, Verdict: policy.Fault, Err: errors.New(cause), Revision: "r9"}, 1)
 		}
 		lines := func() []string {
 			defer out.Reset()
@@ -212,8 +215,8 @@ func TestAlarmsAreRateLimitedForEachStageAndCause(t *testing.T) {
 		}
 		fault(policy.Dial, "conflict at a.rego:7")
 		fault(policy.Route, "another")
-		tel.Decided(&policy.Decision{Stage: policy.Route, Verdict: policy.Allowed, Warn: policy.Set{"old client"}}, 1)
-		tel.Decided(&policy.Decision{Stage: policy.Route, Verdict: policy.Allowed, Warn: policy.Set{"old client"}}, 1)
+		tel.Decided(t.Context(), &policy.Decision{Stage: policy.Route, Verdict: policy.Allowed, Warn: policy.Set{"old client"}}, 1)
+		tel.Decided(t.Context(), &policy.Decision{Stage: policy.Route, Verdict: policy.Allowed, Warn: policy.Set{"old client"}}, 1)
 		got := lines()
 		if len(got) != 4 {
 			t.Fatalf("%d lines, want 4:\n%s", len(got), strings.Join(got, "\n"))
@@ -241,7 +244,7 @@ func TestDifferentAlarmsAreBounded(t *testing.T) {
 		flood := func(cause string) int {
 			defer out.Reset()
 			for i := range 4 * maxAlarms {
-				tel.Decided(&policy.Decision{Stage: policy.Route, Verdict: policy.Fault, Err: fmt.Errorf("%s %d", cause, i)}, 1)
+				tel.Decided(t.Context(), &policy.Decision{Stage: policy.Route, Verdict: policy.Fault, Err: fmt.Errorf("%s %d", cause, i)}, 1)
 			}
 			return strings.Count(out.String(), "\n")
 		}

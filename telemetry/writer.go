@@ -23,9 +23,9 @@ const keptBuffer = 256 << 10
 func NewLogger(level slog.Leveler, format string, out io.Writer) (*slog.Logger, *Writer) {
 	handler := func(to io.Writer, level slog.Leveler) slog.Handler {
 		if format == "text" {
-			return slog.NewTextHandler(to, &slog.HandlerOptions{Level: level})
+			return traced{slog.NewTextHandler(to, &slog.HandlerOptions{Level: level})}
 		}
-		return slog.NewJSONHandler(to, &slog.HandlerOptions{Level: level})
+		return traced{slog.NewJSONHandler(to, &slog.HandlerOptions{Level: level})}
 	}
 	w := newWriter(out, func(lost int64) []byte {
 		var line bytes.Buffer

@@ -42,7 +42,8 @@ type server struct {
 	config    *config.Config
 	log       *slog.Logger
 	logLines  *telemetry.Writer
-	logFile   *telemetry.File // nil: standard error
+	logExport *telemetry.LogExport // nil: not asked for
+	logFile   *telemetry.File      // nil: standard error
 	decisions *distribute.DecisionLog
 	telemetry *telemetry.Telemetry
 	engine    *engine.Engine
@@ -77,7 +78,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(int64(c.Limits.Memory))
 	s = &server{config: c, sessions: session.NewTable(c.Limits.Connections)}
-	if err := s.openLog(); err != nil {
+	if err := s.openLog(ctx); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -100,8 +101,8 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		return nil, err
 	}
 	s.verifier = identity.NewVerifier(runtime.GOMAXPROCS(0))
-	s.telemetry, err = telemetry.New(telemetry.Options{
-		Log: s.log, Prometheus: c.Telemetry.Prometheus, Version: version,
+	s.telemetry, err = telemetry.New(ctx, telemetry.Options{
+		Log: s.log, LogExport: s.logExport, Prometheus: c.Telemetry.Prometheus, Version: version,
 		ActiveSessions: func() int64 { return int64(s.sessions.Len()) },
 		LogDropped:     s.logLines.Dropped,
 		DecisionLogDropped: func() int64 {
@@ -134,7 +135,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 }
 
 // openLog starts the log that everything else writes to.
-func (s *server) openLog() error {
+func (s *server) openLog(ctx context.Context) error {
 	var out io.Writer = os.Stderr
 	if s.config.Log.File != "" {
 		file, err := telemetry.OpenFile(s.config.Log.File)
@@ -148,7 +149,10 @@ func (s *server) openLog() error {
 		return fmt.Errorf("log.level: %w", err)
 	}
 	s.log, s.logLines = telemetry.NewLogger(level, s.config.Log.Format, out)
-	return nil
+	telemetry.LogComplaints(s.log, os.Environ())
+	var err error
+	s.log, s.logExport, err = telemetry.ExportLog(ctx, s.log, level, version)
+	return err
 }
 
 // load reads the policy files, judges them, and makes them the policy that
@@ -365,9 +369,14 @@ func (s *server) close() {
 		}
 	}
 	if s.telemetry != nil {
-		s.telemetry.Shutdown(ctx)
+		if err := s.telemetry.Shutdown(ctx); err != nil {
+			s.log.Warn("telemetry", "error", err)
+		}
 	}
-	s.logLines.Close(ctx)
+	// A collector that is away must not cost the log its last lines.
+	last, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	s.logLines.Close(last)
 	if s.logFile != nil {
 		s.logFile.Close()
 	}

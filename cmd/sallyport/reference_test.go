@@ -308,11 +308,7 @@ func fieldType(f policy.Field) string {
 	if f.Type.Kind() == reflect.Struct && f.Type.NumField() > 0 && f.Type.Field(0).Tag.Get("key") != "" {
 		var keys []string
 		for part := range f.Type.Fields() {
-			of := part.Type
-			if of.Kind() == reflect.Pointer {
-				of = of.Elem()
-			}
-			keys = append(keys, code(part.Tag.Get("key"))+" ("+decisionType(of)+")")
+			keys = append(keys, code(part.Tag.Get("key"))+" ("+decisionType(part.Type)+")")
 		}
 		return "object of any of " + strings.Join(keys, ", ")
 	}
@@ -323,6 +319,9 @@ func fieldType(f policy.Field) string {
 }
 
 func decisionType(t reflect.Type) string {
+	if t.Kind() == reflect.Pointer { // to tell what is undefined
+		t = t.Elem()
+	}
 	switch t {
 	case reflect.TypeFor[policy.Set]():
 		return "set of strings"

@@ -91,10 +91,11 @@ func (st *stage) decide(found topdown.QueryResult) (policy.Decision, error) {
 		d.Verdict = policy.Allowed
 		return d, nil
 	}
-	// What would be enforced is of no use to a request that is refused.
+	// What would be enforced is of no use to a request that is refused; what is
+	// told of it is.
 	return policy.Decision{
 		Verdict: policy.Denied,
-		Deny:    d.Deny, Reason: d.Reason, Warn: d.Warn, Explain: d.Explain, Labels: d.Labels,
+		Deny:    d.Deny, Reason: d.Reason, Warn: d.Warn, Explain: d.Explain, Labels: d.Labels, Trace: d.Trace,
 	}, nil
 }
 

@@ -53,7 +53,7 @@ func (s *Server) ask(ctx context.Context, c *call) {
 	start := time.Now()
 	facts := policy.Facts{Time: policy.MinuteOf(start), API: c.facts}
 	c.decision = s.options.Decide.Decide(ctx, policy.Manage, &facts)
-	s.options.Observe.Decided(&c.decision, time.Since(start))
+	s.options.Observe.Decided(ctx, &c.decision, time.Since(start))
 }
 
 // refuse tells the caller that the policy refuses: a caller without a valid

@@ -39,7 +39,7 @@ type Decider interface {
 
 // Observer is told of each decision. It must not block.
 type Observer interface {
-	Decided(d *policy.Decision, took time.Duration)
+	Decided(ctx context.Context, d *policy.Decision, took time.Duration)
 }
 
 // Sessions are the open ones.

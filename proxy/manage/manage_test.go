@@ -75,7 +75,9 @@ func everyone(policy.API) policy.Decision {
 
 type observer struct{ stages chan policy.Stage }
 
-func (o observer) Decided(d *policy.Decision, _ time.Duration) { o.stages <- d.Stage }
+func (o observer) Decided(_ context.Context, d *policy.Decision, _ time.Duration) {
+	o.stages <- d.Stage
+}
 
 // output is a log that can be read while it is written.
 type output struct {

@@ -10,3 +10,11 @@ type Record struct {
 	Warnings []string // the policy's, report-only
 	Revision string   // of the policy that answered last
 }
+
+// TraceContext is what a client says of the trace that its request belongs to:
+// the values of the header fields of W3C Trace Context, as sent. Anybody can
+// claim anything, so it counts for nothing until the policy says so.
+type TraceContext struct {
+	Parent []string // traceparent
+	State  []string // tracestate
+}

@@ -1,0 +1,40 @@
+package telemetry
+
+import (
+	"context"
+
+	"go.opentelemetry.io/contrib/exporters/autoexport"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdk "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// tracer makes spans in two ways, which share one queue to one exporter.
+type tracer struct {
+	sampled trace.Tracer // as OTEL_TRACES_SAMPLER says
+	forced  trace.Tracer // whatever it says
+	queue   *queue
+
+	shutdown func(context.Context) error
+}
+
+// newTracer is nil where the environment asks for no traces.
+func newTracer(ctx context.Context, process *resource.Resource, version string) (*tracer, error) {
+	if !traces.wanted() {
+		return nil, nil
+	}
+	exporter, err := autoexport.NewSpanExporter(ctx)
+	if err != nil {
+		return nil, traces.failed(err)
+	}
+	q := &queue{size: int64(queueSize("OTEL_BSP_MAX_QUEUE_SIZE"))}
+	batch := sdk.NewBatchSpanProcessor(spanExit{exporter, q}, sdk.WithMaxQueueSize(int(q.size)))
+	common := []sdk.TracerProviderOption{sdk.WithResource(process), sdk.WithSpanProcessor(spanEntry{batch, q})}
+	scope := trace.WithInstrumentationVersion(version)
+	return &tracer{
+		sampled:  sdk.NewTracerProvider(common...).Tracer("sallyport", scope),
+		forced:   sdk.NewTracerProvider(append(common, sdk.WithSampler(sdk.AlwaysSample()))...).Tracer("sallyport", scope),
+		queue:    q,
+		shutdown: batch.Shutdown,
+	}, nil
+}
