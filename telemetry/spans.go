@@ -184,13 +184,12 @@ func (tr *sessionTrace) address(ip netip.Addr, d *policy.Decision) {
 		attribute.String("policy.revision", d.Revision),
 		attribute.String("verdict", d.Verdict.String()),
 	))
+	tr.step.SetAttributes(attribute.String("opa.decision_id", d.ID)) // the last one, until one is dialled
 	if d.Verdict == policy.Allowed {
 		if tr.permits == nil {
 			tr.permits = map[netip.Addr]string{}
 		}
 		tr.permits[ip.Unmap()] = d.ID
-	} else {
-		tr.step.SetAttributes(attribute.String("opa.decision_id", d.ID)) // until one is allowed and dialled
 	}
 }
 

@@ -2,245 +2,17 @@ package main
 
 import (
 	"bufio"
-	"context"
-	"encoding/json"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 )
-
-// collector is the OpenTelemetry Collector's receiver in a process of its own,
-// and what it was sent.
-type collector struct {
-	grpc, http string // where it listens
-	stdin      io.Closer
-
-	mu      sync.Mutex
-	more    *sync.Cond
-	spans   []otlpSpan
-	logs    []otlpLog
-	metrics []otlpMetric
-	auth    []string // of the latest request
-	ended   bool
-}
-
-// The parts of OTLP/JSON that matter here.
-type (
-	otlpAttributes []struct {
-		Key   string
-		Value struct {
-			StringValue *string
-			IntValue    *string
-			DoubleValue *float64
-			BoolValue   *bool
-			ArrayValue  *struct{ Values []map[string]any }
-			KvlistValue *struct{ Values otlpAttributes }
-		}
-	}
-	otlpResource struct{ Attributes otlpAttributes }
-	otlpSpan     struct {
-		TraceID, SpanID, ParentSpanID, Name string
-		TraceState                          string
-		Kind                                int
-		StartTimeUnixNano, EndTimeUnixNano  string
-		Attributes                          otlpAttributes
-		Events                              []struct {
-			Name       string
-			Attributes otlpAttributes
-		}
-		Status   struct{ Code int }
-		resource otlpAttributes
-	}
-	otlpLog struct {
-		TraceID, SpanID, SeverityText string
-		Body                          struct{ StringValue string }
-		Attributes                    otlpAttributes
-		resource                      otlpAttributes
-	}
-	otlpMetric struct {
-		Name string
-		Sum  struct {
-			DataPoints []struct {
-				AsInt      string
-				Attributes otlpAttributes
-			}
-		}
-		Histogram struct {
-			DataPoints []struct {
-				Exemplars []struct{ TraceID, SpanID string }
-			}
-		}
-	}
-)
-
-// get is an attribute as text; "" where there is none.
-func (a otlpAttributes) get(key string) string {
-	for _, pair := range a {
-		if pair.Key != key {
-			continue
-		}
-		switch v := pair.Value; {
-		case v.StringValue != nil:
-			return *v.StringValue
-		case v.IntValue != nil:
-			return *v.IntValue
-		case v.DoubleValue != nil:
-			return fmt.Sprint(*v.DoubleValue)
-		case v.KvlistValue != nil:
-			return fmt.Sprint(len(v.KvlistValue.Values), " members")
-		case v.ArrayValue != nil:
-			return fmt.Sprint(len(v.ArrayValue.Values), " values")
-		}
-	}
-	return ""
-}
-
-// buildCollector takes half a minute where nothing of it is cached.
-func buildCollector(t *testing.T) string {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), "collector")
-	out, err := exec.Command("go", "build", "-C", filepath.Join("testdata", "collector"), "-o", binary, ".").CombinedOutput()
-	if err != nil {
-		t.Fatalf("the collector cannot be built: %v\n%s", err, out)
-	}
-	return binary
-}
-
-func startCollector(t *testing.T, binary string) *collector {
-	t.Helper()
-	c := &collector{grpc: "127.0.0.1:" + freePort(t), http: "127.0.0.1:" + freePort(t)}
-	c.more = sync.NewCond(&c.mu)
-	cmd := exec.Command(binary, c.grpc, c.http)
-	cmd.Stderr = os.Stderr
-	c.stdin, _ = cmd.StdinPipe()
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ready := make(chan bool, 1)
-	go func() { // until the process ends
-		lines := bufio.NewScanner(stdout)
-		lines.Buffer(nil, 16<<20)
-		ready <- lines.Scan()
-		for lines.Scan() {
-			c.take(t, lines.Bytes())
-		}
-		c.mu.Lock()
-		c.ended = true
-		c.mu.Unlock()
-		c.more.Broadcast()
-	}()
-	t.Cleanup(func() {
-		c.stdin.Close()
-		cmd.Wait()
-	})
-	if !<-ready {
-		t.Fatal("the collector does not start")
-	}
-	return c
-}
-
-func (c *collector) take(t *testing.T, line []byte) {
-	var received struct {
-		Authorization []string
-		Message       struct {
-			ResourceSpans []struct {
-				Resource   otlpResource
-				ScopeSpans []struct{ Spans []otlpSpan }
-			}
-			ResourceLogs []struct {
-				Resource  otlpResource
-				ScopeLogs []struct{ LogRecords []otlpLog }
-			}
-			ResourceMetrics []struct {
-				ScopeMetrics []struct{ Metrics []otlpMetric }
-			}
-		}
-	}
-	if err := json.Unmarshal(line, &received); err != nil {
-		t.Errorf("the collector prints %s: %v", line, err)
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.auth = received.Authorization
-	for _, r := range received.Message.ResourceSpans {
-		for _, scope := range r.ScopeSpans {
-			for _, span := range scope.Spans {
-				span.resource = r.Resource.Attributes
-				c.spans = append(c.spans, span)
-			}
-		}
-	}
-	for _, r := range received.Message.ResourceLogs {
-		for _, scope := range r.ScopeLogs {
-			for _, record := range scope.LogRecords {
-				record.resource = r.Resource.Attributes
-				c.logs = append(c.logs, record)
-			}
-		}
-	}
-	for _, r := range received.Message.ResourceMetrics {
-		for _, scope := range r.ScopeMetrics {
-			c.metrics = append(c.metrics, scope.Metrics...)
-		}
-	}
-	c.more.Broadcast()
-}
-
-// wait returns once the collector was sent what is asked for.
-func (c *collector) wait(t *testing.T, what string, found func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	defer context.AfterFunc(ctx, c.more.Broadcast)()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for !found() {
-		if ctx.Err() != nil || c.ended {
-			var names []string
-			for _, s := range c.spans {
-				names = append(names, s.Name)
-			}
-			t.Fatalf("the collector was not sent %s, but the spans %v and %d log records", what, names, len(c.logs))
-		}
-		c.more.Wait()
-	}
-}
-
-// session waits for the whole trace of a session: its span of that name, with
-// what it has below it by name.
-func (c *collector) session(t *testing.T, id string) (otlpSpan, map[string]otlpSpan) {
-	t.Helper()
-	var root otlpSpan
-	c.wait(t, "the session "+id, func() bool {
-		at := slices.IndexFunc(c.spans, func(s otlpSpan) bool { return s.Name == "session" && s.Attributes.get("session.id") == id })
-		if at >= 0 {
-			root = c.spans[at]
-		}
-		return at >= 0
-	})
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	children := map[string]otlpSpan{}
-	for _, s := range c.spans {
-		if s.TraceID == root.TraceID && s.ParentSpanID == root.SpanID {
-			children[s.Name] = s
-		}
-	}
-	return root, children
-}
 
 // exported has the program export by a protocol, quickly.
 func (c *collector) exported(protocol string) []string {
@@ -280,96 +52,270 @@ func (s *process) terminate(t *testing.T) {
 	}
 }
 
-func TestACollectorIsSentTracesMetricsAndLogs(t *testing.T) {
+func TestOpenTelemetry(t *testing.T) {
 	binary := buildCollector(t)
+	for _, protocol := range []string{"grpc", "http/protobuf"} {
+		t.Run(protocol, func(t *testing.T) { testSignals(t, startCollector(t, binary), protocol) })
+	}
+	t.Run("sampling", func(t *testing.T) { testSampling(t, startCollector(t, binary)) })
+	t.Run("failures", func(t *testing.T) { testFailures(t, startCollector(t, binary)) })
+	t.Run("tunnel", func(t *testing.T) { testTunnel(t, startCollector(t, binary)) })
+}
+
+// testSignals follows one session through all three signals.
+func testSignals(t *testing.T, c *collector, protocol string) {
 	target, settings := origin(t)
 	port := target[strings.LastIndex(target, ":")+1:]
 	data := write(t, filepath.Join(t.TempDir(), "settings.json"), settings)
-	for _, protocol := range []string{"grpc", "http/protobuf"} {
-		t.Run(strings.Split(protocol, "/")[0], func(t *testing.T) {
-			c := startCollector(t, binary)
-			s := startWith(t, append(c.exported(protocol), "OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20hunter2hunter2",
-				"OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=test"), "--data", data)
+	s := startWith(t, append(c.exported(protocol), "OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20hunter2hunter2",
+		"OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=test"), "--data", data)
 
-			if out, code := curl(t, "-x", "socks5h://"+s.addr, "http://localhost:"+port); code != 0 {
-				t.Fatalf("curl exits %d: %s", code, out)
-			}
-			id, line := s.ended(t, 0)
-			root, children := c.session(t, id)
-			var names []string
-			for name := range children {
-				names = append(names, name)
-			}
-			slices.Sort(names)
-			if want := []string{"admit", "authenticate", "dial", "relay", "resolve", "route"}; !slices.Equal(names, want) {
-				t.Errorf("the spans below the session are %v, want %v", names, want)
-			}
-			for key, want := range map[string]string{
-				"client.address": "127.0.0.1", "server.address": "localhost", "server.port": port,
-				"network.peer.address": "127.0.0.1", "network.transport": "tcp", "network.protocol.name": "socks5",
-				"listener": "main", "outcome": "ok", "error.type": "",
-				"policy.revision": fmt.Sprint(line["policy.revision"]), "client.port": fmt.Sprint(line["client.port"]),
-			} {
-				if got := root.Attributes.get(key); got != want {
-					t.Errorf("the session's %s is %q, want %q", key, got, want)
-				}
-			}
-			if root.ParentSpanID != "" || root.Kind != 2 || root.Status.Code != 0 {
-				t.Errorf("the session's span is %+v", root)
-			}
-			for key, want := range map[string]string{
-				"service.name": "sallyport", "service.version": "devel", "deployment.environment.name": "test", "telemetry.sdk.name": "opentelemetry",
-			} {
-				if got := root.resource.get(key); got != want {
-					t.Errorf("the resource's %s is %q, want %q", key, got, want)
-				}
-			}
-			for _, stage := range []string{"admit", "authenticate", "route", "dial"} {
-				if got, want := children[stage].Attributes.get("opa.decision_id"), line["decision."+stage]; got != want {
-					t.Errorf("the decision of %s is %q, want %q", stage, got, want)
-				}
-			}
-			for name, span := range children {
-				if span.StartTimeUnixNano < root.StartTimeUnixNano || span.EndTimeUnixNano > root.EndTimeUnixNano || span.EndTimeUnixNano < span.StartTimeUnixNano {
-					t.Errorf("%s lasts from %s to %s, its session from %s to %s", name,
-						span.StartTimeUnixNano, span.EndTimeUnixNano, root.StartTimeUnixNano, root.EndTimeUnixNano)
-				}
-			}
-			if line["trace_id"] != root.TraceID || line["span_id"] != root.SpanID {
-				t.Errorf("the log has trace %v and span %v, want %s and %s", line["trace_id"], line["span_id"], root.TraceID, root.SpanID)
-			}
-
-			var record otlpLog
-			c.wait(t, "the session's log record", func() bool {
-				at := slices.IndexFunc(c.logs, func(l otlpLog) bool { return l.Body.StringValue == "session" })
-				if at >= 0 {
-					record = c.logs[at]
-				}
-				return at >= 0
-			})
-			if record.TraceID != root.TraceID || record.SpanID != root.SpanID || record.SeverityText != "INFO" ||
-				record.Attributes.get("session.id") != id || record.Attributes.get("trace_id") != "" || record.resource.get("service.name") != "sallyport" {
-				t.Errorf("the log record is %+v", record)
-			}
-			c.wait(t, "sallyport.sessions, and exemplars", func() bool {
-				counted := slices.ContainsFunc(c.metrics, func(m otlpMetric) bool {
-					return m.Name == "sallyport.sessions" && len(m.Sum.DataPoints) == 1 && m.Sum.DataPoints[0].AsInt == "1" &&
-						m.Sum.DataPoints[0].Attributes.get("outcome") == "ok"
-				})
-				for _, name := range []string{"sallyport.decision.duration", "sallyport.handshake.duration", "sallyport.dial.duration"} {
-					counted = counted && slices.ContainsFunc(c.metrics, func(m otlpMetric) bool {
-						return m.Name == name && len(m.Histogram.DataPoints[0].Exemplars) > 0 &&
-							m.Histogram.DataPoints[0].Exemplars[0].TraceID == root.TraceID
-					})
-				}
-				return counted
-			})
-			c.mu.Lock()
-			if !slices.Equal(c.auth, []string{"Bearer hunter2hunter2"}) {
-				t.Errorf("the collector was sent the credentials %q", c.auth)
-			}
-			c.mu.Unlock()
-			s.terminate(t)
-		})
+	if out, code := curl(t, "-x", "socks5h://"+s.addr, "http://localhost:"+port); code != 0 {
+		t.Fatalf("curl exits %d: %s", code, out)
 	}
+	id, line := s.ended(t, 0)
+	root, children := c.session(t, id)
+	var names []string
+	for name := range children {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	if want := []string{"admit", "authenticate", "dial", "relay", "resolve", "route"}; !slices.Equal(names, want) {
+		t.Errorf("the spans below the session are %v, want %v", names, want)
+	}
+	for key, want := range map[string]string{
+		"client.address": "127.0.0.1", "server.address": "localhost", "server.port": port,
+		"network.peer.address": "127.0.0.1", "network.transport": "tcp", "network.protocol.name": "socks5",
+		"listener": "main", "outcome": "ok", "error.type": "",
+		"policy.revision": fmt.Sprint(line["policy.revision"]), "client.port": fmt.Sprint(line["client.port"]),
+	} {
+		if got := root.Attributes.get(key); got != want {
+			t.Errorf("the session's %s is %q, want %q", key, got, want)
+		}
+	}
+	if root.ParentSpanID != "" || root.Kind != 2 || root.Status.Code != 0 {
+		t.Errorf("the session's span is %+v", root)
+	}
+	for key, want := range map[string]string{
+		"service.name": "sallyport", "service.version": "devel", "deployment.environment.name": "test", "telemetry.sdk.name": "opentelemetry",
+	} {
+		if got := root.resource.get(key); got != want {
+			t.Errorf("the resource's %s is %q, want %q", key, got, want)
+		}
+	}
+	for _, stage := range []string{"admit", "authenticate", "route", "dial"} {
+		if got, want := children[stage].Attributes.get("opa.decision_id"), line["decision."+stage]; got != want {
+			t.Errorf("the decision of %s is %q, want %q", stage, got, want)
+		}
+	}
+	for name, span := range children {
+		if span.StartTimeUnixNano < root.StartTimeUnixNano || span.EndTimeUnixNano > root.EndTimeUnixNano || span.EndTimeUnixNano < span.StartTimeUnixNano {
+			t.Errorf("%s lasts from %s to %s, its session from %s to %s", name,
+				span.StartTimeUnixNano, span.EndTimeUnixNano, root.StartTimeUnixNano, root.EndTimeUnixNano)
+		}
+	}
+	if line["trace_id"] != root.TraceID || line["span_id"] != root.SpanID {
+		t.Errorf("the log has trace %v and span %v, want %s and %s", line["trace_id"], line["span_id"], root.TraceID, root.SpanID)
+	}
+
+	var record otlpLog
+	c.wait(t, "the session's log record", func() bool {
+		at := slices.IndexFunc(c.logs, func(l otlpLog) bool { return l.Body.StringValue == "session" })
+		if at >= 0 {
+			record = c.logs[at]
+		}
+		return at >= 0
+	})
+	if record.TraceID != root.TraceID || record.SpanID != root.SpanID || record.SeverityText != "INFO" ||
+		record.Attributes.get("session.id") != id || record.Attributes.get("trace_id") != "" || record.resource.get("service.name") != "sallyport" {
+		t.Errorf("the log record is %+v", record)
+	}
+	c.wait(t, "sallyport.sessions, and exemplars", func() bool {
+		counted := slices.ContainsFunc(c.metrics, func(m otlpMetric) bool {
+			return m.Name == "sallyport.sessions" && len(m.Sum.DataPoints) == 1 && m.Sum.DataPoints[0].AsInt == "1" &&
+				m.Sum.DataPoints[0].Attributes.get("outcome") == "ok"
+		})
+		for _, name := range []string{"sallyport.decision.duration", "sallyport.handshake.duration", "sallyport.dial.duration"} {
+			counted = counted && slices.ContainsFunc(c.metrics, func(m otlpMetric) bool {
+				return m.Name == name && len(m.Histogram.DataPoints[0].Exemplars) > 0 &&
+					m.Histogram.DataPoints[0].Exemplars[0].TraceID == root.TraceID
+			})
+		}
+		return counted
+	})
+	c.mu.Lock()
+	if !slices.Equal(c.auth, []string{"Bearer hunter2hunter2"}) {
+		t.Errorf("the collector was sent the credentials %q", c.auth)
+	}
+	c.mu.Unlock()
+	s.terminate(t)
+}
+
+// sampled is a policy whose answers the client chooses by header fields.
+const sampled = `package sallyport.route
+
+default allow := false
+
+allow if not input.request.headers["x-fault"]
+
+allow if to_number(input.request.headers["x-fault"][0]) == 1
+
+deny contains "not today" if input.request.headers["x-deny"]
+
+trace := true if input.request.headers["x-trace"][0] == "yes"
+
+trace := false if input.request.headers["x-trace"][0] == "no"
+`
+
+// stranger is a trace context that a client claims.
+const (
+	strangersTrace = "0af7651916cd43dd8448eb211c80319c"
+	strangersSpan  = "b7ad6b7169203331"
+)
+
+func testSampling(t *testing.T, c *collector) {
+	target, settings := origin(t)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "route.rego"), sampled)
+	data := write(t, filepath.Join(dir, "settings.json"), settings)
+	claim := func(version, flags string) string {
+		return "traceparent: " + version + "-" + strangersTrace + "-" + strangersSpan + "-" + flags
+	}
+	type session struct {
+		headers string // that the client sends
+		sampled bool
+		child   bool // of the client's span
+		state   string
+	}
+	for sampler, sessions := range map[string][]session{
+		"always_off": {
+			{"", false, false, ""},
+			{"x-trace: yes", true, false, ""},
+			{"x-trace: yes; x-deny: 1", true, false, ""}, // refused, and seen
+			{"x-trace: no", false, false, ""},
+			{claim("00", "01"), false, false, ""}, // a stranger forces nothing
+			{"x-trace: yes; " + claim("00", "00"), true, true, ""},
+			{"x-trace: yes; tracestate: a=1; " + claim("00", "01"), true, true, "a=1"},
+			{"x-trace: yes; tracestate: a=" + strings.Repeat("x", 600) + "; " + claim("00", "01"), true, true, ""},
+			{"x-trace: yes; " + claim("00", "01") + "; " + claim("00", "01"), true, false, ""},
+			{"x-trace: yes; " + claim("ff", "01"), true, false, ""},
+			{"x-trace: yes; traceparent: 00-" + strings.Repeat("0", 32) + "-" + strangersSpan + "-01", true, false, ""},
+			{"x-trace: yes; " + claim("00", "01") + strings.Repeat("0", 5000), true, false, ""},
+		},
+		"always_on": {
+			{"", true, false, ""},
+			{"x-trace: no", false, false, ""},
+			{"x-trace: no; " + claim("00", "01"), false, false, ""},
+			{claim("00", "00"), true, false, ""}, // nor does it prevent or place anything
+		},
+	} {
+		s := startWith(t, append(c.exported("http/protobuf"), "OTEL_TRACES_SAMPLER="+sampler), "--policy", dir, "--data", data)
+		ids := make([]string, len(sessions))
+		for i, session := range sessions {
+			args := []string{"-p", "-x", "http://" + s.addr, target}
+			for header := range strings.SplitSeq(session.headers, "; ") {
+				args = append(args, "--proxy-header", header)
+			}
+			curl(t, args...)
+			id, line := s.ended(t, i)
+			if _, has := line["trace_id"]; has != session.sampled {
+				t.Errorf("%s, %.80q: the line has a trace_id: %v", sampler, session.headers, has)
+			}
+			ids[i] = id
+		}
+		s.terminate(t)
+		c.mu.Lock()
+		for i, session := range sessions {
+			at := slices.IndexFunc(c.spans, func(s otlpSpan) bool { return s.Attributes.get("session.id") == ids[i] })
+			if (at >= 0) != session.sampled {
+				t.Errorf("%s, %.80q: it is traced: %v", sampler, session.headers, at >= 0)
+			}
+			if at < 0 {
+				continue
+			}
+			span := c.spans[at]
+			if child := span.TraceID == strangersTrace; child != session.child || (span.ParentSpanID == strangersSpan) != session.child || span.TraceState != session.state {
+				t.Errorf("%s, %.80q: trace %s, state %q, parent %q", sampler, session.headers, span.TraceID, span.TraceState, span.ParentSpanID)
+			}
+		}
+		c.mu.Unlock()
+	}
+}
+
+func testFailures(t *testing.T, c *collector) {
+	target, settings := origin(t)
+	closed := httptest.NewServer(nil)
+	closed.Close()
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "route.rego"), sampled)
+	data := write(t, filepath.Join(dir, "settings.json"), settings)
+	s := startWith(t, c.exported("grpc"), "--policy", dir, "--data", data)
+	for i, test := range []struct {
+		name, header, target, outcome string
+		failed                        bool
+		at                            string // the span that failed or ended it
+	}{
+		{"fault", "x-fault: one", target, "fault", true, "route"},
+		{"denial", "x-deny: 1", target, "denied", false, "route"},
+		{"denied address", "", "http://10.0.0.1:80", "denied", false, "dial"},
+		{"refused", "", closed.URL, "refused", true, "dial"},
+		{"unresolved", "", "http://nowhere.invalid", "", true, "resolve"},
+	} {
+		curl(t, "-p", "-x", "http://"+s.addr, "--proxy-header", test.header, test.target)
+		id, line := s.ended(t, i)
+		root, children := c.session(t, id)
+		last, kind := children[test.at], test.outcome
+		if kind == "" {
+			kind = line["outcome"].(string)
+		}
+		if root.Attributes.get("outcome") != kind || len(children) < 3 {
+			t.Errorf("%s: the outcome is %q, the children are %v", test.name, root.Attributes.get("outcome"), slices.Collect(maps.Keys(children)))
+		}
+		wantCode, wantType := 0, ""
+		if test.failed {
+			wantCode, wantType = 2, kind
+		}
+		for name, span := range map[string]otlpSpan{"session": root, test.at: last} {
+			if span.Status.Code != wantCode || span.Attributes.get("error.type") != wantType {
+				t.Errorf("%s: the status of %s is %d with error.type %q", test.name, name, span.Status.Code, span.Attributes.get("error.type"))
+			}
+		}
+		if id := line["decision."+test.at]; id != nil && last.Attributes.get("opa.decision_id") != id {
+			t.Errorf("%s: the decision of %s is %q, want %q", test.name, test.at, last.Attributes.get("opa.decision_id"), id)
+		}
+		if test.at == "dial" && (len(last.Events) != 1 || last.Events[0].Attributes.get("verdict") == "") {
+			t.Errorf("%s: the events of dial are %+v", test.name, last.Events)
+		}
+	}
+	s.terminate(t)
+}
+
+// testTunnel looks at a session that goes on: how it began is seen already.
+func testTunnel(t *testing.T, c *collector) {
+	target, settings := origin(t)
+	data := write(t, filepath.Join(t.TempDir(), "settings.json"), settings)
+	s := startWith(t, c.exported("http/protobuf"), "--data", data)
+	client, err := net.Dial("tcp", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	fmt.Fprintf(client, "CONNECT %s HTTP/1.1\r\n\r\n", strings.TrimPrefix(target, "http://"))
+	if response, err := http.ReadResponse(bufio.NewReader(client), nil); err != nil || response.StatusCode != 200 {
+		t.Fatal("the tunnel is not granted:", err)
+	}
+	c.wait(t, "how the tunnel began", func() bool {
+		return slices.ContainsFunc(c.spans, func(s otlpSpan) bool { return s.Name == "dial" })
+	})
+	c.mu.Lock()
+	if slices.ContainsFunc(c.spans, func(s otlpSpan) bool { return s.Name == "session" || s.Name == "relay" }) {
+		t.Error("the tunnel has ended")
+	}
+	c.mu.Unlock()
+	client.Close()
+	id, _ := s.ended(t, 0)
+	if _, children := c.session(t, id); children["relay"].Name == "" || children["dial"].Name == "" {
+		t.Errorf("the session has below it %v", slices.Collect(maps.Keys(children)))
+	}
+	s.terminate(t)
 }
