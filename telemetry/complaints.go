@@ -59,12 +59,16 @@ func (c *complaints) Error(err error, what string, _ ...any) {
 // secrets are texts that no log may have.
 type secrets []string
 
+// minSecret is the length from which on a text may be one: what is shorter
+// would be found in any other word.
+const minSecret = 4
+
 // newSecrets are those in the variables of the exporters: what their headers
 // hold, and user and query of their endpoints.
 func newSecrets(environment []string) secrets {
 	var out secrets
 	add := func(text string) {
-		if text = strings.TrimSpace(text); text != "" {
+		if text = strings.TrimSpace(text); len(text) >= minSecret {
 			out = append(out, text)
 		}
 	}

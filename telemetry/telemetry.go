@@ -41,6 +41,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -159,7 +160,7 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	}
 	ending.Wait()
 	if err := errors.Join(measured, seen, said); err != nil {
-		return fmt.Errorf("telemetry: %w", err)
+		return fmt.Errorf("telemetry: %s", newSecrets(os.Environ()).redact(err.Error()))
 	}
 	return nil
 }

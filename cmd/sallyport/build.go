@@ -81,9 +81,10 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if err := s.openLog(ctx); err != nil {
 		return nil, err
 	}
+	begun := s
 	defer func() {
 		if err != nil {
-			s.close()
+			begun.close()
 		}
 	}()
 
