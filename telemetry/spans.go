@@ -76,7 +76,7 @@ func (tr *sessionTrace) spanContext() context.Context {
 	return tr.ctx
 }
 
-// decided takes a decision in.
+// traceDecision takes a decision in.
 func (t *Telemetry) traceDecision(tr *sessionTrace, d *policy.Decision, took time.Duration) {
 	end := time.Now()
 	this := decided{
@@ -236,11 +236,12 @@ func (tr *sessionTrace) end(r *session.Record) {
 func spanAttributes(line []slog.Attr) []attribute.KeyValue {
 	out := make([]attribute.KeyValue, 0, len(line)+4)
 	for _, a := range line {
-		switch {
-		case a.Key == "started", a.Key == "duration", strings.HasPrefix(a.Key, "decision."):
+		if a.Key == "started" || a.Key == "duration" || strings.HasPrefix(a.Key, "decision.") {
 			continue
 		}
 		switch v := a.Value; v.Kind() {
+		case slog.KindString:
+			out = append(out, attribute.String(a.Key, v.String()))
 		case slog.KindInt64:
 			out = append(out, attribute.Int64(a.Key, v.Int64()))
 		case slog.KindGroup:

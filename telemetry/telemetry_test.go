@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"strings"
@@ -98,20 +99,30 @@ func sampleRecord() *session.Record {
 }
 
 // observeOne is one connection's life as the proxy tells it.
-func observeOne(tel *Telemetry, r *session.Record) {
-	ctx := tel.Accepted(context.Background(), &session.Session{ID: r.ID, Started: r.Started})
-	for _, stage := range []policy.Stage{policy.Admit, policy.Authenticate, policy.Route, policy.Dial} {
-		tel.Decided(ctx, &policy.Decision{Stage: stage, Verdict: policy.Allowed}, 3*time.Microsecond)
+func observeOne(tel *Telemetry, s *session.Session, r *session.Record) {
+	ctx := tel.Accepted(context.Background(), s)
+	decided := func(stage policy.Stage) *policy.Decision {
+		d := &policy.Decision{ID: r.Decisions[string(stage)], Stage: stage, Verdict: policy.Allowed, Revision: r.Revision}
+		tel.Decided(ctx, d, 3*time.Microsecond)
+		return d
 	}
+	decided(policy.Admit)
+	tel.Began(ctx, "authenticate")
+	decided(policy.Authenticate)
 	tel.Authenticated(policy.MethodPassword, "allow")
 	tel.HandshakeDone(ctx, session.TraceContext{}, time.Millisecond)
+	decided(policy.Route)
+	tel.Began(ctx, "resolve")
+	tel.Began(ctx, "dial")
+	tel.AddressDecided(ctx, r.Address.Addr(), decided(policy.Dial))
 	tel.Dialled(ctx, "direct", "ok", r.Address, 2*time.Millisecond)
+	tel.Began(ctx, "relay")
 	tel.SessionEnded(ctx, r)
 }
 
 func TestMetricsHaveTheNamesAndLabelsOfTheContract(t *testing.T) {
 	tel := newTelemetry(t, slog.New(slog.DiscardHandler))
-	observeOne(tel, sampleRecord())
+	observeOne(tel, &session.Session{}, sampleRecord())
 	ctx := t.Context()
 	tel.Decided(ctx, &policy.Decision{Stage: policy.Route}, time.Microsecond)
 	tel.Decided(ctx, &policy.Decision{Stage: policy.Route, Verdict: policy.Fault, Err: errors.New("boom")}, 0)
@@ -188,7 +199,7 @@ func TestWithoutPrometheusThereIsNothingToScrape(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	observeOne(tel, sampleRecord())
+	observeOne(tel, &session.Session{}, sampleRecord())
 	recorder := httptest.NewRecorder()
 	tel.Handler().ServeHTTP(recorder, httptest.NewRequest("GET", "/metrics", nil))
 	if recorder.Code != 404 {
@@ -261,24 +272,70 @@ func TestDifferentAlarmsAreBounded(t *testing.T) {
 	})
 }
 
-// The budget is for one connection with its four decisions and its record.
+// The budget is for one connection with its four decisions and its record; what
+// is not traced costs nothing for tracing.
 func TestOneConnectionAllocatesLittle(t *testing.T) {
 	tel := newTelemetry(t, slog.New(slog.NewJSONHandler(io.Discard, nil)))
 	r := sampleRecord()
 	r.Labels = nil
-	if n := testing.AllocsPerRun(100, func() { observeOne(tel, r) }); n > 8 {
+	s := &session.Session{ID: r.ID, Started: r.Started}
+	if n := testing.AllocsPerRun(100, func() { observeOne(tel, s, r) }); n > 4 {
 		t.Errorf("%v allocations", n)
 	}
 }
 
+// BenchmarkOneConnection is what telemetry costs a connection, and what it
+// costs beside, encoding and sending to a collector on this machine included:
+// without traces, with traces of which the sampler wants none or one in ten,
+// with all, and with all and the log sent as well.
 func BenchmarkOneConnection(b *testing.B) {
-	log, w := NewLogger(slog.LevelInfo, "json", io.Discard)
-	defer w.Close(context.Background())
-	tel := newTelemetry(b, log)
-	r := sampleRecord()
-	r.Labels = nil
-	b.ReportAllocs()
-	for b.Loop() {
-		observeOne(tel, r)
+	for _, bench := range []struct {
+		name string
+		env  []string
+	}{
+		{"off", nil},
+		{"sampled=none", []string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_TRACES_SAMPLER=always_off"}},
+		{"sampled=0.1", []string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_TRACES_SAMPLER=traceidratio", "OTEL_TRACES_SAMPLER_ARG=0.1"}},
+		{"sampled=all", []string{"OTEL_TRACES_EXPORTER=otlp"}},
+		{"sampled=all/logs", []string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_LOGS_EXPORTER=otlp"}},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			sink := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
+			defer sink.Close()
+			for _, variable := range bench.env {
+				name, value, _ := strings.Cut(variable, "=")
+				b.Setenv(name, value)
+			}
+			if bench.env != nil {
+				b.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.URL)
+				b.Setenv("OTEL_METRICS_EXPORTER", "none")
+				if len(bench.env) == 1 || !strings.HasPrefix(bench.env[1], "OTEL_LOGS") {
+					b.Setenv("OTEL_LOGS_EXPORTER", "none")
+				}
+			}
+			log, w := NewLogger(slog.LevelInfo, "json", io.Discard)
+			defer w.Close(context.Background())
+			log, export, err := ExportLog(b.Context(), log, slog.LevelInfo, "1.2.3")
+			if err != nil {
+				b.Fatal(err)
+			}
+			tel, err := New(b.Context(), Options{Log: log, LogExport: export, Prometheus: true, Version: "1.2.3"})
+			if err != nil {
+				b.Fatal(err)
+			}
+			r := sampleRecord()
+			r.Labels = nil
+			s := &session.Session{ID: r.ID, Started: r.Started}
+			b.ReportAllocs()
+			for b.Loop() {
+				observeOne(tel, s, r)
+			}
+			if tel.tracer != nil {
+				b.ReportMetric(float64(tel.tracer.queue.dropped.Load())/float64(b.N), "dropped/op")
+			}
+			if err := tel.Shutdown(context.Background()); err != nil {
+				b.Fatal(err)
+			}
+		})
 	}
 }
