@@ -50,8 +50,8 @@ fuzz: ## fuzz every parser, FUZZTIME each
 	  done; \
 	done
 
-bench: ## benchmarks of decisions and of the relay, beside io.Copy in the same run
-	$(GO) test -run '^$$' -bench . -benchmem ./policy/engine ./proxy/relay
+bench: ## benchmarks of decisions, of telemetry, and of the relay beside io.Copy in the same run
+	$(GO) test -run '^$$' -bench . -benchmem ./policy/engine ./telemetry ./proxy/relay
 
 clean: ## remove what was built
 	rm -rf $(BIN)

@@ -3,7 +3,13 @@
 // count, log and return without waiting for anything.
 //
 // Metrics go through the OpenTelemetry SDK and are read as Prometheus text
-// (telemetry.go, instruments.go). observe.go has what an observer is told.
+// (telemetry.go, instruments.go). observe.go has what an observer is told, and
+// spans.go makes a trace of what it is told of one session. Where the standard
+// OTEL_… variables ask for it (signals.go), traces (tracer.go), metrics and the
+// log (logs.go) go to a collector as well; queue.go bounds what waits for it and
+// counts what is lost, and complaints.go has what the OpenTelemetry libraries
+// have to say. Where nothing asks for traces, a session is told of without one
+// allocation or reading of the clock for them.
 //
 // # The log
 //
@@ -28,6 +34,7 @@
 //	policy.revision                     of the last policy that answered
 //	bytes.up, bytes.down                from and to the client
 //	started, duration                   a time, and seconds
+//	trace_id, span_id                   its trace; left out where it is not sampled
 //
 // What is not known is left out. The names are those of OpenTelemetry's
 // semantic conventions where it has one. The layout is flat, so that a line can

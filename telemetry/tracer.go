@@ -2,10 +2,12 @@ package telemetry
 
 import (
 	"context"
+	"slices"
 
 	"go.opentelemetry.io/contrib/exporters/autoexport"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -30,10 +32,11 @@ func newTracer(ctx context.Context, process *resource.Resource, version string) 
 	q := &queue{size: int64(queueSize("OTEL_BSP_MAX_QUEUE_SIZE"))}
 	batch := sdk.NewBatchSpanProcessor(spanExit{exporter, q}, sdk.WithMaxQueueSize(int(q.size)))
 	common := []sdk.TracerProviderOption{sdk.WithResource(process), sdk.WithSpanProcessor(spanEntry{batch, q})}
-	scope := trace.WithInstrumentationVersion(version)
+	scope := []trace.TracerOption{trace.WithInstrumentationVersion(version), trace.WithSchemaURL(semconv.SchemaURL)}
+	always := append(slices.Clone(common), sdk.WithSampler(sdk.AlwaysSample()))
 	return &tracer{
-		sampled:  sdk.NewTracerProvider(common...).Tracer("sallyport", scope),
-		forced:   sdk.NewTracerProvider(append(common, sdk.WithSampler(sdk.AlwaysSample()))...).Tracer("sallyport", scope),
+		sampled:  sdk.NewTracerProvider(common...).Tracer("sallyport", scope...),
+		forced:   sdk.NewTracerProvider(always...).Tracer("sallyport", scope...),
 		queue:    q,
 		shutdown: batch.Shutdown,
 	}, nil

@@ -25,8 +25,9 @@ import (
 //	rego, json, yaml  written to the file that the text before it names; a
 //	                  policy is judged by check, with what lies in its folder,
 //	                  and a configuration (sallyport.…) as well
-//	sh                run by sh -e; a `sallyport run` goes on in the background,
-//	                  until the next one or the end
+//	sh                run by sh -e; a `sallyport run`, which may have variables
+//	                  before it, goes on in the background until the next one or
+//	                  the end
 //	sh fails          the same, and the last command has to fail
 //	sh network        the same, but its names do not resolve here: the proxy has
 //	                  to have been asked for them
@@ -169,8 +170,9 @@ func (r *reader) play(t *testing.T, b block) {
 	case "rego", "json", "yaml":
 		r.write(t, b, kind, text)
 	case "sh":
-		if arguments, isRun := strings.CutPrefix(strings.ReplaceAll(text, "\\\n", " "), "sallyport run"); isRun && strings.Count(arguments, "\n") == 1 {
-			r.run(t, b, arguments)
+		line := strings.ReplaceAll(text, "\\\n", " ")
+		if parts := regexp.MustCompile(`^((?:[A-Z_]+=\S+\s+)*)sallyport run(.*)\n$`).FindStringSubmatch(line); parts != nil {
+			r.run(t, b, strings.Fields(parts[1]), parts[2])
 			return
 		}
 		r.shell(t, b, how, text)
@@ -212,13 +214,15 @@ func (r *reader) write(t *testing.T, b block, kind, text string) {
 }
 
 // run starts a proxy in place of the one that runs.
-func (r *reader) run(t *testing.T, b block, arguments string) {
+func (r *reader) run(t *testing.T, b block, variables []string, arguments string) {
 	if strings.ContainsAny(arguments, "'\"$") {
 		t.Fatalf("%s: keep quotes out of a `sallyport run`", b.place)
 	}
 	r.stop(t)
 	arguments = "run --listen " + r.listen + " --management " + r.manage + " " + arguments
-	r.running = follow(t, program(strings.Fields(arguments)...))
+	cmd := program(strings.Fields(arguments)...)
+	cmd.Env = append(cmd.Env, variables...)
+	r.running = follow(t, cmd)
 	s := r.running
 	go func() { // until the process ends
 		lines := bufio.NewScanner(s.stdout)
