@@ -33,7 +33,14 @@ type complaints struct {
 
 func (c *complaints) complain(what string) {
 	what = clip(c.secrets.redact(what))
-	if suppressed, due := c.alarms.ring(alarm{message: "telemetry", cause: what}, time.Now()); due {
+	// Numbers, such as that of the port at our end, make no other complaint.
+	same := strings.Map(func(r rune) rune {
+		if '0' <= r && r <= '9' {
+			return -1
+		}
+		return r
+	}, what)
+	if suppressed, due := c.alarms.ring(alarm{message: "telemetry", cause: same}, time.Now()); due {
 		c.log.Warn("telemetry", "problem", what, "suppressed", suppressed)
 	}
 }

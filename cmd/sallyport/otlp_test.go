@@ -209,7 +209,9 @@ func testSampling(t *testing.T, c *collector) {
 			{claim("00", "00"), true, false, ""}, // nor does it prevent or place anything
 		},
 	} {
-		s := startWith(t, append(c.exported("http/protobuf"), "OTEL_TRACES_SAMPLER="+sampler), "--policy", dir, "--data", data)
+		// What is sent is sent at the end only.
+		s := startWith(t, append(c.exported("http/protobuf"), "OTEL_TRACES_SAMPLER="+sampler,
+			"OTEL_BSP_SCHEDULE_DELAY=3600000", "OTEL_BLRP_SCHEDULE_DELAY=3600000"), "--policy", dir, "--data", data)
 		ids := make([]string, len(sessions))
 		for i, session := range sessions {
 			args := []string{"-p", "-x", "http://" + s.addr, target}
@@ -224,6 +226,10 @@ func testSampling(t *testing.T, c *collector) {
 			ids[i] = id
 		}
 		s.terminate(t)
+		c.session(t, ids[len(ids)-1]) // the last one, so all have come
+		c.wait(t, "the end of the log", func() bool {
+			return slices.ContainsFunc(c.logs, func(l otlpLog) bool { return l.Body.StringValue == "draining" })
+		})
 		c.mu.Lock()
 		for i, session := range sessions {
 			at := slices.IndexFunc(c.spans, func(s otlpSpan) bool { return s.Attributes.get("session.id") == ids[i] })
