@@ -15,7 +15,7 @@ func (t *Telemetry) Accepted(ctx context.Context, s *session.Session) context.Co
 	if t.tracer == nil {
 		return ctx
 	}
-	return context.WithValue(ctx, traceKey{}, &sessionTrace{session: s})
+	return context.WithValue(ctx, traceKey{}, &sessionTrace{session: s, kept: make([]decided, 0, 3)})
 }
 
 // Decided counts a decision and how long it took; a second telling of the same

@@ -32,7 +32,7 @@ type sessionTrace struct {
 	session *session.Session
 	claimed session.TraceContext
 
-	kept      []decided // until it is settled
+	kept      []decided // until it is settled; most sessions have three
 	verifying time.Time // when the client's credentials were presented
 	handshake time.Duration
 
@@ -120,7 +120,7 @@ func (t *Telemetry) settle(tr *sessionTrace, wish *bool) {
 		t.instruments.decision.record(tr.ctx, tr.kept[i].took.Seconds(), tr.kept[i].stage)
 		tr.span(&tr.kept[i])
 	}
-	tr.kept = nil
+	tr.kept, tr.claimed = nil, session.TraceContext{} // a tunnel may be long
 	if tr.handshake > 0 {
 		t.instruments.handshake.record(tr.ctx, tr.handshake.Seconds())
 	}

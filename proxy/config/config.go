@@ -36,7 +36,7 @@ type Config struct {
 	Management Management `key:"management" doc:"the management API"`
 	DNS        DNS        `key:"dns" doc:"how names of targets are resolved"`
 	Log        Log        `key:"log" doc:"the program's log and session records"`
-	Telemetry  Telemetry  `key:"telemetry" doc:"metrics; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES name the process in them"`
+	Telemetry  Telemetry  `key:"telemetry" doc:"metrics; what goes to an OpenTelemetry collector is set by the standard OTEL_… variables, see [Telemetry](telemetry.md)"`
 	Shutdown   Shutdown   `key:"shutdown" doc:"how the server stops"`
 
 	// origins says where each key was written, by the path that Problem.Key shows; keys that stand at their default are
