@@ -46,7 +46,7 @@ func ended(t *testing.T, spans *tracetest.SpanRecorder, name string) (sdk.ReadOn
 	}
 	attributes := map[attribute.Key]string{}
 	for _, a := range found.Attributes() {
-		attributes[a.Key] = a.Value.Emit()
+		attributes[a.Key] = a.Value.String()
 	}
 	return found, attributes
 }
