@@ -18,6 +18,11 @@ type life struct {
 	proxy   *Proxy
 	session *session.Session
 	conn    *listen.Conn
+
+	// observed is the context with which the observer is told of this session.
+	// It has what the observer keeps of it, and nothing is cancelled by it.
+	observed context.Context
+
 	reader  *bufio.Reader // what the client sends, until the relay takes over
 	dialect dialect       // nil until the first byte
 	facts   policy.Facts
@@ -40,7 +45,7 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4096) 
 
 // begin gathers what is known when a client has connected.
 func (p *Proxy) begin(s *session.Session, c *listen.Conn) *life {
-	l := &life{proxy: p, session: s, conn: c}
+	l := &life{proxy: p, session: s, conn: c, observed: p.Observe.Accepted(context.Background(), s)}
 	l.reader = readers.Get().(*bufio.Reader)
 	l.reader.Reset(c.TCPConn)
 
@@ -63,7 +68,7 @@ func (l *life) ask(ctx context.Context, stage policy.Stage) policy.Decision {
 	// The engine has a deadline of its own. A client that hangs up must not look
 	// like a policy that fails.
 	d := l.proxy.Decide.Decide(context.WithoutCancel(ctx), stage, &l.facts)
-	l.proxy.Observe.Decided(ctx, &d, time.Since(start))
+	l.proxy.Observe.Decided(l.observed, &d, time.Since(start))
 	l.session.Decided(string(stage), d.ID)
 	l.session.AddLabels(d.Labels)
 	l.warnings = append(l.warnings, d.Warn...)
@@ -72,14 +77,14 @@ func (l *life) ask(ctx context.Context, stage policy.Stage) policy.Decision {
 }
 
 // end gives everything back and writes the session's one record.
-func (l *life) end(ctx context.Context) {
+func (l *life) end() {
 	l.giveBack()
 	l.proxy.Guard.Leave(l.conn.Source.Addr())
 	if l.identity != "" {
 		l.proxy.Guard.Release(l.identity)
 	}
 	l.session.Close()
-	l.proxy.Observe.SessionEnded(ctx, l.record())
+	l.proxy.Observe.SessionEnded(l.observed, l.record())
 }
 
 // giveBack returns the reader to the pool; the relay reads the connection

@@ -103,7 +103,7 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 	if err := l.aim(&asked); err != nil {
 		return err
 	}
-	l.proxy.Observe.HandshakeDone(ctx, asked.trace, time.Since(start))
+	l.proxy.Observe.HandshakeDone(l.observed, asked.trace, time.Since(start))
 	return nil
 }
 
@@ -152,7 +152,7 @@ func (l *life) turnAway(door *policy.Decision) error {
 // refusal that it returns first is of a client that is told only in the reply
 // to its request: one whose credentials are right, or a fault.
 func (l *life) authenticate(ctx context.Context, p *presented) (*refusal, error) {
-	l.proxy.Observe.Began(ctx, "authenticate")
+	l.proxy.Observe.Began(l.observed, "authenticate")
 	var known identity.Result
 	if p.method == policy.MethodPassword && p.token == "" {
 		var err error

@@ -33,8 +33,7 @@ type Decider interface {
 }
 
 // Observer is told what happens. It must not block. Of one session it is told
-// by one goroutine at a time, with a context below the one that Accepted has
-// returned.
+// by one goroutine at a time, with the context that Accepted has returned.
 type Observer interface {
 	Accepted(ctx context.Context, s *session.Session) context.Context
 	Decided(ctx context.Context, d *policy.Decision, took time.Duration)
@@ -97,17 +96,16 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 		}
 		return
 	}
-	ctx = p.Observe.Accepted(s.Context(), s)
 	l := p.begin(s, c)
-	defer l.end(ctx)
+	defer l.end()
 
-	up, err := l.opened(ctx)
+	up, err := l.opened(s.Context())
 	if err != nil {
 		l.fail(err)
 		return
 	}
 	defer up.Close()
-	l.relay(ctx, up)
+	l.relay(s.Context(), up)
 }
 
 // opened runs open on a goroutine of its own, so that the stack that the
@@ -150,7 +148,7 @@ func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 // relay moves bytes until the session ends, and notes why it ended.
 func (l *life) relay(ctx context.Context, up *net.TCPConn) {
 	l.session.Granted()
-	l.proxy.Observe.Began(ctx, "relay")
+	l.proxy.Observe.Began(l.observed, "relay")
 	l.outcome = "ok"
 	l.cause, l.err = relay.Pipe(ctx, l.conn.TCPConn, up, l.early, l.limits, &l.session.Bytes)
 }

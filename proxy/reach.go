@@ -20,19 +20,19 @@ const direct = "direct"
 func (l *life) reach(ctx context.Context, plan *policy.Decision) (*net.TCPConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.proxy.Limits.Dial)
 	defer cancel()
-	if err := l.redirect(ctx, plan); err != nil {
+	if err := l.redirect(plan); err != nil {
 		return nil, err
 	}
 
 	addrs := []netip.Addr{l.facts.Target.IP.Addr}
 	if l.facts.Target.Kind == "domain" {
-		l.proxy.Observe.Began(ctx, "resolve")
+		l.proxy.Observe.Began(l.observed, "resolve")
 		var err error
 		if addrs, err = l.proxy.Resolve.Lookup(ctx, l.facts.Target.Host); err != nil {
 			return nil, err
 		}
 	}
-	l.proxy.Observe.Began(ctx, "dial")
+	l.proxy.Observe.Began(l.observed, "dial")
 	allowed, err := l.allowedOf(ctx, addrs)
 	if err != nil {
 		return nil, err
@@ -41,18 +41,18 @@ func (l *life) reach(ctx context.Context, plan *policy.Decision) (*net.TCPConn, 
 	start := time.Now()
 	up, err := l.proxy.Dial.Dial(ctx, allowed, plan.SourceAddress)
 	if err != nil {
-		l.proxy.Observe.Dialled(ctx, direct, endingOf(err).name, netip.AddrPort{}, time.Since(start))
+		l.proxy.Observe.Dialled(l.observed, direct, endingOf(err).name, netip.AddrPort{}, time.Since(start))
 		return nil, err
 	}
 	to := up.RemoteAddr().(*net.TCPAddr).AddrPort()
-	l.proxy.Observe.Dialled(ctx, direct, "ok", to, time.Since(start))
+	l.proxy.Observe.Dialled(l.observed, direct, "ok", to, time.Since(start))
 	l.session.SetAddress(to)
 	return up, nil
 }
 
 // redirect changes the target where the plan says so. What it names passes
 // dial like any other target.
-func (l *life) redirect(ctx context.Context, plan *policy.Decision) error {
+func (l *life) redirect(plan *policy.Decision) error {
 	if plan.Redirect == (policy.Redirect{}) {
 		return nil
 	}
@@ -66,7 +66,7 @@ func (l *life) redirect(ctx context.Context, plan *policy.Decision) error {
 		host, err := target.Parse(plan.Redirect.Host)
 		if err != nil {
 			plan.Verdict, plan.Err = policy.Fault, fmt.Errorf("route: redirect.host: %w", err)
-			l.proxy.Observe.Decided(ctx, plan, 0)
+			l.proxy.Observe.Decided(l.observed, plan, 0)
 			return &refusal{*plan}
 		}
 		*t = targetFacts(host, port)
@@ -84,7 +84,7 @@ func (l *life) allowedOf(ctx context.Context, addrs []netip.Addr) ([]netip.AddrP
 	for _, ip := range addrs {
 		l.facts.Address = policy.AddressOf(ip)
 		d := l.ask(ctx, policy.Dial)
-		l.proxy.Observe.AddressDecided(ctx, ip, &d)
+		l.proxy.Observe.AddressDecided(l.observed, ip, &l.answer)
 		switch {
 		case d.Allowed():
 			allowed = append(allowed, netip.AddrPortFrom(ip, port))
