@@ -159,6 +159,7 @@ func (t *tcp) tryFill(fd uintptr) bool {
 
 // tryDrain delivers what was taken, as far as the socket takes it.
 func (t *tcp) tryDrain(fd uintptr) bool {
+	short := false // the last splice moved less than it was asked to
 	for t.offset < t.limit {
 		var n int
 		if t.pipe != nil {
@@ -170,9 +171,17 @@ func (t *tcp) tryDrain(fd uintptr) bool {
 		case 0:
 			t.offset += n
 			t.moved.Add(int64(n))
+			short = t.pipe != nil && t.offset < t.limit
 		case syscall.EINTR:
 		case syscall.EAGAIN:
 			return false
+		case syscall.EPIPE:
+			// A splice that meets an error halfway tells what it has moved, and the
+			// error of the socket is gone. It can only have been a reset.
+			if short {
+				t.errno = syscall.ECONNRESET
+			}
+			return true
 		default:
 			return true
 		}
