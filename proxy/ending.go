@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -108,6 +109,7 @@ func (l *life) fail(err error) {
 		return
 	}
 	l.conn.SetDeadline(time.Now().Add(2 * time.Second))
+	defer context.AfterFunc(l.session.Context(), func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
 	var rejected *rejection
 	var told error
 	if errors.As(err, &rejected) || errors.Is(err, errNoMethod) {

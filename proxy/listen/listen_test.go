@@ -74,6 +74,8 @@ func TestServeHandsConnectionsOver(t *testing.T) {
 				}
 			}
 			l.Close()
+			c.Close() // Serve waits for this, though its handler has returned
+			c.Close()
 			if err := wait(); err != nil {
 				t.Error(err)
 			}

@@ -275,8 +275,9 @@ func (d *direction) unsoundEnd() error {
 	var failure error
 	var state uint8
 	_ = d.tcp.source.Control(func(fd uintptr) {
-		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO); err == nil {
-			state = info.State
+		// The first byte of struct tcp_info is all that is wanted of it.
+		if info, err := unix.GetsockoptInt(int(fd), unix.SOL_TCP, unix.TCP_INFO); err == nil {
+			state = *(*byte)(unsafe.Pointer(&info))
 		}
 		if state == unix.BPF_TCP_CLOSE {
 			failure = socketError(int(fd))
