@@ -219,6 +219,10 @@ func (s *server) run(stop, now <-chan struct{}) error {
 	defer serving.Wait() // for the last session's record
 	defer end()
 
+	management, err := s.management(ctx)
+	if err != nil {
+		return err
+	}
 	listeners, err := s.listen(ctx)
 	if err != nil {
 		return err
@@ -228,10 +232,6 @@ func (s *server) run(stop, now <-chan struct{}) error {
 			l.Close()
 		}
 	}()
-	management, err := s.management(ctx)
-	if err != nil {
-		return err
-	}
 	for _, l := range listeners {
 		serving.Go(func() {
 			if err := l.Serve(ctx, func(c *listen.Conn) { s.proxy.Serve(ctx, c) }); err != nil {

@@ -68,9 +68,35 @@ func (j *judging) compile() *judged {
 	for _, stage := range policy.Stages() {
 		if s := j.stages[stage]; s != nil && len(s.fields) > 0 {
 			out.stages[stage] = j.judgeStage(live, stage, s)
+			j.checkDefined(live, stage, s)
 		}
 	}
 	return out
+}
+
+// checkDefined warns of a field that must be defined and may not be: wherever
+// it is not, the decision is a fault.
+func (j *judging) checkDefined(c *ast.Compiler, stage policy.Stage, s *stageRules) {
+	for _, name := range mustBeDefined {
+		rules := s.fields[name]
+		if len(rules) == 0 || j.problems.Fatal() || isTotal(fieldRef(stage, name), c) || slices.ContainsFunc(rules, unconditional) {
+			continue
+		}
+		write := "a default"
+		if name == "deny" {
+			write = "deny contains … if"
+		}
+		j.warn(rules[0].Location, "%s is undefined where this rule does not apply, and that is a fault: write %s", name, write)
+	}
+}
+
+// unconditional tells whether a rule always has a value, as far as can be seen.
+func unconditional(r *ast.Rule) bool {
+	if len(r.Body) != 1 {
+		return false
+	}
+	always, ok := r.Body[0].Terms.(*ast.Term)
+	return ok && always.Equal(ast.InternedTerm(true))
 }
 
 func (j *judging) parsed(wanted func(*module) bool) map[string]*ast.Module {
