@@ -38,6 +38,7 @@ _format(layout) := time.format([input.time, data.office.hours.time_zone, layout]
 
 # _minutes are those since midnight of a time such as "08:30".
 _minutes(text) := (to_number(hours) * 60) + to_number(minutes) if {
+	is_string(text)
 	regex.match(`^([01]\d|2[0-4]):[0-5]\d$`, text)
 	[hours, minutes] := split(text, ":")
 }
