@@ -1,8 +1,10 @@
 package bundles_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -224,6 +226,90 @@ func TestTeamsKeepToThemselves(t *testing.T) {
 			s, problems := withRoots(t, test.roots).Compile(change(t, test.files))
 			if s != nil || !strings.Contains(fmt.Sprint(problems), test.want) {
 				t.Errorf("%v; want %q", problems, test.want)
+			}
+		})
+	}
+}
+
+// A decision costs the same however much data there is: what it allocates is
+// counted, which no busy machine disturbs.
+func TestDecisionsStayFlat(t *testing.T) {
+	fill := func(n int, key string, value any, path ...string) engine.Document {
+		object := make(map[string]any, n)
+		for i := range n {
+			object[fmt.Sprintf(key, i)] = value
+		}
+		d := engine.Document{Path: "many.json", Value: object}
+		for _, name := range slices.Backward(path) {
+			d.Value = map[string]any{name: d.Value}
+		}
+		return d
+	}
+	const domain, network = "n%d.flat.example", "2001:db8:%x::/48"
+	asked := func(who policy.Identity) *policy.Facts {
+		return &policy.Facts{
+			Identity: who, Request: policy.Request{Command: "connect"},
+			Target: policy.TargetName("www.n3.flat.example", 443), Address: policy.AddressOf(netip.MustParseAddr("2001:db8:3::7")),
+		}
+	}
+	allow := map[string]any{"action": "allow"}
+	for _, test := range []struct {
+		name  string
+		paths []string
+		many  func(n int) []engine.Document
+		facts *policy.Facts
+		stage policy.Stage
+	}{
+		{"rules", []string{"rules"}, func(n int) []engine.Document {
+			return []engine.Document{fill(n, domain, allow, "rules", "domains")}
+		}, asked(policy.Identity{Name: "pat"}), policy.Route},
+		{"rules", []string{"rules"}, func(n int) []engine.Document {
+			return []engine.Document{fill(n, network, allow, "rules", "networks"), fill(n, network, "here", "rules", "internal")}
+		}, asked(policy.Identity{Name: "pat"}), policy.Dial},
+		{"office", []string{"office"}, func(n int) []engine.Document {
+			return []engine.Document{fill(n, domain, "work", "office", "groups", "engineering", "domains")}
+		}, asked(policy.Identity{Name: "ben", Groups: []string{"engineering"}}), policy.Route},
+		{"geofence", []string{"geofence"}, func(n int) []engine.Document {
+			return []engine.Document{fill(n, network, "here", "geofence", "internal", "targets")}
+		}, asked(policy.Identity{}), policy.Dial},
+		{"teams, by data", []string{"teams/central", "teams/payments"}, func(n int) []engine.Document {
+			return []engine.Document{fill(n, domain, map[string]any{"ports": []any{json.Number("443")}}, "teams", "payments", "domains")}
+		}, asked(policy.Identity{Name: "till", Attributes: policy.Attributes{"team": "payments"}}), policy.Route},
+		{"teams, by rules", []string{"teams/central", "teams/search"}, func(n int) []engine.Document {
+			return []engine.Document{fill(n, domain, "the index", "teams", "search", "indexes")}
+		}, asked(policy.Identity{Name: "crawler", Attributes: policy.Attributes{"team": "search"}}), policy.Route},
+	} {
+		t.Run(test.name+", "+string(test.stage), func(t *testing.T) {
+			allocations := func(n int) float64 {
+				e, err := engine.New(engine.Options{Roots: teamRoots(), MemoSize: -1})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer e.Close()
+				c := load(t, test.paths...)
+				c.Bundles = nil // as if they were files, so that no root is asked for
+				for i := range c.Modules {
+					c.Modules[i].Bundle = ""
+				}
+				for i := range c.Documents {
+					c.Documents[i].Bundle = ""
+				}
+				c.Documents = append(c.Documents, test.many(n)...)
+				s, problems := e.Compile(c)
+				if problems.Fatal() {
+					t.Fatal(problems)
+				}
+				e.Activate(s)
+				return testing.AllocsPerRun(5, func() {
+					if d := e.Decide(t.Context(), test.stage, test.facts); !d.Allowed() {
+						t.Fatal(d.Verdict, d.Reasons(), d.Err)
+					}
+				})
+			}
+			few, many := allocations(10), allocations(10_000)
+			t.Logf("%.0f allocations with 10 entries, %.0f with 10,000", few, many)
+			if many > few*1.1+5 {
+				t.Errorf("%.0f allocations with 10 entries, %.0f with 10,000", few, many)
 			}
 		})
 	}
