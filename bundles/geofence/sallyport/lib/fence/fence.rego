@@ -5,6 +5,8 @@
 #   what they don't know the facts are empty.
 package sallyport.lib.fence
 
+default verdict(_, _) := "deny"
+
 # METADATA
 # description: allow or deny, by the first part of a fence that speaks of a place
 verdict(fence, geo) := word if {
@@ -15,7 +17,7 @@ verdict(fence, geo) := word if {
 	word := fence.continents[geo.continent]
 } else := fence.unknown if {
 	geo.country == ""
-} else := "deny"
+}
 
 # METADATA
 # description: a place as people call it
