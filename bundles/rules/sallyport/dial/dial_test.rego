@@ -44,7 +44,8 @@ test_internal_networks_are_allowed if {
 	facts := _dialled([], "10.21.0.7", "10.21.0.0/16", "private")
 	not dial.allow with input as facts with data.rules as _rules
 	dial.explain with input as facts with data.rules as _rules
-	dial.reason == {"www.example leads to 10.21.0.7, a private address that is not in data.rules.internal"} with input as facts
+	reason := "www.example leads to 10.21.0.7, a private address that is not in data.rules.internal"
+	dial.reason == {reason} with input as facts
 		with data.rules as _rules
 }
 

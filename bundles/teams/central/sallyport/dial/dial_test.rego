@@ -18,7 +18,8 @@ test_public_addresses_are_allowed if {
 }
 
 test_internal_networks_are_for_their_teams if {
-	dial.allow with input as _dialled({"team": "red"}, "10.30.0.7", "10.30.0.0/16", "private") with data.central as _central
+	dial.allow with input as _dialled({"team": "red"}, "10.30.0.7", "10.30.0.0/16", "private")
+		with data.central as _central
 	every attributes in [{}, {"team": "blue"}] {
 		facts := _dialled(attributes, "10.30.0.7", "10.30.0.0/16", "private")
 		not dial.allow with input as facts with data.central as _central
