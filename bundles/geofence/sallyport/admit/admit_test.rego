@@ -11,7 +11,7 @@ _client(ip, scope, country) := {"source": {
 	"ip": ip,
 	"scope": scope,
 	"prefixes": [sprintf("%s/32", [ip]), "10.0.0.0/8"],
-	"geo": {"country": country, "continent": "", "city": "", "asn": 64500, "organization": "Example"},
+	"geo": {"country": country, "continent": "", "city": "", "asn": 0, "organization": "Example"},
 }}
 
 test_clients_within_the_fence_are_allowed if {
@@ -24,7 +24,7 @@ test_clients_within_the_fence_are_allowed if {
 test_clients_elsewhere_are_denied if {
 	facts := _client("93.184.216.34", "public", "FR")
 	not admit.allow with input as facts with data.geofence as _geofence
-	admit.reason == {"93.184.216.34 is in FR (AS64500 Example)"} with input as facts with data.geofence as _geofence
+	admit.reason == {"93.184.216.34 is in FR"} with input as facts with data.geofence as _geofence
 }
 
 test_clients_from_nowhere_are_denied if {

@@ -21,6 +21,12 @@ verdict(fence, geo) := word if {
 
 # METADATA
 # description: a place as people call it
-place(geo) := sprintf("in %s (AS%d %s)", [geo.country, geo.asn, geo.organization]) if geo.country != ""
+place(geo) := concat("", [_country(geo), _system(geo)])
 
-place(geo) := "in a country that no database tells" if geo.country == ""
+default _country(_) := "in a country that no database tells"
+
+_country(geo) := sprintf("in %s", [geo.country]) if geo.country != ""
+
+default _system(_) := ""
+
+_system(geo) := sprintf(" (AS%d %s)", [geo.asn, geo.organization]) if geo.asn != 0

@@ -38,6 +38,8 @@ test_the_unknown_is_decided_by_itself if {
 
 test_places_are_told if {
 	fence.place(_geo("DE", "EU", 64500)) == "in DE (AS64500 Example)"
+	fence.place(_geo("DE", "EU", 0)) == "in DE"
+	fence.place(_geo("", "", 64500)) == "in a country that no database tells (AS64500 Example)"
 	fence.place(_geo("", "", 0)) == "in a country that no database tells"
 }
 
