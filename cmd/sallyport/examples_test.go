@@ -43,6 +43,16 @@ const (
 	publicAddress = "93.184.216.34" // never dialled: it is refused before
 )
 
+// allDay are the hours of an office that never closes.
+const allDay = `  Monday: &all {opens: "00:00", closes: "24:00"}
+  Tuesday: *all
+  Wednesday: *all
+  Thursday: *all
+  Friday: *all
+  Saturday: *all
+  Sunday: *all
+`
+
 // TestExamples starts the program with each example, and asks it as its users
 // would. The examples refuse loopback, where the target is: the edits open it.
 func TestExamples(t *testing.T) {
@@ -75,7 +85,7 @@ func TestExamples(t *testing.T) {
 		{name: "office", edits: []edit{
 			{"office/data.yaml", "ports: [80, 443]", "ports: [80, 443, PORT]"},
 			{"office/data.yaml", "internal:\n", "internal:\n  127.0.0.1/32: the test\n"},
-			{"office/data.yaml", "Friday]\n  opens: \"08:00\"\n  closes: \"18:30\"", "Friday, Saturday, Sunday]\n  opens: \"00:00\"\n  closes: \"24:00\""},
+			{"office/data.yaml", "hours:\n", "hours:\n" + allDay + "weekdays:\n"},
 			{"office/data.yaml", "holidays:\n  \"2026-12-25\": Christmas Day\n  \"2027-01-01\": New Year's Day\n", "holidays: {}\n"},
 		}, asks: []ask{
 			{who: ann, to: "crm.example:PORT", status: 200, log: `"groups":"staff sales"`},
@@ -86,10 +96,10 @@ func TestExamples(t *testing.T) {
 		{name: "office", edits: []edit{
 			{"office/data.yaml", "ports: [80, 443]", "ports: [80, 443, PORT]"},
 			{"office/data.yaml", "internal:\n", "internal:\n  127.0.0.1/32: the test\n"},
-			{"office/data.yaml", "days: [Monday, Tuesday, Wednesday, Thursday, Friday]", "days: []"},
+			{"office/data.yaml", "hours:\n", "hours: {}\nweekdays:\n"},
 			{"office/data.yaml", "  127.0.0.0/8: this machine", "  127.0.0.1/32: this machine"},
 		}, asks: []ask{
-			{who: ann, to: "crm.example:PORT", status: 403, why: "the office is closed: it is "},
+			{who: ann, to: "crm.example:PORT", status: 403, why: " there, and it is not open on that day"},
 			{who: ben, to: "github.com:PORT", status: 200},
 			{who: ben, from: "127.0.0.2", to: "github.com:PORT", status: 403, why: "127.0.0.2 is in no network of the office"},
 		}},

@@ -42,12 +42,7 @@ deny contains message if {
 
 deny contains message if {
 	not _at_work
-	message := sprintf("the office is closed: it is %s there, and it is open from %s to %s on %s", [
-		hours.clock,
-		data.office.hours.opens,
-		data.office.hours.closes,
-		concat(", ", data.office.hours.days),
-	])
+	message := sprintf("the office is closed: it is %s there, and it is %s", [hours.clock, hours.usual])
 }
 
 deny contains sprintf("the office is closed on %s", [hours.holiday]) if not _at_work

@@ -3,7 +3,8 @@ package sallyport.route_test
 import data.sallyport.route
 
 _office := {
-	"hours": {"time_zone": "Europe/Berlin", "days": ["Monday", "Tuesday"], "opens": "08:00", "closes": "18:30"},
+	"time_zone": "Europe/Berlin",
+	"hours": {"Monday": {"opens": "08:00", "closes": "18:30"}, "Tuesday": {"opens": "08:00", "closes": "18:30"}},
 	"holidays": {"2026-11-24": "Founders' Day"},
 	"groups": {
 		"staff": {"domains": {"wikipedia.org": "looking things up"}},
@@ -61,7 +62,7 @@ test_whoever_is_refused_is_told_why if {
 	facts := _asked(_ann, "de.wikipedia.org", _evening)
 	not route.allow with input as facts with data.office as _office
 	route.explain with input as facts with data.office as _office
-	reason := "the office is closed: it is Monday 21:04 there, and it is open from 08:00 to 18:30 on Monday, Tuesday"
+	reason := "the office is closed: it is Monday 21:04 there, and it is open from 08:00 to 18:30 on that day"
 	route.deny == {reason} with input as facts with data.office as _office
 }
 

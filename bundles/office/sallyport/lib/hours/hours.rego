@@ -1,9 +1,8 @@
 # METADATA
 # title: The office's hours
 # description: |
-#   From data.office.hours, data.office.holidays and input.time, which is
-#   truncated to the minute. A time or a day that is written wrongly keeps the
-#   office closed.
+#   From office/data.yaml and input.time, which is truncated to the minute. A time
+#   or a day that is written wrongly keeps the office closed.
 package sallyport.lib.hours
 
 # METADATA
@@ -11,10 +10,9 @@ package sallyport.lib.hours
 default open := false
 
 open if {
-	_weekday in data.office.hours.days
 	not holiday
-	_now >= _minutes(data.office.hours.opens)
-	_now < _minutes(data.office.hours.closes)
+	_now >= _minutes(_today.opens)
+	_now < _minutes(_today.closes)
 }
 
 # METADATA
@@ -23,18 +21,24 @@ holiday := data.office.holidays[_format("2006-01-02")]
 
 # METADATA
 # description: when the office closes today, in nanoseconds since 1970
-closing := input.time + (((_minutes(data.office.hours.closes) - _now) * 60) * 1000000000)
+closing := input.time + (((_minutes(_today.closes) - _now) * 60) * 1000000000)
 
 # METADATA
 # description: the weekday and the time as a person there would tell them
 clock := _format("Monday 15:04")
 
-_weekday := _format("Monday")
+# METADATA
+# description: today's hours in words
+default usual := "not open on that day"
+
+usual := sprintf("open from %s to %s on that day", [_today.opens, _today.closes])
+
+_today := data.office.hours[_format("Monday")]
 
 _now := _minutes(_format("15:04"))
 
 # Go's layouts are examples of how its reference time would be written.
-_format(layout) := time.format([input.time, data.office.hours.time_zone, layout])
+_format(layout) := time.format([input.time, data.office.time_zone, layout])
 
 # _minutes are those since midnight of a time such as "08:30".
 _minutes(text) := (to_number(hours) * 60) + to_number(minutes) if {
