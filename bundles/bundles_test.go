@@ -15,7 +15,6 @@ import (
 	"sallyport/policy"
 	"sallyport/policy/distribute"
 	"sallyport/policy/engine"
-	"sallyport/proxy/identity"
 )
 
 func newEngine(t *testing.T) *engine.Engine {
@@ -74,36 +73,11 @@ func TestDefaultAnswersEveryStage(t *testing.T) {
 	}
 }
 
-func TestExamplesLoad(t *testing.T) {
-	s := activate(t, newEngine(t), load(t, "egress"))
-	if got := s.Revision(); got != "egress-1" {
-		t.Errorf("revision %q", got)
-	}
-}
-
-// The passwords that users/data.yaml and the README tell.
-func TestExampleUsersLogIn(t *testing.T) {
-	s := activate(t, newEngine(t), load(t, "egress"))
-	users, problems := identity.Parse(s.Data("users"))
-	if len(problems) > 0 {
-		t.Fatal(problems)
-	}
-	v := identity.NewVerifier(1)
-	v.SetUsers(users)
-	for name, password := range map[string]string{
-		"research-agent": "reads-papers-all-day", "billing": "pays-bills-on-time",
-	} {
-		if r, err := v.Verify(t.Context(), name, password); err != nil || !r.Verified {
-			t.Errorf("%s: %+v, %v", name, r, err)
-		}
-	}
-}
-
 // The Rego tests, with built-in errors as strict as they are in the proxy.
 func TestRego(t *testing.T) {
-	for _, name := range []string{"default", "egress"} {
-		t.Run(name, func(t *testing.T) {
-			c := load(t, name)
+	for _, x := range append(examples(), example{name: "default"}) {
+		t.Run(x.name, func(t *testing.T) {
+			c := load(t, x.paths()...)
 			modules := map[string]*ast.Module{}
 			for _, m := range c.Modules {
 				parsed, err := ast.ParseModule(m.Path, string(m.Text))
@@ -113,9 +87,14 @@ func TestRego(t *testing.T) {
 				modules[m.Path] = parsed
 			}
 			store := inmem.New()
+			// Several documents may write below one key: the snapshot has them merged.
+			s, problems := withRoots(t, x.roots).Compile(c)
+			if problems.Fatal() {
+				t.Fatal(problems)
+			}
 			for _, d := range c.Documents {
-				for key, value := range d.Value {
-					if err := storage.WriteOne(t.Context(), store, storage.AddOp, storage.Path{key}, value); err != nil {
+				for key := range d.Value {
+					if err := storage.WriteOne(t.Context(), store, storage.AddOp, storage.Path{key}, s.Data(key)); err != nil {
 						t.Fatal(err)
 					}
 				}
