@@ -33,6 +33,16 @@ func read(path string, most int64) (*database, error) {
 	if err != nil {
 		return nil, err
 	}
+	d, err := judged(content)
+	if err != nil {
+		return nil, err
+	}
+	d.file, d.info.Path, d.info.Loaded = file, path, time.Now().UTC()
+	return d, nil
+}
+
+// judged is a file's content as a database in which no look-up fails.
+func judged(content []byte) (*database, error) {
 	if bytes.HasPrefix(content, []byte{0x1f, 0x8b}) {
 		return nil, errors.New("is compressed: unpack it with gunzip or tar")
 	}
@@ -40,7 +50,7 @@ func read(path string, most int64) (*database, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot be read as a MaxMind DB: %w", err)
 	}
-	if err := judge(&reader.Metadata); err != nil {
+	if err := checkMetadata(&reader.Metadata); err != nil {
 		return nil, err
 	}
 	known, err := walk(reader, len(content))
@@ -51,11 +61,8 @@ func read(path string, most int64) (*database, error) {
 	if len(facts) == 0 {
 		return nil, fmt.Errorf("a database of the type %q knows neither country, continent, city, asn nor organization", typeOf(reader))
 	}
-	return &database{
-		info:   Info{Path: path, Type: typeOf(reader), Built: reader.Metadata.BuildTime().UTC(), Loaded: time.Now().UTC(), Facts: facts},
-		file:   file,
-		reader: reader,
-	}, nil
+	info := Info{Type: typeOf(reader), Built: reader.Metadata.BuildTime().UTC(), Facts: facts}
+	return &database{info: info, reader: reader}, nil
 }
 
 // contentOf reads a regular file: another kind may block, or never end.
@@ -96,9 +103,9 @@ func withoutPath(err error) error {
 	return err
 }
 
-// judge refuses what the reader would take for another format, or stumble over
+// checkMetadata refuses what the reader would take for another format, or stumble over
 // with each look-up.
-func judge(m *maxminddb.Metadata) error {
+func checkMetadata(m *maxminddb.Metadata) error {
 	switch {
 	case m.BinaryFormatMajorVersion != 2:
 		return fmt.Errorf("has version %d of the MaxMind DB format: want 2", m.BinaryFormatMajorVersion)
@@ -183,6 +190,9 @@ func (d *database) reread(most int64) (*database, error) {
 		if !slices.Contains(next.info.Facts, fact) {
 			lost = append(lost, fact)
 		}
+	}
+	if d.reader.Metadata.IPVersion > next.reader.Metadata.IPVersion {
+		lost = append(lost, "IPv6 address")
 	}
 	if len(lost) > 0 {
 		return nil, fmt.Errorf("a database of the type %q knows no %s, as the one before does: restart to take it", next.info.Type, strings.Join(lost, ", "))

@@ -226,6 +226,19 @@ func TestRefusedFiles(t *testing.T) {
 	}
 }
 
+// TestNoTree: branches that meet again have more ends than there is time for.
+func TestNoTree(t *testing.T) {
+	content := damageable(t)
+	const depth, size = 20, 6 // bytes of a node
+	for node := range depth {
+		next := []byte{0, 0, byte(node + 1)}
+		copy(content[node*size:], append(next, next...))
+	}
+	if _, err := judged(content); err == nil || !strings.Contains(err.Error(), "the search tree is none") {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestReload: a good file takes the old one's place, and nothing else does.
 func TestReload(t *testing.T) {
 	in := func(country string) []byte {
@@ -261,6 +274,8 @@ func TestReload(t *testing.T) {
 	expect("and once more", "DE", "cannot be read", 0)
 	replace(built(t, "GeoLite2-ASN", 6, map[string]mmdbtype.DataType{"192.0.2.0/24": object{"autonomous_system_number": mmdbtype.Uint32(1)}}))
 	expect("another kind", "DE", `"GeoLite2-ASN" knows no country`, 0)
+	replace(built(t, "country", 4, map[string]mmdbtype.DataType{"192.0.2.0/24": object{"country_code": text("FR")}}))
+	expect("for IPv4 only", "DE", "knows no IPv6 address", 0)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
@@ -315,31 +330,63 @@ func TestReplacedWhileLookingUp(t *testing.T) {
 	asking.Wait()
 }
 
-// FuzzOpen damages a database: it is refused, or every look-up in it is answered.
-func FuzzOpen(f *testing.F) {
-	good := built(f, "GeoIP2-City", 6, map[string]mmdbtype.DataType{
+func damageable(t testing.TB) []byte {
+	return built(t, "GeoIP2-City", 6, map[string]mmdbtype.DataType{
 		"192.0.2.0/24":    delft,
 		"198.51.100.0/24": object{"country_code": text("NL"), "autonomous_system_number": mmdbtype.Uint32(7)},
 		"2001:db8::/32":   object{"city": text("Delft"), "country": object{"iso_code": text("NL")}},
 	})
-	f.Add(len(good), 0, byte(0), 0, byte(0))
-	f.Add(len(good)-1, 3, byte(0xff), 5, byte(1))
-	for i := range 40 {
-		f.Add(len(good), i*len(good)/40, byte(1<<(i%8)), i*13, byte(i))
+}
+
+// answers looks up in a damaged database, unless it is refused. A panic, or an
+// error that was not found before, fails the test.
+func answers(t *testing.T, content []byte) (accepted bool) {
+	d, err := judged(content)
+	if err != nil {
+		return false
 	}
-	f.Fuzz(func(t *testing.T, length, at1 int, flip1 byte, at2 int, flip2 byte) {
+	for _, ip := range []string{"192.0.2.1", "198.51.100.1", "2001:db8::1", "0.0.0.0", "255.255.255.255", "::", "ffff::1", "2002:c000:201::"} {
+		addr := netip.MustParseAddr(ip)
+		d.lookup(addr, &record{})
+		if d.reader.Metadata.IPVersion == 4 && addr.Is6() {
+			continue
+		}
+		if err := d.reader.Lookup(addr).Decode(&record{}); err != nil {
+			t.Errorf("%s in an accepted database: %v", ip, err)
+		}
+	}
+	return true
+}
+
+// TestDamaged tries each length and two damages to each byte.
+func TestDamaged(t *testing.T) {
+	good := damageable(t)
+	for n := range good {
+		if answers(t, good[:n:n]) {
+			t.Errorf("the first %d of %d bytes are accepted", n, len(good))
+		}
+		for _, flip := range []byte{0xff, 1 << (n % 8)} {
+			content := slices.Clone(good)
+			content[n] ^= flip
+			answers(t, content)
+		}
+	}
+	if !answers(t, good) {
+		t.Error("what is not damaged is refused")
+	}
+}
+
+// FuzzOpen damages a database in several places.
+func FuzzOpen(f *testing.F) {
+	good := damageable(f)
+	f.Add([]byte{}, uint16(0))
+	f.Add([]byte{0, 0, 0xff, 1, 1, 0x80}, uint16(10))
+	f.Fuzz(func(t *testing.T, damage []byte, cut uint16) {
 		content := slices.Clone(good)
-		content[uint(at1)%uint(len(content))] ^= flip1
-		content[uint(at2)%uint(len(content))] ^= flip2
-		content = content[:uint(length)%uint(len(content)+1)]
-		d, err := Open([]string{put(t, filepath.Join(t.TempDir(), "x.mmdb"), content)}, plenty)
-		if err != nil {
-			return
+		for ; len(damage) >= 3; damage = damage[3:] {
+			content[(int(damage[0])<<8|int(damage[1]))%len(content)] = damage[2]
 		}
-		for _, ip := range []string{"192.0.2.1", "198.51.100.1", "2001:db8::1", "0.0.0.0", "255.255.255.255", "::", "ffff::1", "::ffff:192.0.2.1", "2002:c000:201::"} {
-			locate(d, ip)
-		}
-		d.List()
+		answers(t, append(content[:int(cut)%len(content)], content[(int(cut)+len(damage))%len(content):]...))
 	})
 }
 
