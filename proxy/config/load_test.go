@@ -396,7 +396,7 @@ func TestEverySettingFromEverySource(t *testing.T) {
 	values := map[string]string{
 		"policy.paths": "a,b", "policy.data": "a", "policy.timeout": "9", "policy.strict": "false", "policy.stages": "route",
 		"policy.capabilities": "opa.runtime", "policy.log_facts": "x", "policy.opa.decision_logs.console": "true",
-		"state.path": "x", "limits.connections": "7", "limits.memory": "33MiB", "limits.handshake": "1s", "limits.dial": "1s",
+		"geoip.databases": "a,b", "state.path": "x", "limits.connections": "7", "limits.memory": "33MiB", "limits.handshake": "1s", "limits.dial": "1s",
 		"limits.idle": "1s", "management.address": "127.0.0.1:7", "dns.servers": "192.0.2.1,192.0.2.2:54", "log.level": "warn",
 		"log.format": "text", "log.file": "x", "telemetry.prometheus": "false", "shutdown.grace": "1s",
 	}

@@ -32,7 +32,8 @@ func built(t testing.TB, kind string, version int, records map[string]mmdbtype.D
 	t.Helper()
 	tree, err := mmdbwriter.New(mmdbwriter.Options{
 		DatabaseType: kind, IPVersion: version, RecordSize: 24, IncludeReservedNetworks: true,
-		BuildEpoch: time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC).Unix(),
+		DisableIPv4Aliasing: strings.HasPrefix(kind, "dbip"), // as theirs are
+		BuildEpoch:          time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC).Unix(),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -107,6 +108,7 @@ func TestLayouts(t *testing.T) {
 		{d, "2001:db8:8000::1", policy.Geo{}},
 		{d, "127.0.0.1", policy.Geo{}},
 		{flat, "192.0.2.1", policy.Geo{Country: "NL", Continent: "EU", City: "Delft"}},
+		{flat, "::ffff:192.0.2.1", policy.Geo{Country: "NL", Continent: "EU", City: "Delft"}},
 		{flat, "2001:db8::1", policy.Geo{ASN: 64500, Organization: "Doc & Sons"}},
 	} {
 		if got := locate(c.in, c.ip); got != c.want {
@@ -130,12 +132,12 @@ func TestFirstThatKnows(t *testing.T) {
 		"192.0.2.128/25": object{"registered_country": object{"iso_code": text("AU")}},
 	})
 	second := built(t, "B", 4, map[string]mmdbtype.DataType{
-		"192.0.2.0/24": object{"country_code": text("DE"), "continent_code": text("EU"), "autonomous_system_number": mmdbtype.Uint32(1)},
+		"192.0.2.0/24": object{"country_code": text("DE"), "continent_code": text("EU"), "city": text("Bonn"), "autonomous_system_number": mmdbtype.Uint32(1)},
 	})
 	d := opened(t, first, second)
 	for ip, want := range map[string]policy.Geo{
 		"192.0.2.1":   {Country: "NL", Continent: "EU", City: "Delft", ASN: 1},
-		"192.0.2.129": {Country: "DE", Continent: "EU", ASN: 1},
+		"192.0.2.129": {Country: "DE", Continent: "EU", City: "Bonn", ASN: 1},
 		"2001:db8::1": {}, // and not an error of the file for IPv4
 	} {
 		if got := locate(d, ip); got != want {
@@ -147,10 +149,15 @@ func TestFirstThatKnows(t *testing.T) {
 // TestUnexpectedTypes: what has another type than it should is not known, and
 // hides nothing of what is beside it.
 func TestUnexpectedTypes(t *testing.T) {
+	crowd := object{"iso_code": text("NL")}
+	for i := range maxEntries {
+		crowd[text(strings.Repeat("x", i+1))] = text("y")
+	}
 	long := text(strings.Repeat("x", maxText+1))
 	for name, record := range map[string]mmdbtype.DataType{
 		"scalars for maps": object{"country": text("NL"), "continent": mmdbtype.Uint32(7), "registered_country": mmdbtype.Bool(true), "traits": mmdbtype.Slice{}},
 		"maps for scalars": object{"country_code": object{"iso_code": text("NL")}, "autonomous_system_organization": object{}, "autonomous_system_number": object{"x": text("y")}},
+		"too many entries": object{"country": crowd},
 		"numbers":          object{"country_code": mmdbtype.Uint32(7), "city": mmdbtype.Float64(1), "autonomous_system_number": text("AS1")},
 		"deeper":           object{"city": object{"names": text("Delft")}, "country": object{"iso_code": object{"en": text("NL")}}},
 		"lists":            object{"city": mmdbtype.Slice{text("Delft")}, "country": object{"iso_code": mmdbtype.Slice{text("NL")}}},
@@ -262,7 +269,7 @@ func TestReload(t *testing.T) {
 			t.Errorf("%s: %s, %d are new", what, got, len(replaced))
 		}
 		refusal := d.List()[0].Refusal
-		if (err != nil) != (refused != "") || !strings.Contains(refusal, refused) || err != nil && err.Error() != path+": "+refusal {
+		if (err != nil) != (refused != "") || (refusal != "") != (refused != "") || !strings.Contains(refusal, refused) || err != nil && err.Error() != path+": "+refusal {
 			t.Errorf("%s: %v, refusal %q", what, err, refusal)
 		}
 	}
@@ -282,6 +289,14 @@ func TestReload(t *testing.T) {
 	expect("no file", "DE", "no such file", 0)
 	replace(in("FR"))
 	expect("mended", "FR", "", 1)
+	if err := os.Rename(path, path+".kept"); err != nil {
+		t.Fatal(err)
+	}
+	expect("gone", "FR", "no such file", 0)
+	if err := os.Rename(path+".kept", path); err != nil {
+		t.Fatal(err)
+	}
+	expect("back", "FR", "", 0)
 	put(t, path, nil) // cut short in place, while it answers
 	expect("cut short", "FR", "cannot be read", 0)
 	put(t, path, in("BE"))
