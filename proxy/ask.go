@@ -50,7 +50,7 @@ func (p *Proxy) begin(s *session.Session, c *listen.Conn) *life {
 	source.Rate = policy.Rate{Second: counts.RateSecond, Minute: counts.RateMinute}
 	source.Failures = policy.Window(counts.Failures)
 	source.Denials = policy.Window(counts.Denials)
-	l.facts.Source = source
+	l.facts.Source, l.facts.Locator = source, p.Locator
 	l.facts.Session = policy.Session{ID: s.ID, Listener: s.Listener, Started: s.Started.UnixNano()}
 	return l
 }

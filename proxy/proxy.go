@@ -65,13 +65,14 @@ type Limits struct {
 	Idle      time.Duration // no byte in either direction
 }
 
-// Proxy serves connections. All fields are required.
+// Proxy serves connections. All fields but Locator are required.
 type Proxy struct {
 	Decide   Decider
 	Observe  Observer
 	Verify   Verifier
 	Resolve  Resolver
 	Dial     Dialer
+	Locator  policy.Locator // nil: no address is located
 	Sessions *session.Table
 	Guard    *guard.Guard
 	Limits   Limits

@@ -64,6 +64,10 @@ type Options struct {
 	ActiveSessions     func() int64
 	LogDropped         func() int64 // lines of the log, since the start
 	DecisionLogDropped func() int64 // events of the decision log, since the start
+
+	// GeoIP tells of each GeoIP database, by the name of its file and its type, how
+	// long ago it was built.
+	GeoIP func(observe func(database, kind string, age time.Duration))
 }
 
 // Telemetry counts and logs what it is told. Its methods may be called from

@@ -8,6 +8,7 @@ import (
 
 	"sallyport/policy/engine"
 	"sallyport/proxy/config"
+	"sallyport/proxy/geo"
 )
 
 func checkCommand() *cobra.Command {
@@ -16,7 +17,7 @@ func checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Judge configuration and policy as run would",
 		Long: `Judge configuration and policy by the same code as run, and print every problem.
-What is a warning to run, such as a path below data that nothing defines, is an
+GeoIP databases are opened, too. What is a warning to run, such as a path below data that nothing defines, is an
 error here.`,
 		Example: `  sallyport check --policy policies/
   sallyport check --config sallyport.yaml --format json`,
@@ -46,7 +47,8 @@ func judge(c *cobra.Command, o *config.Options) (revision string, err error) {
 	if err != nil {
 		return "", err
 	}
-	e, err := engine.New(engineOptions(settings))
+	databases, unread := openGeo(settings)
+	e, err := engine.New(engineOptions(settings, databases))
 	if err != nil {
 		return "", err
 	}
@@ -58,7 +60,15 @@ func judge(c *cobra.Command, o *config.Options) (revision string, err error) {
 	if snapshot != nil {
 		revision = snapshot.Revision()
 	}
-	return revision, err
+	return revision, join(unread, err)
+}
+
+// join is errors.Join that leaves a single error as it is.
+func join(a, b error) error {
+	if a == nil {
+		return b
+	}
+	return errors.Join(a, b)
 }
 
 // result is what check prints as JSON.
@@ -81,6 +91,13 @@ func problemsOf(err error) []problem {
 	var problems []problem
 	var configured config.Problems
 	var judged engine.Problems
+	var file *geo.FileError
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, one := range joined.Unwrap() {
+			problems = append(problems, problemsOf(one)...)
+		}
+		return problems
+	}
 	switch {
 	case errors.As(err, &configured):
 		for _, p := range configured {
@@ -90,6 +107,8 @@ func problemsOf(err error) []problem {
 		for _, p := range judged {
 			problems = append(problems, problem{File: p.File, Line: p.Row, Column: p.Column, Message: p.Message, Warning: p.Warning})
 		}
+	case errors.As(err, &file):
+		problems = append(problems, problem{File: file.Path, Message: file.Err.Error()})
 	default:
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			problems = append(problems, problem{Message: line})

@@ -53,6 +53,11 @@ type Options struct {
 	// error is a problem of the candidate. It may be nil.
 	CheckData func(data map[string]any) []error
 
+	// Missing says why a fact, by the names below input that lead to it, will be
+	// empty as the program is configured, or "" where it will not; reading such a
+	// fact is a warning. It may be nil.
+	Missing func(path ...string) string
+
 	// Record is told of each decision, memoised ones too, when it is not nil.
 	// It must not block.
 	Record func(*Event)

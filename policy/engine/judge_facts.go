@@ -153,6 +153,10 @@ func (j *judging) checkFact(stage policy.Stage, root policy.Fact, r ast.Ref, at 
 		j.whole(at, "%s is indexed by a variable, so that a misspelt fact could not be seen: write the fact's name", pathText("input", path))
 	case isPending(fact):
 		j.warn(at, "%s is not gathered by this release: always empty", pathText("input", path[:n]))
+	case j.options.Missing != nil:
+		if why := j.options.Missing(path[:n]...); why != "" {
+			j.warn(at, "%s is always empty: %s", pathText("input", path[:n]), why)
+		}
 	}
 }
 

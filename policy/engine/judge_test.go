@@ -48,6 +48,13 @@ func printed(problems Problems) []string {
 	return out
 }
 
+func missingGeo(path ...string) string {
+	if slices.Contains(path, "geo") {
+		return "nobody knows"
+	}
+	return ""
+}
+
 const strictly = " (policy.strict: false turns this into a warning)"
 
 // judgeCase is a candidate and every problem that it has.
@@ -290,10 +297,13 @@ func TestJudgeFacts(t *testing.T) {
 			"route.rego:2:12: warning: input is passed on as a whole, so that a misspelt fact could not be seen: pass the facts that are needed"}},
 		{name: "leniently is not spelling", files: route(`allow if input.identity.nmae == "x"`), options: Options{Lenient: true}, want: []string{
 			"route.rego:2:10: input.identity.nmae is not a fact of sallyport.route: did you mean input.identity.name?"}},
-		{name: "not gathered", files: route(`allow if input.source.geo.country == "NL"`, `deny contains "x" if count(input.source.geo) > 9`, `warn contains "x" if input.upstreams.x.healthy`, `_x := input.source`), want: []string{
-			"route.rego:2:10: warning: input.source.geo.country is not gathered by this release: always empty",
-			"route.rego:3:28: warning: input.source.geo is not gathered by this release: always empty",
+		{name: "not gathered", files: route(`allow if input.source.certificate.issuer == "x"`, `deny contains "x" if count(input.source.process) > 9`, `warn contains "x" if input.upstreams.x.healthy`, `_x := input.source`), want: []string{
+			"route.rego:2:10: warning: input.source.certificate.issuer is not gathered by this release: always empty",
+			"route.rego:3:28: warning: input.source.process is not gathered by this release: always empty",
 			"route.rego:4:22: warning: input.upstreams is not gathered by this release: always empty"}},
+		{name: "missing as configured", files: route(`allow if input.source.geo.country == "NL"`, `deny contains "x" if f(input.target.geo)`, `f(x) if x.asn == 1`, `_x := input.source`), options: Options{Missing: missingGeo}, want: []string{
+			"route.rego:2:10: warning: input.source.geo.country is always empty: nobody knows",
+			"route.rego:3:24: warning: input.target.geo is always empty: nobody knows"}},
 		{name: "schemas in METADATA", files: map[string]string{"route.rego": "# METADATA\n# schemas:\n#   - input: schema.route\npackage sallyport.route\n\n# METADATA\n# schemas:\n#   - input: schema[\"sallyport.nowhere\"]\nallow if input.target.port == 443"}},
 	} {
 		t.Run(c.name, c.run)

@@ -45,6 +45,7 @@ type stage struct {
 	query     ast.Body
 	compiler  ast.QueryCompiler
 	read      plan // the facts that the rules read
+	located   located
 	logged    plan // those, and the ones that every log has, but no secret one
 }
 
@@ -103,7 +104,7 @@ func prepareStage(name policy.Stage, found *stageJudged, compiler *ast.Compiler)
 		read:   planOf(name, paths, true),
 		logged: planOf(name, append(paths, alwaysLogged()...), false),
 	}
-	st.secret = st.read.secret()
+	st.secret, st.located = st.read.secret(), locatedBy(&st.read)
 	var err error
 	if st.fields, err = queriedFields(name, found.fields, compiler); err != nil {
 		return nil, err
