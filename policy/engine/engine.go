@@ -118,7 +118,7 @@ type answered struct {
 
 // answer remembers or evaluates.
 func (e *Engine) answer(ctx context.Context, s *Snapshot, st *stage, facts *policy.Facts) *answered {
-	if s.memo == nil || !st.pure {
+	if s.memo == nil || !st.pure || st.prints {
 		return e.evaluate(ctx, s, st, facts)
 	}
 	buffer := keys.Get().(*[]byte)
