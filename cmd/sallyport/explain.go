@@ -47,6 +47,10 @@ func writeRules(w io.Writer, rules []engine.RuleReason, more int, indent string)
 			fmt.Fprint(w, ", as told above")
 		case !r.Holds && len(r.Statements) == 0:
 			fmt.Fprint(w, ": its arguments do not fit")
+		case len(r.Statements) == 1 && r.Statements[0].Line == r.Line: // a rule of one line
+			fmt.Fprint(w, ": ")
+			writeStatement(w, &r.Statements[0], indent)
+			continue
 		}
 		fmt.Fprintln(w)
 		writeStatements(w, r.Statements, indent+"  ")
@@ -57,23 +61,30 @@ func writeRules(w io.Writer, rules []engine.RuleReason, more int, indent string)
 }
 
 func writeStatements(w io.Writer, statements []engine.StatementReason, indent string) {
-	for _, s := range statements {
+	for i := range statements {
+		s := &statements[i]
 		fmt.Fprintf(w, "%s%s:%d: ", indent, s.File, s.Line)
 		if !s.Holds {
 			fmt.Fprint(w, "fails: ")
 		}
-		fmt.Fprint(w, s.Text)
-		if s.Tried > 1 {
-			fmt.Fprintf(w, " (%d times)", s.Tried)
-		}
-		fmt.Fprintln(w)
-		for _, b := range s.Values {
-			values := strings.Join(b.Values, ", then ")
-			if b.More {
-				values += ", …"
-			}
-			fmt.Fprintf(w, "%s    %s = %s\n", indent, b.Name, values)
-		}
-		writeRules(w, s.Because, s.More, indent+"  ")
+		writeStatement(w, s, indent)
 	}
+}
+
+// writeStatement prints the rest of the line, and below it what the names in
+// the statement stood for and the rules that it asked.
+func writeStatement(w io.Writer, s *engine.StatementReason, indent string) {
+	fmt.Fprint(w, s.Text)
+	if s.Tried > 1 {
+		fmt.Fprintf(w, " (%d times)", s.Tried)
+	}
+	fmt.Fprintln(w)
+	for _, b := range s.Values {
+		values := strings.Join(b.Values, ", then ")
+		if b.More {
+			values += ", …"
+		}
+		fmt.Fprintf(w, "%s    %s = %s\n", indent, b.Name, values)
+	}
+	writeRules(w, s.Because, s.More, indent+"  ")
 }

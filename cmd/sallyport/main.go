@@ -76,7 +76,7 @@ func root() *cobra.Command {
 		}
 		return nil
 	}
-	c.AddCommand(runCommand(), checkCommand(), testCommand(), schemaCommand(), userCommand(), versionCommand())
+	c.AddCommand(runCommand(), checkCommand(), testCommand(), evalCommand(), schemaCommand(), userCommand(), versionCommand())
 	// Cobra's own two commands take an unknown word for a request for help.
 	c.InitDefaultHelpCmd()
 	c.InitDefaultCompletionCmd()

@@ -223,4 +223,3 @@ func writeCoverage(w io.Writer, c *engine.Coverage) {
 	}
 	fmt.Fprintf(w, "%6.1f%%  of %d lines\n", c.Percent, c.Covered+c.NotCovered)
 }
-

@@ -12,6 +12,8 @@ import (
 const (
 	maxRules = 8 // for one name
 	maxDepth = 6 // rules that led to rules
+
+	maxStatement = 200 // bytes of its text
 )
 
 // Explanation is why a decision came out as it did, for the author of the
@@ -66,10 +68,12 @@ type explaining struct {
 	told map[*ast.Rule]bool
 }
 
-// explanation says of each field of a stage where its value comes from.
+// explanation says of each field of a stage where its value comes from: at
+// length for what made the verdict, and in a line for the rest.
 func (t *tracer) explanation(st *stage, values map[string]ast.Value) *Explanation {
 	x := &explaining{tracer: t, home: stageRef(st.name).String(), told: map[*ast.Rule]bool{}}
 	out := &Explanation{Fields: []FieldReason{}}
+	against, _ := values["deny"].(ast.Set)
 	for _, f := range st.fields {
 		value, defined := values[f.name]
 		set, isSet := value.(ast.Set)
@@ -92,6 +96,12 @@ func (t *tracer) explanation(st *stage, values map[string]ast.Value) *Explanatio
 		default:
 			if f.name == "allow" {
 				r.Rules, r.More = x.rules(frames, 1)
+			}
+		}
+		beside := f.name != "allow" && f.name != "deny"
+		if beside || f.name == "allow" && len(held) > 0 && against != nil && against.Len() > 0 {
+			for i := range r.Rules {
+				r.Rules[i].Statements, r.Rules[i].Told = nil, false
 			}
 		}
 		out.Fields = append(out.Fields, r)
@@ -197,7 +207,7 @@ func (x *explaining) statements(f *frame, depth int) []StatementReason {
 		}
 		s := byPlace[at.Offset]
 		if s == nil {
-			s = &StatementReason{File: at.File, Line: at.Row, Text: oneLine(string(at.Text)), Holds: true}
+			s = &StatementReason{File: at.File, Line: at.Row, Text: flat(at), Holds: true}
 			byPlace[at.Offset] = s
 			places = append(places, at.Offset)
 			for _, b := range f.solution {
@@ -223,12 +233,17 @@ func (x *explaining) statements(f *frame, depth int) []StatementReason {
 	return out
 }
 
+// flat is the text of a statement in one line.
+func flat(at *ast.Location) string {
+	return clippedTo(strings.Join(strings.Fields(string(at.Text)), " "), maxStatement)
+}
+
 // failure is the statement at which a rule failed; of a body within it, such
 // as that of `every`, also the one that failed there.
 func (x *explaining) failure(f *frame, depth int) []StatementReason {
 	step := f.failed
 	at := sourceOf(f.body, step.expr)
-	s := StatementReason{File: at.File, Line: at.Row, Text: oneLine(string(at.Text))}
+	s := StatementReason{File: at.File, Line: at.Row, Text: flat(at)}
 	if step.fails > 1 {
 		s.Tried = step.fails
 	}

@@ -22,8 +22,9 @@ const redacted = "[redacted]"
 // renderer shows values to a person, short and without secrets: neither the
 // token that a client presented nor the hash of a password.
 type renderer struct {
-	data  ast.Object
-	token string // of the facts; empty where there is none
+	data     ast.Object
+	compiler *ast.Compiler // which tells rules from data; nil: data is not shown
+	token    string        // of the facts; empty where there is none
 }
 
 // text is a value as Rego would have it, cut short.
@@ -96,33 +97,36 @@ func (r *renderer) isSecret(s string) bool {
 	return false
 }
 
-// lookUp is what a path of input or of base data holds in an event; nil where
-// that is unknown or nothing.
-func (r *renderer) lookUp(ref ast.Ref, e *topdown.Event) ast.Value {
+// lookUp shows what a path of input or of base data holds in an event; it is
+// empty where that is unknown, or told elsewhere since it is a rule.
+func (r *renderer) lookUp(ref ast.Ref, e *topdown.Event) string {
 	var at ast.Value
 	switch {
+	case len(ref) == 1:
+		return "" // all of it tells nothing
 	case ref[0].Equal(ast.InputRootDocument) && e.Input() != nil:
 		at = e.Input().Value
-	case ref[0].Equal(ast.DefaultRootDocument):
+	case ref[0].Equal(ast.DefaultRootDocument) && r.compiler != nil && len(r.compiler.GetRules(ref.ConstantPrefix())) == 0:
 		at = r.data
 	default:
-		return nil
+		return ""
 	}
 	for _, part := range ref[1:] {
 		key := e.Plug(part)
 		if !key.Value.IsGround() {
-			return nil
+			// It goes through all of them: the variable shows which.
+			if text := r.text(at); text == "[]" || text == "{}" || text == "set()" {
+				return text
+			}
+			return ""
 		}
 		next, err := at.Find(ast.Ref{key})
 		if err != nil {
-			return nil
+			return "undefined"
 		}
 		at = next
 	}
-	if len(ref) == 1 {
-		return nil // all of it tells nothing
-	}
-	return at
+	return r.text(at)
 }
 
 // clippedTo cuts text of any length, at a whole character.
@@ -135,5 +139,5 @@ func clippedTo(s string, most int) string {
 
 // rendererFor shows values of a snapshot in an evaluation with these facts.
 func rendererFor(s *Snapshot, facts *policy.Facts) *renderer {
-	return &renderer{data: s.data, token: facts.Credentials.Token}
+	return &renderer{data: s.data, compiler: s.compiler, token: facts.Credentials.Token}
 }

@@ -204,7 +204,7 @@ func (r *testRun) why(ctx context.Context, t *Test) *RuleReason {
 		return nil
 	}
 	// A test replaces data by `with`, so that what is loaded is no news of it.
-	trace := newTracer(r.compiler.RewrittenVars, &renderer{data: ast.NewObject()})
+	trace := newTracer(r.compiler.RewrittenVars, &renderer{})
 	var errs []topdown.Error
 	err = topdown.NewQuery(body).WithQueryCompiler(query).WithCompiler(r.compiler).
 		WithStore(r.snapshot.store).WithTransaction(r.snapshot.txn).WithCancel(stop).

@@ -201,7 +201,7 @@ func encloses(outer, inner *ast.Location) bool {
 // bind notes what the names in an expression stand for: facts, base data, and
 // the author's own variables.
 func (t *tracer) bind(into *[]bound, expr *ast.Expr, e *topdown.Event) {
-	note := func(term *ast.Term, value ast.Value) {
+	note := func(term *ast.Term, text string) {
 		name := t.nameOf(term)
 		if name == "" {
 			return
@@ -212,7 +212,6 @@ func (t *tracer) bind(into *[]bound, expr *ast.Expr, e *topdown.Event) {
 			*into = append(*into, bound{name: name, at: expr.Location})
 		}
 		b := &(*into)[at]
-		text := t.show.text(value)
 		switch {
 		case slices.Contains(b.values, text):
 		case len(b.values) == maxSamples:
@@ -229,11 +228,11 @@ func (t *tracer) bind(into *[]bound, expr *ast.Expr, e *topdown.Event) {
 			switch v := x.Value.(type) {
 			case ast.Var:
 				if value := e.Plug(x).Value; value.IsGround() {
-					note(x, value)
+					note(x, t.show.text(value))
 				}
 			case ast.Ref:
-				if value := t.show.lookUp(v, e); value != nil {
-					note(x, value)
+				if text := t.show.lookUp(v, e); text != "" {
+					note(x, text)
 				}
 				return v[0].Equal(ast.InputRootDocument) || v[0].Equal(ast.DefaultRootDocument)
 			}
