@@ -143,9 +143,38 @@ func isConstant(rule *ast.Rule) bool {
 func isHead(rule *ast.Rule, ref ast.Ref) bool { return rule.Head.Reference.Equal(ref) }
 
 // Advise says what works but could be better, of a candidate that has been
-// compiled: look-ups that slow down as data grows, and rules that none of its
-// tests reaches, where it has tests. All of it has Advice set.
-func (e *Engine) Advise(ctx context.Context, c *Candidate) (Problems, error) {
-	var out Problems
-	return out, nil
+// compiled into a snapshot: look-ups that slow down as data grows, and rules
+// that none of its tests sees hold, where it has tests at all. Every problem
+// has Advice set.
+func (e *Engine) Advise(ctx context.Context, c *Candidate, s *Snapshot) (Problems, error) {
+	j := &judging{candidate: c, options: e.options, keys: map[string]bool{}}
+	j.mergeDocuments()
+	j.parse()
+	var own []*ast.Module
+	for _, m := range j.modules {
+		if !m.test && s.compiler.Modules[m.key] != nil {
+			own = append(own, s.compiler.Modules[m.key])
+		}
+	}
+	j.problems = nil // those of the candidate are known
+	look := flatness{compiler: s.compiler, data: j.data, found: func(at *ast.Location, message string) {
+		p := problemAt(at, message)
+		p.Advice = true
+		j.problems = append(j.problems, p)
+	}}
+	for _, m := range own {
+		for _, rule := range m.Rules {
+			look.rule(rule)
+		}
+	}
+
+	run := e.testRun(s)
+	report, err := run.run(ctx, c, TestOptions{Coverage: true})
+	if err != nil {
+		return nil, err
+	}
+	if report.Found > 0 {
+		j.problems = append(j.problems, run.unreached()...)
+	}
+	return j.sorted(), nil
 }

@@ -70,9 +70,15 @@ func (e *Engine) Test(ctx context.Context, c *Candidate, o TestOptions) (*TestRe
 	if s == nil {
 		return nil, problems, nil
 	}
-	run := testRun{engine: e, snapshot: s, modules: map[string]*ast.Module{}, reached: &reached{cover: cover.New(), held: map[place]bool{}}}
-	report, err := run.run(ctx, c, o)
+	report, err := e.testRun(s).run(ctx, c, o)
 	return report, problems, err
+}
+
+func (e *Engine) testRun(s *Snapshot) *testRun {
+	return &testRun{
+		engine: e, snapshot: s, modules: map[string]*ast.Module{},
+		reached: &reached{cover: cover.New(), held: map[place]bool{}},
+	}
 }
 
 // testRun is one run of a candidate's tests.

@@ -202,7 +202,7 @@ func encloses(outer, inner *ast.Location) bool {
 // the author's own variables.
 func (t *tracer) bind(into *[]bound, expr *ast.Expr, e *topdown.Event) {
 	note := func(term *ast.Term, text string) {
-		name := t.nameOf(term)
+		name := t.nameOf(term, e)
 		if name == "" {
 			return
 		}
@@ -243,40 +243,39 @@ func (t *tracer) bind(into *[]bound, expr *ast.Expr, e *topdown.Event) {
 }
 
 // nameOf is how the author wrote a variable or a path; empty for what only the
-// compiler named.
-func (t *tracer) nameOf(term *ast.Term) string {
-	hidden := false
-	named := func(v ast.Var) ast.Var {
-		if !v.IsGenerated() && !v.IsWildcard() {
-			return v
+// compiler named. In a path such a variable gives way to its value, and where
+// it has none the path ends.
+func (t *tracer) nameOf(term *ast.Term, e *topdown.Event) string {
+	named := func(v ast.Var) (ast.Var, bool) {
+		if v.IsGenerated() {
+			v = t.rewrite[v]
 		}
-		w, ok := t.rewrite[v]
-		if !ok || w.IsGenerated() || w.IsWildcard() {
-			hidden = true
-		}
-		return w
+		return v, v != "" && !v.IsGenerated() && !v.IsWildcard()
 	}
-	var name string
 	switch v := term.Value.(type) {
 	case ast.Var:
-		if ast.RootDocumentNames.Contains(term) {
-			return ""
+		if name, ok := named(v); ok && !ast.RootDocumentNames.Contains(term) {
+			return string(name)
 		}
-		name = string(named(v))
 	case ast.Ref:
 		plain := slices.Clone(v)
-		for i, part := range plain {
-			if variable, ok := part.Value.(ast.Var); ok && i > 0 {
-				plain[i] = ast.VarTerm(string(named(variable)))
+		for i, part := range plain[1:] {
+			variable, ok := part.Value.(ast.Var)
+			if !ok {
+				continue
+			}
+			name, ok := named(variable)
+			value := e.Plug(part)
+			switch {
+			case ok:
+				plain[i+1] = ast.VarTerm(string(name))
+			case value.IsGround():
+				plain[i+1] = value
+			default:
+				return plain[:i+1].String()
 			}
 		}
-		if hidden && term.Location != nil && len(term.Location.Text) > 0 && len(term.Location.Text) < 100 {
-			return string(term.Location.Text) // as it was written
-		}
-		name = plain.String()
+		return clippedTo(plain.String(), shownBytes)
 	}
-	if hidden {
-		return ""
-	}
-	return name
+	return ""
 }
