@@ -123,10 +123,9 @@ func readInput(c *cobra.Command, path string) (map[string]any, error) {
 	from := io.Reader(c.InOrStdin())
 	if path != "-" {
 		file, err := os.Open(path)
-		if err != nil {
-			if at := new(os.PathError); errors.As(err, &at) {
-				err = at.Err
-			}
+		if at := (*os.PathError)(nil); errors.As(err, &at) {
+			return nil, at.Err // the path is said already
+		} else if err != nil {
 			return nil, err
 		}
 		defer file.Close()

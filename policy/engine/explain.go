@@ -233,9 +233,16 @@ func (x *explaining) statements(f *frame, depth int) []StatementReason {
 	return out
 }
 
-// flat is the text of a statement in one line.
+// flat is the text of a statement in one line. OPA places the statement of
+// `else := x if statement` at the beginning of the branch.
 func flat(at *ast.Location) string {
-	return clippedTo(strings.Join(strings.Fields(string(at.Text)), " "), maxStatement)
+	text := strings.Join(strings.Fields(string(at.Text)), " ")
+	if strings.HasPrefix(text, "else ") {
+		if _, after, ok := strings.Cut(text, " if "); ok {
+			text = after
+		}
+	}
+	return clippedTo(text, maxStatement)
 }
 
 // failure is the statement at which a rule failed; of a body within it, such

@@ -243,10 +243,14 @@ func (t *tracer) bind(into *[]bound, expr *ast.Expr, e *topdown.Event) {
 }
 
 // nameOf is how the author wrote a variable or a path; empty for what only the
-// compiler named. In a path such a variable gives way to its value, and where
-// it has none the path ends.
+// compiler named, and for the members that a `some` goes through, which have
+// names of their own. In a path such a variable gives way to its value, and
+// where it has none the path ends.
 func (t *tracer) nameOf(term *ast.Term, e *topdown.Event) string {
 	named := func(v ast.Var) (ast.Var, bool) {
+		if v.IsWildcard() {
+			return "", false
+		}
 		if v.IsGenerated() {
 			v = t.rewrite[v]
 		}
@@ -269,6 +273,8 @@ func (t *tracer) nameOf(term *ast.Term, e *topdown.Event) string {
 			switch {
 			case ok:
 				plain[i+1] = ast.VarTerm(string(name))
+			case value.IsGround() && name != "":
+				return ""
 			case value.IsGround():
 				plain[i+1] = value
 			default:
