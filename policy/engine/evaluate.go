@@ -41,6 +41,7 @@ type job struct {
 	session  string            // for what the rules print
 	print    func(*Printed)    // nil: nobody listens
 	tracer   *tracer           // nil unless the decision is to be explained
+	indexed  bool              // with a tracer: rules that an index rules out are not tried
 	answer   *answered
 	done     chan struct{} // room for one, so that the evaluator never waits
 }
@@ -149,8 +150,7 @@ func (j *job) evaluate() (a *answered) {
 		query = query.WithPrintHook(&printHook{j.stage, j.session, j.print})
 	}
 	if j.tracer != nil {
-		// Rules that an index rules out would not show where they fail.
-		query = query.WithQueryTracer(j.tracer).WithIndexing(false)
+		query = query.WithQueryTracer(j.tracer).WithIndexing(j.indexed)
 	}
 	err := query.Iter(j.ctx, func(r topdown.QueryResult) error {
 		found = r

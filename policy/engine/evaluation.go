@@ -56,9 +56,14 @@ func (e *Engine) Evaluate(ctx context.Context, s *Snapshot, stage policy.Stage, 
 		given[name] = v.Value
 		out.Fields[name], _ = ast.JSON(v.Value)
 	})
-	if explain {
+	// Rules that an index rules out would not show where they fail, but one of
+	// them may be a fault that the index avoids.
+	for _, indexed := range []bool{false, true} {
+		if !explain || out.Explanation != nil {
+			break
+		}
 		j := e.idle.Get().(*job)
-		j.tracer = newTracer(s.compiler.RewrittenVars, rendererFor(s, facts))
+		j.tracer, j.indexed = newTracer(s.compiler.RewrittenVars, rendererFor(s, facts)), indexed
 		if w, _ := e.watched(ctx, s, st, facts, j, explainTimeout); w.decision.Verdict != policy.Fault {
 			out.Explanation = j.tracer.explanation(st, given)
 		}

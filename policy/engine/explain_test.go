@@ -160,8 +160,28 @@ deny contains h if { some h, _ in data.entries; endswith(h, "9.example") }
 	if got := told(found.Explanation); !strings.Contains(got, `h == input.target.host false`) || !strings.Contains(got, "9.example") {
 		t.Error(got)
 	}
+	if v := found.Explanation.Fields[1].Value; v != "{… 2000 members}" {
+		t.Error(v)
+	}
 	if f := found.Explanation.Fields[0]; len(f.Rules) != maxRules || f.More != 501-maxRules {
 		t.Errorf("%d rules and %d more", len(f.Rules), f.More)
+	}
+}
+
+// TestTracesAreBounded: a function that is called for each of many entries is
+// remembered a few times.
+func TestTracesAreBounded(t *testing.T) {
+	e := engineWith(t, Options{})
+	s := compiled(t, e, nil, `package sallyport.route
+allow if { some i in numbers.range(1, 20000); _is(i); not i == 3; count([j | some j in [i]; j > 0]) == 0 }
+_is(i) if { i > 0; every x in [i] { x > 0 } }`)
+	j := e.idle.Get().(*job)
+	j.tracer = newTracer(s.compiler.RewrittenVars, rendererFor(s, egressFacts()))
+	if a, ended := e.watched(t.Context(), s, s.stages[policy.Route], egressFacts(), j, explainTimeout); !ended {
+		t.Fatal(a.decision.Err)
+	}
+	if n := len(j.tracer.frames); n > 3*maxFrames || n < maxFrames {
+		t.Errorf("%d tries are remembered", n)
 	}
 }
 
@@ -187,10 +207,12 @@ allow if { print("before"); net.cidr_contains(input.target.host, "10.0.0.1") }`)
 func TestEvaluateIsWhatDecideDoes(t *testing.T) {
 	found := evaluated(t, policy.Route, egressFacts(), nil, `package sallyport.route
 allow if input.target.port == 443
-allow if { input.target.port == 22; net.cidr_contains(input.target.host, "10.0.0.1") }
-allow if { net.cidr_contains(input.target.host, "10.0.0.1"); input.target.port == 22 }`)
+deny contains "x" if { net.cidr_contains(input.target.host, "10.0.0.1"); input.target.port == 22 }`)
 	if !found.Decision.Allowed() {
 		t.Error(found.Decision.Err)
+	}
+	if found.Explanation == nil || !found.Explanation.Fields[0].Rules[0].Holds {
+		t.Errorf("%+v", found.Explanation)
 	}
 }
 
