@@ -180,7 +180,7 @@ _is(i) if { i > 0; every x in [i] { x > 0 } }`)
 	if a, ended := e.watched(t.Context(), s, s.stages[policy.Route], egressFacts(), j, explainTimeout); !ended {
 		t.Fatal(a.decision.Err)
 	}
-	if n := len(j.tracer.frames); n > 3*maxFrames || n < maxFrames {
+	if n := len(j.tracer.frames); n > 4*maxFrames || n < maxFrames {
 		t.Errorf("%d tries are remembered", n)
 	}
 }
