@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"sallyport/policy"
 	"sallyport/policy/distribute"
@@ -81,11 +80,10 @@ func (q *question) flags(c *cobra.Command) {
 	f.StringVar(&q.caller, "caller", "", "`NAME` of the valid token that the call has")
 	f.StringArrayVar(&q.roles, "role", nil, "`ROLE` of that token; may be repeated")
 	f.StringVar(&q.time, "time", "", "when it is asked, in `RFC3339` (default now)")
-	f.VisitAll(func(flag *pflag.Flag) {
-		if _, ours := askedOf[flag.Name]; ours || flag.Name == "time" {
-			complete(c, flag.Name, cobra.NoFileCompletions)
-		}
-	})
+	complete(c, "time", cobra.NoFileCompletions)
+	for name := range askedOf {
+		complete(c, name, cobra.NoFileCompletions)
+	}
 }
 
 // facts are the facts that are asked about. The notes say what a reader of the

@@ -38,7 +38,8 @@ The verdict is that of opa test, but for one thing: a built-in function that fai
 such as net.cidr_contains on text that is no address, is an error of the test, since
 the proxy would take it for a fault. opa test takes it for undefined. The default
 policy does not answer for stages that the policy leaves out, as it does not in
-opa test.
+opa test. Data are what run loads, data.json, data.yaml and --data, as in opa test -b;
+without -b it loads every other .json and .yaml as well.
 
 A test that fails is shown with the statement that failed, what the names in it
 stood for, and what it printed by print(). --verbose shows every test.

@@ -104,6 +104,9 @@ func (t *tracer) explanation(st *stage, values map[string]ast.Value) *Explanatio
 				r.Rules[i].Statements, r.Rules[i].Told = nil, false
 			}
 		}
+		if beside && len(r.Rules) == 0 {
+			continue // by default
+		}
 		out.Fields = append(out.Fields, r)
 	}
 	return out
