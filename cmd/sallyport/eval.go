@@ -134,7 +134,7 @@ func (d *decided) text() string {
 	}
 	b.WriteByte('\n')
 	if d.Error != "" {
-		fmt.Fprintf(&b, "  %s\n", d.Error)
+		fmt.Fprintf(&b, "  %s\n", strings.ReplaceAll(d.Error, "\n", "\n  "))
 	}
 	width := 0
 	for name := range d.Fields {

@@ -223,7 +223,7 @@ func (x *explaining) statements(f *frame, depth int) []StatementReason {
 		if step := f.steps[expr]; step != nil {
 			asked = rulesBelow(step.children)
 		}
-		because, more := x.rules(x.asked(expr, asked, !expr.Negated), depth+1)
+		because, more := x.rules(x.asked(expr, asked, !isNegated(expr)), depth+1)
 		s.Because, s.More = append(s.Because, because...), s.More+more
 	}
 	slices.Sort(places)
@@ -261,16 +261,22 @@ func (x *explaining) failure(f *frame, depth int) []StatementReason {
 		s.Values = append(s.Values, Binding{b.name, b.values, b.more})
 	}
 	asked := rulesBelow(step.children)
-	s.Because, s.More = x.rules(x.asked(step.expr, asked, step.expr.Negated), depth+1)
+	s.Because, s.More = x.rules(x.asked(step.expr, asked, isNegated(step.expr)), depth+1)
 	out := []StatementReason{s}
+	if isNegated(step.expr) {
+		return out
+	}
 	for _, child := range bodiesBelow(step.children) {
-		if child.held == 0 && child.failed != nil && !step.expr.Negated {
-			if _, negated := step.expr.Terms.(*ast.Not); !negated && child.failed.expr.Location.Row > 0 {
-				return append(out, x.failure(child, depth)...)
-			}
+		if child.held == 0 && child.failed != nil && child.failed.expr.Location.Row > 0 {
+			return append(out, x.failure(child, depth)...)
 		}
 	}
 	return out
+}
+
+func isNegated(expr *ast.Expr) bool {
+	_, not := expr.Terms.(*ast.Not)
+	return not || expr.Negated
 }
 
 // asked are the rules that an expression asked: those that were tried on its
@@ -312,7 +318,8 @@ func rulesBelow(frames []*frame) []*frame {
 	return out
 }
 
-// bodiesBelow are the bodies that were tried, the innermost first.
+// bodiesBelow are the bodies that were tried and should have held, the innermost
+// first.
 func bodiesBelow(frames []*frame) []*frame {
 	var out []*frame
 	for _, f := range frames {
@@ -320,7 +327,9 @@ func bodiesBelow(frames []*frame) []*frame {
 			continue
 		}
 		for _, s := range f.steps {
-			out = append(out, bodiesBelow(s.children)...)
+			if !isNegated(s.expr) {
+				out = append(out, bodiesBelow(s.children)...)
+			}
 		}
 		out = append(out, f)
 	}

@@ -80,6 +80,12 @@ allow =
     :2 every g in input.identity.groups { startswith(g, "ops") } false [{input.identity.groups [["dev"]] false}]
     :2 startswith(g, "ops") false [{g ["dev"] false}]
 `},
+		{"a negation within every", `allow if every s in ["x", "example.com"] { not data.blocked[s] }`, `
+allow = 
+  m0.rego:2 allow false []
+    :2 every s in ["x", "example.com"] { not data.blocked[s] } false []
+    :2 not data.blocked[s] false [{data.blocked[s] ["bad"] false} {s ["example.com"] false}]
+`},
 		{"functions, and arguments that do not fit", `allow if _in(input.target.port, "web")
 _in(p, "web") if p == 80
 _in(_, "mail") := true`, `

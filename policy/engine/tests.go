@@ -91,7 +91,7 @@ type testRun struct {
 }
 
 func (r *testRun) run(ctx context.Context, c *Candidate, o TestOptions) (*TestReport, error) {
-	tests := false
+	report := &TestReport{}
 	for _, m := range c.Modules {
 		parsed, err := parseModule(m)
 		if err != nil {
@@ -102,10 +102,9 @@ func (r *testRun) run(ctx context.Context, c *Candidate, o TestOptions) (*TestRe
 			key = fmt.Sprintf("%s#%d", m.Path, n)
 		}
 		r.modules[key] = parsed
-		tests = tests || isTest(packageOf(parsed))
+		report.Found += testsIn(parsed)
 	}
-	report := &TestReport{}
-	if !tests {
+	if report.Found == 0 {
 		return report, nil
 	}
 	r.compiler = newCompiler(r.engine.options).WithEnablePrintStatements(true)
@@ -133,7 +132,6 @@ func (r *testRun) run(ctx context.Context, c *Candidate, o TestOptions) (*TestRe
 			t.Why = r.why(ctx, t)
 		}
 	}
-	report.Found = r.found()
 	if o.Coverage {
 		report.Coverage = r.coverage()
 	}
@@ -167,17 +165,14 @@ func testOf(r *tester.Result) Test {
 	return t
 }
 
-// found counts the tests that there are.
-func (r *testRun) found() int {
-	n := 0
-	for _, m := range r.compiler.Modules {
-		for _, rule := range m.Rules {
-			for _, t := range rule.Head.Ref() {
-				name := strings.Trim(t.Value.String(), `"`)
-				if strings.HasPrefix(name, tester.TestPrefix) || strings.HasPrefix(name, tester.SkipTestPrefix) {
-					n++
-					break
-				}
+// testsIn counts the tests in a module: OPA runs them in any package.
+func testsIn(m *ast.Module) (n int) {
+	for _, rule := range m.Rules {
+		for _, t := range rule.Head.Ref() {
+			name := strings.Trim(t.Value.String(), `"`)
+			if strings.HasPrefix(name, tester.TestPrefix) || strings.HasPrefix(name, tester.SkipTestPrefix) {
+				n++
+				break
 			}
 		}
 	}

@@ -80,6 +80,9 @@ func TestTestsByName(t *testing.T) {
 	if r := tested(t, TestOptions{Run: "three"}, of); len(r.Tests) != 0 || r.Found != 2 {
 		t.Errorf("%+v", r)
 	}
+	if r := tested(t, TestOptions{}, map[string]string{"x.rego": "package teams.x\n\ntest_one := true"}); outcomes(r) != "test_one pass" {
+		t.Errorf("in a package of another name: %+v", r)
+	}
 	if r := tested(t, TestOptions{}, route("allow := true")); len(r.Tests) != 0 || r.Found != 0 {
 		t.Errorf("%+v", r)
 	}

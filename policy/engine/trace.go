@@ -234,7 +234,6 @@ func (t *tracer) bind(into *[]bound, expr *ast.Expr, e *topdown.Event) {
 				if text := t.show.lookUp(v, e); text != "" {
 					note(x, text)
 				}
-				return v[0].Equal(ast.InputRootDocument) || v[0].Equal(ast.DefaultRootDocument)
 			}
 		}
 		return false
