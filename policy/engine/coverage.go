@@ -163,6 +163,7 @@ func (e *Engine) Advise(ctx context.Context, c *Candidate, s *Snapshot) (Problem
 		j.problems = append(j.problems, p)
 	}}
 	for _, m := range own {
+		look.heads(m.Rules)
 		for _, rule := range m.Rules {
 			look.rule(rule)
 		}

@@ -19,6 +19,10 @@ import (
 // numbersAreFew is how long a list of numbers may be without a word.
 const numbersAreFew = 64
 
+// manyHeads is how many heads of a function may have texts or numbers among
+// their arguments without a word: OPA tries them one after another.
+const manyHeads = 100
+
 // maxCalls bounds how far a loop is followed into functions.
 const maxCalls = 3
 
@@ -68,6 +72,21 @@ func (f *flatness) rule(rule *ast.Rule) {
 			s.see(argument)
 		}
 		f.body(r.Body, s)
+	}
+}
+
+// heads looks for functions that are tables.
+func (f *flatness) heads(rules []*ast.Rule) {
+	count := map[string]int{}
+	for _, rule := range rules {
+		if !slices.ContainsFunc(rule.Head.Args, func(t *ast.Term) bool { return ast.IsScalar(t.Value) }) {
+			continue
+		}
+		name := rule.Ref().String()
+		if count[name]++; count[name] == manyHeads {
+			f.found(rule.Location, fmt.Sprintf("%s has %d definitions and more, which are tried one after another: write them as data, and look them up by key",
+				strings.TrimPrefix(name, "data."), manyHeads))
+		}
 	}
 }
 

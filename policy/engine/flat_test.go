@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -58,5 +59,22 @@ func TestFlat(t *testing.T) {
 		case c.want != "" && (len(got) != 1 || !strings.HasPrefix(got[0], "route.rego:3:") || !strings.Contains(got[0], c.want)):
 			t.Errorf("%s: %q, want %q in it", c.body, got, c.want)
 		}
+	}
+}
+
+func TestFunctionsThatAreTables(t *testing.T) {
+	table := func(n int) map[string]string {
+		rules := []string{"allow if _known(input.target.host)", "_known(host) if host == input.identity.name"}
+		for i := range n {
+			rules = append(rules, fmt.Sprintf("_known(\"host%d.example\") := true", i))
+		}
+		return route(rules...)
+	}
+	if got := advice(t, files(t, table(manyHeads-1))); len(got) != 0 {
+		t.Error(got)
+	}
+	got := advice(t, files(t, table(2*manyHeads)))
+	if len(got) != 1 || !strings.HasPrefix(got[0], "route.rego:103:1: advice: sallyport.route._known has 100 definitions and more") {
+		t.Error(got)
 	}
 }

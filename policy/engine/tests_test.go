@@ -1,8 +1,13 @@
 package engine
 
 import (
+	"maps"
 	"strings"
 	"testing"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/tester"
 
 	"sallyport/bundles"
 )
@@ -179,5 +184,67 @@ func TestTheDefaultPolicyNeedsNoAdvice(t *testing.T) {
 	}
 	if got := advice(t, c); len(got) != 0 {
 		t.Error(strings.Join(got, "\n"))
+	}
+}
+
+// TestVerdictsAreThoseOfOPA: OPA's tester as `opa test` sets it up comes to the
+// same, but where a built-in function fails.
+func TestVerdictsAreThoseOfOPA(t *testing.T) {
+	of := map[string]string{
+		"route.rego": "package sallyport.route\n\ndefault allow := false\n\nallow if input.target.host in data.hosts\n\n" +
+			"allow if _inner(input.target.port)\n\n_inner(p) if p == 443\n\nreason contains g if some g in input.identity.groups",
+		"data.json": `{"hosts": ["a.example"], "n": 7}`,
+		"all_test.rego": `package all_test
+
+import data.sallyport.route
+
+test_allow if route.allow with input.target.host as "a.example"
+test_not if not route.allow with input as {}
+test_same if route.allow with input.target.port as 443
+test_same if route.allow with input.target.port as 444
+test_value := "text"
+test_false := false
+test_number := data.n
+test_true := true
+todo_test_x := true
+test_with_data if route.allow with input.target.host as "b" with data.hosts as ["b"]
+test_with_function if route.allow with route._inner as true with input.target.port as 1
+test_function(x) := x
+test_cases[i] := x if some i, x in {"a": true, "b": true}
+test_more_cases[i] if { some i, x in {"a": 1, "b": 2}; x > 1 }
+test_set contains 1
+test_other_stage if data.sallyport.admit.allow
+test_print if { print("x", input.nothing); true }
+test_every if { every p in [1, 2] { p < 2 } }
+test_failing_builtin_in_a_not if not net.cidr_contains("nope", "1.1.1.1")
+`,
+		"helper.rego": "package helper\n\ntest_in_a_package_of_another_name if true",
+	}
+	c := files(t, of)
+	modules := map[string]*ast.Module{}
+	for _, m := range c.Modules {
+		modules[m.Path] = ast.MustParseModuleWithOpts(string(m.Text), ast.ParserOptions{ProcessAnnotation: true})
+	}
+	ctx := t.Context()
+	store := inmem.NewFromObject(c.Documents[0].Value)
+	txn, err := store.NewTransaction(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	results, err := tester.NewRunner().SetStore(store).SetModules(modules).RunTests(ctx, txn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]Outcome{}
+	for r := range results {
+		want[r.Package+"."+r.Name] = testOf(r).Outcome
+	}
+	want["data.all_test.test_failing_builtin_in_a_not"] = Errored
+	got := map[string]Outcome{}
+	for _, one := range tested(t, TestOptions{}, of).Tests {
+		got[one.Name] = one.Outcome
+	}
+	if len(got) < 18 || !maps.Equal(got, want) {
+		t.Errorf("got\n%v\nwant\n%v", got, want)
 	}
 }
