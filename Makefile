@@ -31,7 +31,7 @@ lint: $(STATICCHECK) ## gofmt, go vet, staticcheck, go mod tidy
 	$(STATICCHECK) ./...
 	$(GO) mod tidy -diff
 
-rego: $(OPA) ## opa fmt, check --strict --schema, and test on the policies that we ship
+rego: $(OPA) ## OPA's own fmt, check, test with full coverage, and build on the policies that we ship
 	@OPA=$(abspath $(OPA)) testdata/rego.sh
 
 golden: ## write the golden files anew: JSON Schemas, and the reference pages in docs/

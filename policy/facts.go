@@ -26,6 +26,10 @@ type Facts struct {
 	Flow        Flow                `fact:"flow" stages:"inspect" pending:"true" doc:"what the client's first bytes show"`
 	Upstreams   map[string]Upstream `fact:"upstreams" stages:"route" pending:"true" doc:"the configured upstreams by name"`
 	API         API                 `fact:"api" stages:"manage" doc:"the management call"`
+
+	// Locator is no fact: it is asked for the geo of an address where a stage's
+	// rules read it, by whoever answers the stage. Nil: geo is as it is given.
+	Locator Locator
 }
 
 // Session describes the client's connection.
@@ -72,13 +76,20 @@ type Window struct {
 	Day    int64 `fact:"day" doc:"in the last day"`
 }
 
-// Geo is what the GeoIP databases know of an address.
+// Geo is what the GeoIP databases know of an address; what they do not know is
+// empty. It stays empty until a stage's rules read it: see Facts.Locator.
 type Geo struct {
-	Country      string `fact:"country" pending:"true" doc:"ISO 3166-1 alpha-2"`
-	Continent    string `fact:"continent" pending:"true" doc:"two-letter continent code"`
-	City         string `fact:"city" pending:"true" doc:"English name"`
-	ASN          int64  `fact:"asn" pending:"true" doc:"autonomous system number"`
-	Organization string `fact:"organization" pending:"true" doc:"of the autonomous system"`
+	Country      string `fact:"country" doc:"ISO 3166-1 alpha-2, in capitals"`
+	Continent    string `fact:"continent" doc:"AF, AN, AS, EU, NA, OC or SA"`
+	City         string `fact:"city" doc:"English name"`
+	ASN          int64  `fact:"asn" doc:"number of the autonomous system"`
+	Organization string `fact:"organization" doc:"holder of the autonomous system"`
+}
+
+// Locator says where an address is, of a valid one without zone. It may be asked
+// from any goroutine and must not block.
+type Locator interface {
+	Locate(ip netip.Addr) Geo
 }
 
 // Certificate is a client certificate whose chain has been verified.

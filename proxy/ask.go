@@ -55,29 +55,30 @@ func (p *Proxy) begin(s *session.Session, c *listen.Conn) *life {
 	source.Rate = policy.Rate{Second: counts.RateSecond, Minute: counts.RateMinute}
 	source.Failures = policy.Window(counts.Failures)
 	source.Denials = policy.Window(counts.Denials)
-	l.facts.Source = source
+	l.facts.Source, l.facts.Locator = source, p.Locator
 	l.facts.Session = policy.Session{ID: s.ID, Listener: s.Listener, Started: s.Started.UnixNano()}
 	return l
 }
 
 // ask asks one question with the facts gathered so far, and keeps what the
 // record and the client will be told of the answer.
-func (l *life) ask(ctx context.Context, stage policy.Stage) policy.Decision {
+func (l *life) ask(stage policy.Stage) policy.Decision {
 	start := time.Now()
 	l.facts.Time = policy.MinuteOf(start)
 	// The engine has a deadline of its own. A client that hangs up must not look
-	// like a policy that fails.
-	d := l.proxy.Decide.Decide(context.WithoutCancel(ctx), stage, &l.facts)
-	l.proxy.Observe.Decided(l.observed, &d, time.Since(start))
-	l.session.Decided(string(stage), d.ID)
-	l.session.AddLabels(d.Labels)
-	l.warnings = append(l.warnings, d.Warn...)
-	l.answer = d
-	return d
+	// like a policy that fails, so the session's context has no say here.
+	l.answer = l.proxy.Decide.Decide(context.Background(), stage, &l.facts)
+	l.proxy.Observe.Decided(l.observed, &l.answer, time.Since(start))
+	l.session.Decided(string(stage), l.answer.ID)
+	l.session.AddLabels(l.answer.Labels)
+	l.warnings = append(l.warnings, l.answer.Warn...)
+	return l.answer
 }
 
-// end gives everything back and writes the session's one record.
+// end gives everything back, writes the session's one record, and closes the
+// client's connection.
 func (l *life) end() {
+	defer l.conn.Close()
 	l.giveBack()
 	l.proxy.Guard.Leave(l.conn.Source.Addr())
 	if l.identity != "" {

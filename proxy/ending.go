@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -80,6 +81,10 @@ func endingOf(err error) ending {
 		return ending{name: "unreachable", socks5: socks5.HostUnreachable, status: http.StatusGatewayTimeout, proxyError: "destination_ip_unroutable"}
 	case errors.Is(err, dial.ErrNetworkUnreachable):
 		return ending{name: "unreachable", socks5: socks5.NetworkUnreachable, status: http.StatusBadGateway, proxyError: "destination_ip_unroutable"}
+	case errors.Is(err, os.ErrDeadlineExceeded): // of the handshake
+		return ending{name: "timeout", socks5: socks5.GeneralFailure, status: http.StatusRequestTimeout, proxyError: "http_request_error"}
+	case unanswerable(err): // the client has hung up, perhaps before its first byte
+		return ending{name: "incomplete", socks5: socks5.GeneralFailure, status: http.StatusBadRequest, proxyError: "http_request_error"}
 	}
 	return ending{name: "failed", socks5: socks5.GeneralFailure, status: http.StatusBadGateway, proxyError: "proxy_internal_error"}
 }
@@ -108,6 +113,7 @@ func (l *life) fail(err error) {
 		return
 	}
 	l.conn.SetDeadline(time.Now().Add(2 * time.Second))
+	defer context.AfterFunc(l.session.Context(), func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
 	var rejected *rejection
 	var told error
 	if errors.As(err, &rejected) || errors.Is(err, errNoMethod) {

@@ -68,8 +68,6 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 	if err := l.conn.SetDeadline(deadline); err != nil {
 		return fmt.Errorf("handshake: %w", err)
 	}
-	ctx, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
 	defer context.AfterFunc(ctx, func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
 
 	if err := l.meet(); err != nil {
@@ -86,7 +84,7 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 	if err != nil {
 		return err
 	}
-	refused, err := l.authenticate(ctx, &p)
+	refused, err := l.authenticate(ctx, &p, deadline)
 	if err != nil {
 		return err
 	}
@@ -151,10 +149,12 @@ func (l *life) turnAway(door *policy.Decision) error {
 // authenticate verifies what was presented and asks who the client is. The
 // refusal that it returns first is of a client that is told only in the reply
 // to its request: one whose credentials are right, or a fault.
-func (l *life) authenticate(ctx context.Context, p *presented) (*refusal, error) {
+func (l *life) authenticate(ctx context.Context, p *presented, deadline time.Time) (*refusal, error) {
 	l.proxy.Observe.Began(l.observed, "authenticate")
 	var known identity.Result
 	if p.method == policy.MethodPassword && p.token == "" {
+		ctx, cancel := context.WithDeadline(ctx, deadline) // there may be a queue
+		defer cancel()
 		var err error
 		if known, err = l.proxy.Verify.Verify(ctx, p.username, p.password); err != nil {
 			return nil, fmt.Errorf("verify credentials: %w", err)
@@ -178,7 +178,7 @@ func (l *life) authenticate(ctx context.Context, p *presented) (*refusal, error)
 		l.facts.Credentials.Failures = policy.Window(l.proxy.Guard.Username(p.username))
 	}
 
-	who := l.ask(ctx, policy.Authenticate)
+	who := l.ask(policy.Authenticate)
 	l.facts.Credentials.Token = "" // of use to this one question only
 	l.proxy.Observe.Authenticated(p.method, who.Verdict.String())
 	if !who.Allowed() {

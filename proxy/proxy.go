@@ -71,13 +71,14 @@ type Limits struct {
 	Idle      time.Duration // no byte in either direction
 }
 
-// Proxy serves connections. All fields are required.
+// Proxy serves connections. All fields but Locator are required.
 type Proxy struct {
 	Decide   Decider
 	Observe  Observer
 	Verify   Verifier
 	Resolve  Resolver
 	Dial     Dialer
+	Locator  policy.Locator // nil: no address is located
 	Sessions *session.Table
 	Guard    *guard.Guard
 	Limits   Limits
@@ -85,50 +86,43 @@ type Proxy struct {
 	Protocols map[string][]string // by listener: what it speaks, socks5 and http
 }
 
-// Serve lives one connection's life, and closes the connection at its end.
-// When ctx ends the session is cut.
+// Serve lives one connection's life, and sees to it that the connection is
+// closed at its end. When ctx ends the session is cut. It returns when the life
+// has ended or the relay has begun: that has goroutines of its own, so that the
+// stack which the handshake and the policy have grown is given back, and an
+// idle session keeps small ones only.
 func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
-	defer c.Close()
 	s, err := p.Sessions.Open(ctx, c.Listener, c.Source)
 	if err != nil {
 		if errors.Is(err, session.ErrFull) { // and not that the server is stopping
 			p.Observe.Refused("limit")
 		}
+		c.Close()
 		return
 	}
 	l := p.begin(s, c)
-	defer l.end()
 
-	up, err := l.opened(s.Context())
+	up, err := l.open(s.Context())
 	if err != nil {
 		l.fail(err)
+		l.end()
 		return
 	}
-	defer up.Close()
-	l.relay(s.Context(), up)
-}
-
-// opened runs open on a goroutine of its own, so that the stack that the
-// handshake and the policy have grown is given back, and an idle session keeps
-// small ones only.
-func (l *life) opened(ctx context.Context) (up *net.TCPConn, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		up, err = l.open(ctx)
-	}()
-	<-done
-	return up, err
+	l.session.Granted()
+	p.Observe.Began(l.observed, "relay")
+	l.outcome = "ok"
+	flow := relay.Join(c.TCPConn, up, l.early, l.limits, &s.Bytes)
+	go l.relay(flow, up)
 }
 
 // open takes the session from its first byte to the moment before the relay.
 func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
-	door := l.ask(ctx, policy.Admit)
+	door := l.ask(policy.Admit)
 	if err := l.handshake(ctx, &door); err != nil {
 		return nil, err
 	}
 
-	plan := l.ask(ctx, policy.Route) // the name is known, nothing is resolved
+	plan := l.ask(policy.Route) // the name is known, nothing is resolved
 	if !plan.Allowed() {
 		return nil, &refusal{plan}
 	}
@@ -145,12 +139,12 @@ func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 	return up, nil
 }
 
-// relay moves bytes until the session ends, and notes why it ended.
-func (l *life) relay(ctx context.Context, up *net.TCPConn) {
-	l.session.Granted()
-	l.proxy.Observe.Began(l.observed, "relay")
-	l.outcome = "ok"
-	l.cause, l.err = relay.Pipe(ctx, l.conn.TCPConn, up, l.early, l.limits, &l.session.Bytes)
+// relay moves bytes until the session ends, notes why it ended, and ends it.
+// It needs so little stack that an idle session keeps two of the smallest.
+func (l *life) relay(flow *relay.Flow, up *net.TCPConn) {
+	l.cause, l.err = flow.Run(l.session.Context())
+	up.Close()
+	l.end()
 }
 
 // bounds joins the policy's limits with the configuration's: the strictest of

@@ -33,7 +33,7 @@ func (l *life) reach(ctx context.Context, plan *policy.Decision) (*net.TCPConn, 
 		}
 	}
 	l.proxy.Observe.Began(l.observed, "dial")
-	allowed, err := l.allowedOf(ctx, addrs)
+	allowed, err := l.allowedOf(addrs)
 	if err != nil {
 		return nil, err
 	}
@@ -65,9 +65,9 @@ func (l *life) redirect(plan *policy.Decision) error {
 	if plan.Redirect.Host != "" {
 		host, err := target.Parse(plan.Redirect.Host)
 		if err != nil {
-			plan.Verdict, plan.Err = policy.Fault, fmt.Errorf("route: redirect.host: %w", err)
-			l.proxy.Observe.Decided(l.observed, plan, 0)
-			return &refusal{*plan}
+			l.answer.Verdict, l.answer.Err = policy.Fault, fmt.Errorf("route: redirect.host: %w", err)
+			l.proxy.Observe.Decided(l.observed, &l.answer, 0)
+			return &refusal{l.answer}
 		}
 		*t = targetFacts(host, port)
 	}
@@ -77,13 +77,13 @@ func (l *life) redirect(plan *policy.Decision) error {
 
 // allowedOf asks dial about each address and keeps those that may be dialled.
 // Where none may, a fault counts more than a denial, since it is an error.
-func (l *life) allowedOf(ctx context.Context, addrs []netip.Addr) ([]netip.AddrPort, error) {
+func (l *life) allowedOf(addrs []netip.Addr) ([]netip.AddrPort, error) {
 	port := uint16(l.facts.Target.Port)
 	allowed := make([]netip.AddrPort, 0, len(addrs))
 	var refused *refusal
 	for _, ip := range addrs {
 		l.facts.Address = policy.AddressOf(ip)
-		d := l.ask(ctx, policy.Dial)
+		d := l.ask(policy.Dial)
 		l.proxy.Observe.AddressDecided(l.observed, ip, &l.answer)
 		switch {
 		case d.Allowed():

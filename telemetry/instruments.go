@@ -7,6 +7,7 @@ import (
 	"maps"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -32,6 +33,7 @@ type instruments struct {
 	authentications counter
 	warnings        counter
 	activations     counter
+	databases       counter
 	relayBytes      counter
 	decision        histogram
 	handshake       histogram
@@ -64,6 +66,8 @@ func newInstruments(meter metric.Meter, o *Options, tracer *tracer) (*instrument
 			"Warnings of the policy.", "stage"),
 		activations: count("sallyport.policy.activations", "{activation}",
 			"New policies that became active or were refused.", "outcome"),
+		databases: count("sallyport.geoip.activations", "{activation}",
+			"New GeoIP databases that became active or were refused.", "database", "outcome"),
 		relayBytes: count("sallyport.relay.bytes", "By",
 			"Bytes relayed from clients (up) and to clients (down), counted when a session ends.", "direction"),
 		decision: measure("sallyport.decision.duration",
@@ -104,6 +108,18 @@ func observe(meter metric.Meter, o *Options) error {
 		_, err := meter.Int64ObservableCounter("sallyport.decision_log.dropped", metric.WithUnit("{event}"),
 			metric.WithDescription("Events of the decision log that were lost, since they could not be written in time."),
 			metric.WithInt64Callback(read(o.DecisionLogDropped)))
+		problems = append(problems, err)
+	}
+	if o.GeoIP != nil {
+		_, err := meter.Float64ObservableGauge("sallyport.geoip.age", metric.WithUnit("s"),
+			metric.WithDescription("Time since a GeoIP database was built."),
+			metric.WithFloat64Callback(func(_ context.Context, observer metric.Float64Observer) error {
+				o.GeoIP(func(database, kind string, age time.Duration) {
+					observer.Observe(age.Seconds(), metric.WithAttributes(
+						attribute.String("database", database), attribute.String("type", kind)))
+				})
+				return nil
+			}))
 		problems = append(problems, err)
 	}
 	return errors.Join(problems...)

@@ -120,6 +120,12 @@ func (t *Telemetry) Activated(outcome string) {
 	t.instruments.activations.add(1, outcome)
 }
 
+// GeoIPActivated counts a new GeoIP database, by the name of its file, that
+// answers now ("ok") or was not taken ("refused").
+func (t *Telemetry) GeoIPActivated(database, outcome string) {
+	t.instruments.databases.add(1, database, outcome)
+}
+
 // SessionEnded counts a session and its bytes, writes its one line in the log,
 // and ends its trace. It keeps nothing of r.
 func (t *Telemetry) SessionEnded(ctx context.Context, r *session.Record) {

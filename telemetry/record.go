@@ -33,7 +33,9 @@ func logSession(ctx context.Context, to *slog.Logger, r *session.Record) {
 	// The handler is called as it is, since the logger would look up the line of
 	// this file each time.
 	record := slog.NewRecord(time.Now(), slog.LevelInfo, "session", 0)
-	record.AddAttrs(line...)
+	// A group without a name lies flat, and is taken as it is where attributes
+	// would be copied.
+	record.AddAttrs(slog.Attr{Value: slog.GroupValue(line...)})
 	_ = to.Handler().Handle(ctx, record) // the writer counts what is lost
 	clear(line)
 	attributes.Put(pooled)

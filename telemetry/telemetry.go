@@ -36,6 +36,9 @@
 //	started, duration                   a time, and seconds
 //	trace_id, span_id                   its trace; left out where it is not sampled
 //
+// A rule that calls print leaves a line whose message is "policy print" (print.go),
+// with stage, file, line, session.id and text.
+//
 // What is not known is left out. The names are those of OpenTelemetry's
 // semantic conventions where it has one. The layout is flat, so that a line can
 // be searched for without a parser. Text that a client or a policy chose is cut
@@ -73,6 +76,10 @@ type Options struct {
 	ActiveSessions     func() int64
 	LogDropped         func() int64 // lines of the log, since the start
 	DecisionLogDropped func() int64 // events of the decision log, since the start
+
+	// GeoIP tells of each GeoIP database, by the name of its file and its type, how
+	// long ago it was built.
+	GeoIP func(observe func(database, kind string, age time.Duration))
 }
 
 // Telemetry counts, traces and logs what it is told. Its methods may be called
@@ -86,6 +93,7 @@ type Telemetry struct {
 	tracer      *tracer    // nil: nothing is traced
 	logExport   *LogExport // nil: the log is not exported
 	alarms      alarms
+	prints      prints
 }
 
 // New sets up instruments and, where the environment asks for them, exporters.

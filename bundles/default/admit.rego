@@ -7,6 +7,4 @@
 #   - input: schema.admit
 package sallyport.admit
 
-default allow := false
-
 allow := true

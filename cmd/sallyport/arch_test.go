@@ -27,6 +27,7 @@ var rooms = map[string][]string{
 	"policy/distribute": {"policy", "policy/engine"},
 	"proxy/config":      {"proxy/secret"},
 	"proxy/dial":        {},
+	"proxy/geo":         {"policy"},
 	"proxy/guard":       {},
 	"proxy/identity":    {},
 	"proxy/listen":      {},

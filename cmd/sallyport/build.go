@@ -22,6 +22,7 @@ import (
 	"sallyport/proxy"
 	"sallyport/proxy/config"
 	"sallyport/proxy/dial"
+	"sallyport/proxy/geo"
 	"sallyport/proxy/guard"
 	"sallyport/proxy/identity"
 	"sallyport/proxy/listen"
@@ -47,6 +48,7 @@ type server struct {
 	decisions *distribute.DecisionLog
 	telemetry *telemetry.Telemetry
 	engine    *engine.Engine
+	geo       *geo.Databases
 	verifier  *identity.Verifier
 	sessions  *session.Table
 	proxy     *proxy.Proxy
@@ -56,8 +58,9 @@ type server struct {
 	draining atomic.Bool
 }
 
-// engineOptions are what the configuration says to the engine.
-func engineOptions(c *config.Config) engine.Options {
+// engineOptions are what the configuration says to the engine, and which geo
+// facts there will be. Without databases, nil, nothing is said of those.
+func engineOptions(c *config.Config, d *geo.Databases) engine.Options {
 	o := engine.Options{
 		Timeout: c.Policy.Timeout, Lenient: !c.Policy.Strict,
 		Roots: c.Policy.Roots, Capabilities: c.Policy.Capabilities,
@@ -65,6 +68,9 @@ func engineOptions(c *config.Config) engine.Options {
 			_, errs := identity.Parse(data["users"])
 			return errs
 		},
+	}
+	if d != nil {
+		o.Missing = missing(d)
 	}
 	for _, name := range c.Policy.Stages {
 		o.Required = append(o.Required, policy.Stage(name))
@@ -81,14 +87,17 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if err := s.openLog(ctx); err != nil {
 		return nil, err
 	}
-	begun := s
+	begun := s // an error returns no server
 	defer func() {
 		if err != nil {
 			begun.close()
 		}
 	}()
 
-	options := engineOptions(c)
+	if s.geo, err = openGeo(c); err != nil {
+		return nil, err
+	}
+	options := engineOptions(c, s.geo)
 	s.decisions, err = distribute.NewDecisionLog(map[string]any{
 		"decision_logs": map[string]any{"console": c.Policy.OPA.DecisionLogs.Console},
 	}, os.Stdout, s.log)
@@ -98,6 +107,11 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if s.decisions != nil {
 		options.Record = s.decisions.Record
 	}
+	options.Print = func(p *engine.Printed) {
+		s.telemetry.Printed(&telemetry.Print{
+			Stage: string(p.Stage), Session: p.Session, File: p.File, Line: p.Line, Text: p.Text, Withheld: p.Withheld,
+		})
+	}
 	if s.engine, err = engine.New(options); err != nil {
 		return nil, err
 	}
@@ -106,6 +120,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		Log: s.log, LogExport: s.logExport, Prometheus: c.Telemetry.Prometheus, Version: version,
 		ActiveSessions: func() int64 { return int64(s.sessions.Len()) },
 		LogDropped:     s.logLines.Dropped,
+		GeoIP:          s.geoAges,
 		DecisionLogDropped: func() int64 {
 			if s.decisions == nil {
 				return 0
@@ -125,6 +140,9 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	}
 	for _, l := range c.Listeners {
 		s.proxy.Protocols[l.Name] = l.Protocols
+	}
+	if err := s.startGeo(ctx); err != nil {
+		return nil, err
 	}
 	if watched := slices.Concat(c.Policy.Paths, c.Policy.Data); len(watched) > 0 {
 		// Watching comes first, so that no edit falls between.
@@ -198,20 +216,21 @@ func candidate(e *engine.Engine, c *config.Config) (*engine.Snapshot, engine.Pro
 	return snapshot, problems, nil
 }
 
-// reload is what HUP and the management API do: the policy is read again, and
-// the log file opened again for those that rotate it. The configuration is
-// read at the start only.
+// reload is what HUP and the management API do: GeoIP databases that have changed
+// and the policy are read again, and the log file opened again for those that
+// rotate it. The configuration is read at the start only.
 func (s *server) reload(context.Context) error {
 	if s.logFile != nil {
 		if err := s.logFile.Reopen(); err != nil {
 			s.log.Error("log file is not reopened", "error", err)
 		}
 	}
+	unread := s.reloadGeo()
 	err := s.load()
 	if err != nil {
 		s.log.Error("policy refused; the active one stays", "error", err.Error())
 	}
-	return err
+	return join(unread, err)
 }
 
 // run serves until stop is closed, then drains until the grace period ends or
@@ -224,6 +243,10 @@ func (s *server) run(stop, now <-chan struct{}) error {
 	defer serving.Wait() // for the last session's record
 	defer end()
 
+	management, err := s.management(ctx)
+	if err != nil {
+		return err
+	}
 	listeners, err := s.listen(ctx)
 	if err != nil {
 		return err
@@ -233,10 +256,6 @@ func (s *server) run(stop, now <-chan struct{}) error {
 			l.Close()
 		}
 	}()
-	management, err := s.management(ctx)
-	if err != nil {
-		return err
-	}
 	for _, l := range listeners {
 		serving.Go(func() {
 			if err := l.Serve(ctx, func(c *listen.Conn) { s.proxy.Serve(ctx, c) }); err != nil {
@@ -344,7 +363,10 @@ func (s *server) policy() any {
 		Activated time.Time `json:"activated"`
 		Stages    []stage   `json:"stages"`
 		Refusal   string    `json:"refusal,omitempty"` // why the latest candidate was refused
+
+		GeoIP []geoDatabase `json:"geoip,omitempty"`
 	}
+	view.GeoIP = s.geoDatabases()
 	if active := s.engine.Active(); active != nil {
 		view.Revision, view.Activated = active.Revision(), active.Activated()
 		for _, i := range active.Stages() {

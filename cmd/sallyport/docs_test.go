@@ -23,8 +23,9 @@ import (
 // one folder. What it makes of a fenced block goes by the block's first line:
 //
 //	rego, json, yaml  written to the file that the text before it names; a
-//	                  policy is judged by check, with what lies in its folder,
-//	                  and a configuration (sallyport.…) as well
+//	                  policy is judged by check, with what lies in its folder
+//	                  and the configuration (sallyport.yaml) that was written
+//	                  before; that is judged as well
 //	sh                run by sh -e; a `sallyport run`, which may have variables
 //	                  before it, goes on in the background until the next one or
 //	                  the end
@@ -34,6 +35,7 @@ import (
 //	text              what the block before printed; … stands for anything
 //	text log          lines of the running proxy's log and of its output
 //
+// The folder has a GeoIP database, country.mmdb.
 // No query for a name leaves the machine. make is a stand-in that knows the
 // Makefile's targets.
 func TestDocuments(t *testing.T) {
@@ -130,6 +132,7 @@ func newReader(t *testing.T, root string) *reader {
 			t.Fatal(err)
 		}
 	}
+	write(t, filepath.Join(dir, "country.mmdb"), string(countries(t, map[string]string{"8.8.8.0/24": "US", "1.1.1.0/24": "AU", "192.0.2.0/24": "NL"})))
 	for tool, script := range map[string]string{
 		"make": `exec grep -q "^$1:.*##" '` + root + `/Makefile'`,
 		"opa": `opa=$(sed -n 's/^OPA *:= *$(BIN)/bin/p' '` + root + `/Makefile')
@@ -203,6 +206,9 @@ func (r *reader) write(t *testing.T, b block, kind, text string) {
 	switch {
 	case kind == "rego":
 		judge = program("check", "--policy", filepath.Dir(file))
+		if _, err := os.Stat("sallyport.yaml"); err == nil {
+			judge.Args = append(judge.Args, "--config", "sallyport.yaml")
+		}
 	case strings.HasPrefix(file, "sallyport."):
 		judge = program("check", "--config", file)
 	default:

@@ -351,7 +351,7 @@ func TestWrongUse(t *testing.T) {
 		{policy("package sallyport.route\nallow := true\nsession_limits := {\"byts\": 1}"), "byts"},
 		{policy("package sallyport.route\nallow if input.target.host in data.nowhere"), "data.nowhere"},
 		{[]string{"run", "--config", write(t, filepath.Join(dir, "c.yaml"), "limits:\n  conections: 5\n")}, "c.yaml:2: limits.conections: unknown"},
-		{[]string{"check", "--set", "geoip.databases=[x]"}, "not supported by this release"},
+		{[]string{"check", "--set", "upstreams={}"}, "not supported by this release"},
 		{[]string{"run", "--listen", "nowhere"}, "--listen"},
 		{[]string{"check", "--data", write(t, filepath.Join(dir, "u.json"), `{"users": {"a": {"password": "secret"}}}`)}, "sallyport user hash"},
 	} {

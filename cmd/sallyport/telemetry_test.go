@@ -223,7 +223,7 @@ func TestPrometheus(t *testing.T) {
 	_, second := s.ended(t, 1)
 	ids := []string{first["trace_id"].(string), second["trace_id"].(string)}
 
-	answer := ask(t, address, "/api/v1/query", url.Values{"query": {`sallyport_sessions_total{outcome="ok"}`}}, func(text string) bool {
+	answer := askPrometheus(t, address, "/api/v1/query", url.Values{"query": {`sallyport_sessions_total{outcome="ok"}`}}, func(text string) bool {
 		return strings.Contains(text, `"2"]`)
 	})
 	var sessions struct {
@@ -238,7 +238,7 @@ func TestPrometheus(t *testing.T) {
 		t.Errorf("the sessions are counted as %v", m)
 	}
 	for _, name := range []string{"decision", "handshake", "dial"} {
-		answer := ask(t, address, "/api/v1/query_exemplars", url.Values{
+		answer := askPrometheus(t, address, "/api/v1/query_exemplars", url.Values{
 			"query": {"sallyport_" + name + "_duration_seconds_bucket"},
 			"start": {"0"}, "end": {fmt.Sprint(time.Now().Add(time.Hour).Unix())},
 		}, func(text string) bool { return strings.Contains(text, "trace_id") })
@@ -253,9 +253,9 @@ func TestPrometheus(t *testing.T) {
 	}
 }
 
-// ask asks Prometheus until the answer has come; there is nothing that it
+// askPrometheus asks until the answer has come; there is nothing that it
 // could be waited by.
-func ask(t *testing.T, address, path string, query url.Values, enough func(string) bool) string {
+func askPrometheus(t *testing.T, address, path string, query url.Values, enough func(string) bool) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()

@@ -136,9 +136,11 @@ func exists(path, name string) bool {
 }
 
 // notEmpty refuses a source without any policy, such as a volume that is not
-// mounted: the default policy would answer instead, and say yes to more.
+// mounted: the default policy would answer instead, and say yes to more. What
+// could not be read may have been a policy, and has been told of already.
 func (l *loading) notEmpty(path string, files []file) {
-	if !slices.ContainsFunc(files, func(f file) bool { return isPolicy(filepath.Base(f.path)) }) {
+	unread := slices.ContainsFunc(l.problems, func(p engine.Problem) bool { return strings.HasPrefix(p.File, path) })
+	if !unread && !slices.ContainsFunc(files, func(f file) bool { return isPolicy(filepath.Base(f.path)) }) {
 		l.refuse(path, "holds no policy: neither a .rego file nor a data.json, data.yaml or data.yml")
 	}
 }

@@ -27,7 +27,7 @@ const (
 // It watches folders and not files, and every folder and symbolic link on the way
 // to them, so that it survives an editor that renames, a folder that comes and
 // goes, and a link that is turned to another place (as a Kubernetes ConfigMap's
-// ..data is).
+// ..data is). A path that is a file may hold anything; it need not be policy.
 func Watch(ctx context.Context, paths []string, changed func()) error {
 	absolute := make([]string, len(paths))
 	for i, path := range paths {
@@ -38,11 +38,11 @@ func Watch(ctx context.Context, paths []string, changed func()) error {
 	}
 	w, err := watch(absolute)
 	if err != nil {
-		return fmt.Errorf("watching policy files: %w", err)
+		return fmt.Errorf("watching files: %w", err)
 	}
 	if w.incomplete != nil {
 		w.close()
-		return fmt.Errorf("watching policy files: %w", w.incomplete)
+		return fmt.Errorf("watching files: %w", w.incomplete)
 	}
 	go func() {
 		defer func() { w.close() }()

@@ -8,11 +8,16 @@
 // waits while another is built.
 //
 // A decision takes four steps. The plan of the stage (plan.go) says which facts
-// its rules read; from just those a key is made, and where an equal question
+// its rules read, and so which addresses have to be located (locate.go); from just those a key is made, and where an equal question
 // was answered before, the answer is remembered (memo.go). Otherwise the same
 // plan turns the facts into OPA's own values, one of a fixed set of goroutines
 // evaluates the stage's fields, and answer.go and read.go read the values strictly
 // into a [policy.Decision].
+//
+// For the policy's author the same snapshot is asked by Evaluate (evaluation.go),
+// which explains its answer: trace.go watches an evaluation, explain.go says what
+// led to it. Test runs the policy's tests (tests.go, coverage.go), and Advise tells
+// what works but could be better (flat.go, coverage.go).
 //
 // Nothing here knows who may do what. Whatever goes wrong on the way, be it a
 // conflict, a value of the wrong type, or a deadline, is a fault, and a fault
@@ -50,6 +55,7 @@ type Engine struct {
 	options  Options
 	defaults []Module
 	active   atomic.Pointer[Snapshot]
+	copies   sync.Pool // of *policy.Facts, whose geo has been filled in
 
 	evaluators
 }
@@ -72,6 +78,7 @@ func New(o Options) (*Engine, error) {
 	for _, f := range bundles.Default() {
 		e.defaults = append(e.defaults, Module{Path: f.Path, Text: f.Text})
 	}
+	e.copies.New = func() any { return new(policy.Facts) }
 	e.start(o.Parallel)
 	return e, nil
 }
@@ -106,7 +113,9 @@ func (e *Engine) Decide(ctx context.Context, stage policy.Stage, facts *policy.F
 	if st == nil {
 		return e.done(fault(stage, s, errNoStage), s, facts, begun)
 	}
-	return e.done(e.answer(ctx, s, st, facts), s, facts, begun)
+	located := e.locate(st, facts)
+	defer e.release(located, facts)
+	return e.done(e.answer(ctx, s, st, located), s, located, begun)
 }
 
 // answered is a decision with the values that it was read from, for the log.
@@ -118,7 +127,7 @@ type answered struct {
 
 // answer remembers or evaluates.
 func (e *Engine) answer(ctx context.Context, s *Snapshot, st *stage, facts *policy.Facts) *answered {
-	if s.memo == nil || !st.pure {
+	if s.memo == nil || !st.pure || st.prints {
 		return e.evaluate(ctx, s, st, facts)
 	}
 	buffer := keys.Get().(*[]byte)

@@ -27,10 +27,7 @@ func (j *judging) judgeStage(live *ast.Compiler, stage policy.Stage, s *stageRul
 		}
 	}
 
-	asked := map[*ast.Rule]bool{}
-	for _, name := range out.fields {
-		reach(live, live.GetRulesWithPrefix(fieldRef(stage, name)), asked)
-	}
+	asked := fieldRules(live, stage, out.fields)
 	out.reads = inputReads(asked)
 	out.all = len(out.reads) > 0 && len(out.reads[0]) == 1
 	for rule := range asked {
@@ -87,6 +84,16 @@ func inputReads(rules map[*ast.Rule]bool) []ast.Ref {
 	}
 	slices.SortFunc(out, ast.RefCompare)
 	return slices.CompactFunc(out, ast.RefEqual)
+}
+
+// fieldRules are the rules that the fields of a stage may ask, their own among
+// them.
+func fieldRules(c *ast.Compiler, stage policy.Stage, fields []string) map[*ast.Rule]bool {
+	rules := map[*ast.Rule]bool{}
+	for _, name := range fields {
+		reach(c, c.GetRulesWithPrefix(fieldRef(stage, name)), rules)
+	}
+	return rules
 }
 
 // reach adds to reached the rules and every rule that they may ask.
@@ -153,6 +160,10 @@ func (j *judging) checkFact(stage policy.Stage, root policy.Fact, r ast.Ref, at 
 		j.whole(at, "%s is indexed by a variable, so that a misspelt fact could not be seen: write the fact's name", pathText("input", path))
 	case isPending(fact):
 		j.warn(at, "%s is not gathered by this release: always empty", pathText("input", path[:n]))
+	case j.options.Missing != nil:
+		if why := j.options.Missing(path[:n]...); why != "" {
+			j.warn(at, "%s is always empty: %s", pathText("input", path[:n]), why)
+		}
 	}
 }
 
@@ -226,7 +237,7 @@ func (j *judging) compileWithSchema(stage policy.Stage, reached map[*ast.Rule]bo
 			modules[m.key] = &part
 		}
 	}
-	c := j.newCompiler().WithSchemas(schemas).WithOnlyStagesUpTo(ast.StageCheckTypes)
+	c := newCompiler(j.options).WithSchemas(schemas).WithOnlyStagesUpTo(ast.StageCheckTypes)
 	c.Compile(modules)
 	return c
 }

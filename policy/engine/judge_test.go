@@ -48,6 +48,13 @@ func printed(problems Problems) []string {
 	return out
 }
 
+func missingGeo(path ...string) string {
+	if slices.Contains(path, "geo") {
+		return "nobody knows"
+	}
+	return ""
+}
+
 const strictly = " (policy.strict: false turns this into a warning)"
 
 // judgeCase is a candidate and every problem that it has.
@@ -159,7 +166,7 @@ func TestJudgeNames(t *testing.T) {
 func TestJudgeFields(t *testing.T) {
 	const useContains = ": write `deny contains reason if …`"
 	for _, c := range []judgeCase{
-		{name: "sets that are sets", files: route(`allow := true`, `deny := {"x"} if input.target.port == 1`,
+		{name: "sets that are sets", files: route(`allow := true`, `deny := {"x" | input.target.port == 1}`,
 			`warn := {w | some w in ["a"]}`, `reason contains $"no {input.target.host}"`)},
 		{name: "a set with a default", files: route(`allow := true`, `default deny := set()`, `deny := {"x"} if input.target.port == 1`)},
 		{name: "a set through a helper", files: route(`allow := true`, `deny := _reasons`, `_reasons contains "x" if input.target.port == 25`)},
@@ -290,10 +297,13 @@ func TestJudgeFacts(t *testing.T) {
 			"route.rego:2:12: warning: input is passed on as a whole, so that a misspelt fact could not be seen: pass the facts that are needed"}},
 		{name: "leniently is not spelling", files: route(`allow if input.identity.nmae == "x"`), options: Options{Lenient: true}, want: []string{
 			"route.rego:2:10: input.identity.nmae is not a fact of sallyport.route: did you mean input.identity.name?"}},
-		{name: "not gathered", files: route(`allow if input.source.geo.country == "NL"`, `deny contains "x" if count(input.source.geo) > 9`, `warn contains "x" if input.upstreams.x.healthy`, `_x := input.source`), want: []string{
-			"route.rego:2:10: warning: input.source.geo.country is not gathered by this release: always empty",
-			"route.rego:3:28: warning: input.source.geo is not gathered by this release: always empty",
+		{name: "not gathered", files: route(`allow if input.source.certificate.issuer == "x"`, `deny contains "x" if count(input.source.process) > 9`, `warn contains "x" if input.upstreams.x.healthy`, `_x := input.source`), want: []string{
+			"route.rego:2:10: warning: input.source.certificate.issuer is not gathered by this release: always empty",
+			"route.rego:3:28: warning: input.source.process is not gathered by this release: always empty",
 			"route.rego:4:22: warning: input.upstreams is not gathered by this release: always empty"}},
+		{name: "missing as configured", files: route(`allow if input.source.geo.country == "NL"`, `deny contains "x" if f(input.target.geo)`, `f(x) if x.asn == 1`, `_x := input.source`), options: Options{Missing: missingGeo}, want: []string{
+			"route.rego:2:10: warning: input.source.geo.country is always empty: nobody knows",
+			"route.rego:3:24: warning: input.target.geo is always empty: nobody knows"}},
 		{name: "schemas in METADATA", files: map[string]string{"route.rego": "# METADATA\n# schemas:\n#   - input: schema.route\npackage sallyport.route\n\n# METADATA\n# schemas:\n#   - input: schema[\"sallyport.nowhere\"]\nallow if input.target.port == 443"}},
 	} {
 		t.Run(c.name, c.run)
@@ -325,12 +335,33 @@ func TestJudgeData(t *testing.T) {
 			"corp.rego:3:1: the rule data.corp.m conflicts with the data at data.corp.m in a.json",
 			"corp.rego:5:1: the rule data.corp.s.t conflicts with the data at data.corp.s in a.json",
 			"flat.rego:1:1: package flat.a conflicts with the data at data.flat in a.json"}},
+		{name: "settings of the default policy", files: map[string]string{"s.json": `{"settings": {"allow_ports": ["8080"], "allow_private": "10.0.0.0/8", "anonymous_from": ["10.0.0.1"], "mine": 1}}`}, want: []string{
+			"s.json: a member of data.settings.allow_ports is a number, not a string",
+			"s.json: a member of data.settings.anonymous_from is a network such as \"10.0.0.0/8\": \"10.0.0.1\" is not",
+			"s.json: data.settings.allow_private is an array of networks such as \"10.0.0.0/8\", not a string"}},
+		{name: "a misspelt setting", files: map[string]string{"s.json": `{"settings": {"allow_port": [8080]}}`}, want: []string{
+			"s.json: warning: the default policy does not read data.settings.allow_port: did you mean allow_ports?"}},
+		{name: "settings that are none", files: map[string]string{"s.json": `{"settings": [8080]}`}, want: []string{"s.json: data.settings is not an object"}},
+		{name: "settings of the user's own stage", files: map[string]string{"s.json": `{"settings": {"allow_ports": {"8080": true}, "allow_port": 1}}`,
+			"route.rego": "package sallyport.route\nallow if data.settings.allow_ports[format_int(input.target.port, 10)]"}},
 		{name: "data that Go reads", files: map[string]string{"a.json": `{"users": 1}`}, options: Options{CheckData: func(data map[string]any) []error {
 			if _, ok := data["users"].(map[string]any); ok {
 				return nil
 			}
 			return []error{errors.New("data.users is not an object")}
 		}}, want: []string{"data.users is not an object"}},
+	} {
+		t.Run(c.name, c.run)
+	}
+}
+
+func TestJudgeWhatMustBeDefined(t *testing.T) {
+	for _, c := range []judgeCase{
+		{name: "a complete rule that may not apply", files: route(`allow := true`, `deny := {"x"} if input.target.port == 25`), want: []string{
+			"route.rego:3:1: warning: deny is undefined where this rule does not apply, and that is a fault: write deny contains … if"}},
+		{name: "a complete rule that always applies", files: route(`allow := true`, `deny := {"x" | input.target.port == 25}`)},
+		{name: "a default", files: route(`allow := true`, `default deny := set()`, `deny := {"x"} if input.target.port == 25`)},
+		{name: "a partial set", files: route(`allow := true`, `deny contains "x" if input.target.port == 25`)},
 	} {
 		t.Run(c.name, c.run)
 	}

@@ -44,12 +44,15 @@ func paths(refs []ast.Ref) [][]string {
 }
 
 // alwaysLogged are the facts that let a log be replayed and learnt from,
-// whatever a stage reads.
+// whatever a stage reads. An address's geo is none of them: it is known only
+// where it is read.
 func alwaysLogged() [][]string {
 	return [][]string{
 		{"session"}, {"source", "ip"}, {"source", "port"}, {"identity", "name"},
 		{"request", "command"}, {"request", "method"}, {"request", "path"},
-		{"target"}, {"asked"}, {"address"},
+		{"target", "host"}, {"target", "port"}, {"target", "kind"}, {"target", "suffixes"},
+		{"target", "ip"}, {"target", "prefixes"}, {"target", "scope"}, {"asked"},
+		{"address", "ip"}, {"address", "family"}, {"address", "prefixes"}, {"address", "scope"}, {"address", "names"},
 		{"api", "method"}, {"api", "path"}, {"api", "query"}, {"api", "token"}, {"api", "peer"},
 		{"api", "source", "ip"}, {"api", "source", "port"},
 	}

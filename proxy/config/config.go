@@ -31,6 +31,7 @@ const (
 type Config struct {
 	Listeners  []Listener `key:"listeners" doc:"where clients connect"`
 	Policy     Policy     `key:"policy" doc:"which policies decide, and within which bounds"`
+	GeoIP      GeoIP      `key:"geoip" doc:"where addresses are"`
 	State      State      `key:"state" doc:"what outlives a restart"`
 	Limits     Limits     `key:"limits" doc:"ceilings that hold whatever a policy says"`
 	Management Management `key:"management" doc:"the management API"`
@@ -72,6 +73,11 @@ type OPA struct {
 // DecisionLogs says where decision-log events go.
 type DecisionLogs struct {
 	Console bool `key:"console" doc:"write each decision as one JSON event a line to standard output"`
+}
+
+// GeoIP says by which databases addresses are located.
+type GeoIP struct {
+	Databases []string `key:"databases" doc:"files in MaxMind's DB format (.mmdb), relative to the working directory, together at most half of limits.memory; of each fact the first that knows it has the word"`
 }
 
 // State is what outlives a restart.

@@ -78,6 +78,7 @@ management:
   address: ":9080"
   tokens:
     Ops.One: {token: "0123456789abcdef", roles: [admin, "read:all"]}
+geoip: {databases: [country.mmdb, asn.mmdb]}
 dns: {servers: ["192.0.2.1", "[2001:db8::1]:5353"]}
 log: {level: debug, format: text, file: /tmp/log}
 telemetry: {prometheus: false}
@@ -93,6 +94,7 @@ shutdown: {grace: 0s}
 		"stages": ["route", "dial"], "roots": {"Teams.X": ["teams\/x"], "b": []}, "capabilities": ["http.send"],
 		"log_facts": ["source.geo"], "opa": {"decision_logs": {"console": true}}
 	},
+	"geoip": {"databases": ["country.mmdb", "asn.mmdb"]},
 	"state": {"path": "/var/lib/sallyport.db"},
 	"limits": {"connections": 1000, "memory": 67108864, "handshake": "5s", "dial": 7, "idle": "1h"},
 	"management": {"address": ":9080", "tokens": {"Ops.One": {"token": "0123456789abcdef", "roles": ["admin", "read:all"]}}},
@@ -102,6 +104,7 @@ shutdown: {grace: 0s}
 	"shutdown": {"grace": "0s"}
 }`,
 	"c.toml": `
+geoip.databases = ["country.mmdb", "asn.mmdb"]
 dns = {servers = ["192.0.2.1", "[2001:db8::1]:5353"]}
 log.level = "debug"
 log.format = 'text'
@@ -164,6 +167,7 @@ func TestWholeInEachFormat(t *testing.T) {
 			Stages: []string{"route", "dial"}, Roots: map[string][]string{"Teams.X": {"teams/x"}, "b": {}},
 			Capabilities: []string{"http.send"}, LogFacts: []string{"source.geo"}, OPA: OPA{DecisionLogs{Console: true}},
 		},
+		GeoIP:  GeoIP{Databases: []string{"country.mmdb", "asn.mmdb"}},
 		State:  State{Path: "/var/lib/sallyport.db"},
 		Limits: Limits{Connections: 1000, Memory: 64 << 20, Handshake: 5 * time.Second, Dial: 7 * time.Second, Idle: time.Hour},
 		Management: Management{Address: ":9080", Tokens: map[string]Token{
@@ -201,7 +205,7 @@ policy:
   stages: [inspect, rout]
   shadow: {paths: [x]}
   opa: {services: {}, decision_logs: {service: x, consle: true}}
-geoip: {}
+geoip: {databases: [""]}
 dns: {servers: [one]}
 limits: {}
 management: {tokens: {ops: {token: short, rolls: []}}}
@@ -223,7 +227,7 @@ c.yaml:14: policy.shadow: not supported by this release
 c.yaml:15: policy.opa.services: not supported by this release
 c.yaml:15: policy.opa.decision_logs.service: not supported by this release
 c.yaml:15: policy.opa.decision_logs.consle: unknown key; did you mean console?
-c.yaml:16: geoip: not supported by this release
+c.yaml:16: geoip.databases[0]: must not be empty
 c.yaml:17: dns.servers[0]: want an IP address or IP:PORT, got "one"
 c.yaml:18: limits: duplicate key; it is on line 1 already
 c.yaml:19: management.tokens.ops.token: want a token of at least 16 characters
@@ -392,7 +396,7 @@ func TestEverySettingFromEverySource(t *testing.T) {
 	values := map[string]string{
 		"policy.paths": "a,b", "policy.data": "a", "policy.timeout": "9", "policy.strict": "false", "policy.stages": "route",
 		"policy.capabilities": "opa.runtime", "policy.log_facts": "x", "policy.opa.decision_logs.console": "true",
-		"state.path": "x", "limits.connections": "7", "limits.memory": "33MiB", "limits.handshake": "1s", "limits.dial": "1s",
+		"geoip.databases": "a,b", "state.path": "x", "limits.connections": "7", "limits.memory": "33MiB", "limits.handshake": "1s", "limits.dial": "1s",
 		"limits.idle": "1s", "management.address": "127.0.0.1:7", "dns.servers": "192.0.2.1,192.0.2.2:54", "log.level": "warn",
 		"log.format": "text", "log.file": "x", "telemetry.prometheus": "false", "shutdown.grace": "1s",
 	}
@@ -421,7 +425,7 @@ func TestEnvironmentProblems(t *testing.T) {
 		"SALLYPORT_LIMITS_CONNECTIONS=":                           `SALLYPORT_LIMITS_CONNECTIONS: limits.connections: want an integer, got ""`,
 		"SALLYPORT_LISTENERS=x":                                   "SALLYPORT_LISTENERS: listeners: cannot be set by a variable; use the file or --set",
 		"SALLYPORT_MANAGEMENT_TOKENS=x":                           "SALLYPORT_MANAGEMENT_TOKENS: management.tokens: cannot be set by a variable; use the file or --set",
-		"SALLYPORT_GEOIP_DATABASES=x":                             "SALLYPORT_GEOIP_DATABASES: not supported by this release",
+		"SALLYPORT_GEOIP_DATABASES=,x":                            "SALLYPORT_GEOIP_DATABASES: geoip.databases[0]: must not be empty",
 		"SALLYPORT_POLICY_RUN_TESTS=true":                         "SALLYPORT_POLICY_RUN_TESTS: not supported by this release",
 		"SALLYPORT_X\n=1":                                         `"SALLYPORT_X\n": unknown setting`,
 		"SALLYPORT_DNS_SERVERS=192.0.2.1,x":                       `SALLYPORT_DNS_SERVERS: dns.servers[1]: want an IP address or IP:PORT, got "x"`,

@@ -18,6 +18,7 @@ func Validate(c *Config) Problems {
 	v := validator{config: c}
 	v.addresses()
 	v.policy()
+	v.noneEmpty("geoip.databases", c.GeoIP.Databases)
 	v.limits()
 	v.tokens()
 	v.nonEmpty("state.path", c.State.Path)

@@ -1,8 +1,8 @@
 // Package listen accepts clients.
 //
 // [Open] binds one address and [Listener.Serve] hands each client over as a
-// [Conn], on a goroutine of its own. Serve owns these goroutines: it returns
-// when the last of them has. What a want of descriptors or memory does is
+// [Conn], on a goroutine of its own. Serve returns when the last of the
+// connections has been closed. What a want of descriptors or memory does is
 // settled here too: the loop slows down, says so once a second, and goes on,
 // while the clients wait in the kernel's queue, which is the better place for
 // them than a connection that is closed at once: they are served when
@@ -42,6 +42,16 @@ type Conn struct {
 	Listener string         // the name of the listener that accepted it
 	Source   netip.AddrPort // the client; an IPv4 address is never in IPv6 form
 	Local    netip.AddrPort // the address that the client connected to
+
+	close  sync.Once
+	closed func() // tells the listener
+}
+
+// Close closes the connection. It may be called again.
+func (c *Conn) Close() error {
+	err := c.TCPConn.Close()
+	c.close.Do(c.closed)
+	return err
 }
 
 // Open binds the address. From then on clients can connect, and wait for Serve.
@@ -111,13 +121,13 @@ func (l *Listener) Close() error {
 }
 
 // Serve accepts clients until ctx is done or the listener is closed, and calls
-// handle for each on a new goroutine. It returns when all these have returned,
-// and with an error only if the socket is beyond use; the listener is closed
-// then in any case. It does not hurry the handlers: who wants them gone cuts
-// their sessions.
+// handle for each on a new goroutine. It returns when all their connections have
+// been closed, which may be after handle has returned, and with an error only if
+// the socket is beyond use; the listener is closed then in any case. It does not
+// hurry anybody: who wants clients gone cuts their sessions.
 func (l *Listener) Serve(ctx context.Context, handle func(*Conn)) error {
-	var handlers sync.WaitGroup
-	defer handlers.Wait()
+	var open sync.WaitGroup
+	defer open.Wait()
 	defer l.Close()
 
 	ctx, cancel := context.WithCancel(ctx)
@@ -125,8 +135,11 @@ func (l *Listener) Serve(ctx context.Context, handle func(*Conn)) error {
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 
 	err := accept(ctx, l.socket.AcceptTCP, l.onError, func(c *net.TCPConn) {
-		conn := &Conn{TCPConn: c, Listener: l.name, Source: plain(c.RemoteAddr()), Local: plain(c.LocalAddr())}
-		handlers.Go(func() { handle(conn) })
+		open.Add(1)
+		go handle(&Conn{
+			TCPConn: c, Listener: l.name, Source: plain(c.RemoteAddr()), Local: plain(c.LocalAddr()),
+			closed: open.Done,
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("listener %s: %w", l.name, err)

@@ -74,6 +74,8 @@ func TestServeHandsConnectionsOver(t *testing.T) {
 				}
 			}
 			l.Close()
+			c.Close() // Serve waits for this, though its handler has returned
+			c.Close()
 			if err := wait(); err != nil {
 				t.Error(err)
 			}
@@ -125,10 +127,14 @@ func TestServeEnds(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			l := open(t, Config{Address: "127.0.0.1:0"})
-			begun, finish, finished := make(chan bool), make(chan bool), false
+			begun, finish, finished := make(chan bool, 1), make(chan bool), false
 			wait := serve(t, l, ctx, func(c *Conn) {
 				defer c.Close()
-				begun <- true
+				select {
+				case begun <- true:
+				default: // one that was accepted while the listener was closing
+					return
+				}
 				<-finish
 				io.WriteString(c, "bye")
 				finished = true

@@ -159,6 +159,7 @@ func (t *tcp) tryFill(fd uintptr) bool {
 
 // tryDrain delivers what was taken, as far as the socket takes it.
 func (t *tcp) tryDrain(fd uintptr) bool {
+	short := false // the last splice moved less than it was asked to
 	for t.offset < t.limit {
 		var n int
 		if t.pipe != nil {
@@ -170,9 +171,17 @@ func (t *tcp) tryDrain(fd uintptr) bool {
 		case 0:
 			t.offset += n
 			t.moved.Add(int64(n))
+			short = t.pipe != nil && t.offset < t.limit
 		case syscall.EINTR:
 		case syscall.EAGAIN:
 			return false
+		case syscall.EPIPE:
+			// A splice that meets an error halfway tells what it has moved, and the
+			// error of the socket is gone. It can only have been a reset.
+			if short {
+				t.errno = syscall.ECONNRESET
+			}
+			return true
 		default:
 			return true
 		}
@@ -266,8 +275,9 @@ func (d *direction) unsoundEnd() error {
 	var failure error
 	var state uint8
 	_ = d.tcp.source.Control(func(fd uintptr) {
-		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO); err == nil {
-			state = info.State
+		// The first byte of struct tcp_info is all that is wanted of it.
+		if info, err := unix.GetsockoptInt(int(fd), unix.SOL_TCP, unix.TCP_INFO); err == nil {
+			state = *(*byte)(unsafe.Pointer(&info))
 		}
 		if state == unix.BPF_TCP_CLOSE {
 			failure = socketError(int(fd))

@@ -4,8 +4,6 @@
 #   - input: schema.admit
 package sallyport.admit
 
-default allow := false
-
 allow := true
 
 methods := {"password"}

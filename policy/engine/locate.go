@@ -1,0 +1,54 @@
+package engine
+
+import "sallyport/policy"
+
+// located says which of its addresses a stage's rules want to have located.
+type located struct{ source, target, address bool }
+
+func locatedBy(read *plan) located {
+	geo := func(fact string) bool { return read.has([]string{fact, "geo"}) }
+	return located{source: geo("source"), target: geo("target"), address: geo("address")}
+}
+
+// locate fills in the geo that the stage's rules read, each address looked up
+// once. What it returns is the asker's facts or, since those are not ours to
+// write to, a copy that release takes back. Memo key, input and log are all made
+// of that copy, so that they agree although databases are replaced meanwhile,
+// and it goes by the very snapshot that answers.
+func (e *Engine) locate(st *stage, asked *policy.Facts) *policy.Facts {
+	if asked.Locator == nil || st.located == (located{}) {
+		return asked
+	}
+	facts := e.copies.Get().(*policy.Facts)
+	*facts = *asked
+	if st.located.source {
+		facts.Source.Geo = geoOf(facts.Source.IP, asked.Locator)
+	}
+	if st.located.target {
+		facts.Target.Geo = geoOf(facts.Target.IP, asked.Locator)
+	}
+	switch {
+	case !st.located.address:
+	case st.located.target && facts.Address.IP == facts.Target.IP:
+		facts.Address.Geo = facts.Target.Geo
+	default:
+		facts.Address.Geo = geoOf(facts.Address.IP, asked.Locator)
+	}
+	return facts
+}
+
+// release ends the use of what locate returned for asked.
+func (e *Engine) release(facts, asked *policy.Facts) {
+	if facts != asked {
+		*facts = policy.Facts{}
+		e.copies.Put(facts)
+	}
+}
+
+// geoOf is empty for what is no address: a name, or a client on a unix socket.
+func geoOf(ip policy.IP, locator policy.Locator) policy.Geo {
+	if !ip.IsValid() {
+		return policy.Geo{}
+	}
+	return locator.Locate(ip.Addr)
+}
