@@ -40,7 +40,7 @@ func newExample(t testing.TB, entries int) *example {
 	domains, networks, blocked := map[string]any{"payments.example.com": map[string]any{}}, map[string]any{}, map[string]any{}
 	for i := range entries / 3 {
 		domains[fmt.Sprintf("service-%d.example.com", i)] = map[string]any{}
-		networks[fmt.Sprintf("10.%d.%d.0/24", i>>8&255, i&255)] = map[string]any{"ports": []any{5432}}
+		networks[fmt.Sprintf("10.%d.%d.0/24", i>>8&255, i&255)] = map[string]any{"ports": []any{1024 + i}}
 		blocked[fmt.Sprintf("bad-%d.example.net", i)] = "known to be bad"
 	}
 	data, err := json.Marshal(map[string]any{
