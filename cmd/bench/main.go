@@ -51,6 +51,7 @@ type options struct {
 	sallyport string
 	egress    string
 	entries   int
+	decisions bool
 }
 
 func command() *cobra.Command {
@@ -87,6 +88,7 @@ processor time and memory are known where it runs on this machine.`,
 	f.StringVar(&o.sallyport, "sallyport", "bin/sallyport", "`FILE` to start")
 	f.StringVar(&o.egress, "egress", "bundles/egress", "`FOLDER` of the egress example")
 	f.IntVar(&o.entries, "entries", 100_000, "`DOMAINS` on the egress example's list")
+	f.BoolVar(&o.decisions, "decision-log", true, "whether the egress example logs its decisions, to /dev/null")
 	f.StringVar(&o.format, "format", "text", "`FORMAT` of the result: text or json")
 	return c
 }
@@ -191,7 +193,7 @@ func (o *options) contenders(ctx context.Context, s *stable) (all []*contender, 
 		}
 	}
 	var packages []string
-	for _, r := range recipes(o.sallyport, o.egress, o.entries) {
+	for _, r := range recipes(o.sallyport, o.egress, o.entries, o.decisions) {
 		if len(o.proxies) > 0 || !wanted(r.name) {
 			continue
 		}

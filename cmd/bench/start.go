@@ -36,13 +36,13 @@ type recipe struct {
 
 // recipes are the proxies that are started where they are installed: sallyport
 // first, which the others are compared with.
-func recipes(program, example string, entries int) []recipe {
+func recipes(program, example string, entries int, decisions bool) []recipe {
 	return []recipe{
 		{name: "sallyport", scheme: "socks5", program: program, arguments: sallyportAllowingAll},
 		{
 			name: "egress", scheme: "socks5", program: program, user: egressUser, secret: egressPassword,
 			arguments: func(s *stable, dir, host, port string) ([]string, error) {
-				return sallyportWithEgress(s, dir, host, port, example, entries)
+				return sallyportWithEgress(s, dir, host, port, example, entries, decisions)
 			},
 		},
 		{name: "microsocks", scheme: "socks5", program: "microsocks", debian: "microsocks", arguments: microsocks},
@@ -56,14 +56,15 @@ func sallyportAllowingAll(s *stable, dir, host, port string) ([]string, error) {
 	return sallyportRun(s, dir, host, port, "--policy", policy), writeAllowAll(policy)
 }
 
-// sallyportWithEgress writes its decision log, too; it goes to /dev/null.
-func sallyportWithEgress(s *stable, dir, host, port, example string, entries int) ([]string, error) {
+// sallyportWithEgress writes its decision log to /dev/null, since what is
+// measured is not the disk.
+func sallyportWithEgress(s *stable, dir, host, port, example string, entries int, decisions bool) ([]string, error) {
 	var networks []string
 	for _, to := range s.target.addrs {
 		networks = append(networks, netip.PrefixFrom(to.Addr(), to.Addr().BitLen()).String())
 	}
 	policy := filepath.Join(dir, "policy")
-	return sallyportRun(s, dir, host, port, "--policy", policy, "--set", "policy.opa.decision_logs.console=true"),
+	return sallyportRun(s, dir, host, port, "--policy", policy, "--set", fmt.Sprintf("policy.opa.decision_logs.console=%v", decisions)),
 		writeEgress(policy, example, entries, networks, s.target.addrs[0].Port())
 }
 

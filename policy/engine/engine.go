@@ -156,12 +156,15 @@ func (e *Engine) record(d *policy.Decision, a *answered, s *Snapshot, facts *pol
 		Decision: &kept, Time: begun, Result: a.result, Builtins: a.builtins,
 		Session: facts.Session.ID, Duration: time.Since(begun),
 	}
-	logged := planOfLog(d.Stage)
+	var logged *plan
 	if s != nil {
 		event.Bundles = s.bundles
 		if st := s.stages[d.Stage]; st != nil {
 			logged = &st.logged
 		}
+	}
+	if logged == nil {
+		logged = planOfLog(d.Stage)
 	}
 	event.Input = ast.InternedEmptyObjectValue
 	if input, err := logged.input(facts); err == nil {
