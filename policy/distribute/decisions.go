@@ -217,7 +217,6 @@ func describe(e *engine.Event) (*server.Info, error) {
 		Revision:   d.Revision,
 		Path:       "sallyport/" + string(d.Stage),
 		Timestamp:  e.Time,
-		InputAST:   e.Input,
 		Metrics:    took{metrics.NoOp(), e.Duration.Nanoseconds()},
 		Custom:     map[string]any{"verdict": d.Verdict.String()},
 	}
@@ -236,19 +235,25 @@ func describe(e *engine.Event) (*server.Info, error) {
 	if d.Err != nil {
 		info.Error = fault(d.Err.Error())
 	}
-	// Each event has JSON of its own, since masks edit it in place.
-	var err error
+	// Masks edit these in place.
 	for _, part := range []struct {
-		from ast.Value
+		from json.RawMessage
 		to   **any
 	}{{e.Input, &info.Input}, {e.Result, &info.Results}, {e.Builtins, &info.NDBuiltinCache}} {
-		if part.from == nil || err != nil {
+		if part.from == nil {
 			continue
 		}
 		var value any
-		value, err = ast.JSON(part.from)
+		if err := util.UnmarshalJSON(part.from, &value); err != nil {
+			return nil, err
+		}
 		*part.to = &value
 	}
+	if info.Input == nil {
+		return info, nil
+	}
+	var err error
+	info.InputAST, err = ast.InterfaceToValue(*info.Input)
 	return info, err
 }
 

@@ -21,15 +21,16 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/open-policy-agent/opa/v1/ast"
 
 	"sallyport/bundles"
 	"sallyport/policy"
@@ -112,8 +113,8 @@ func (e *Engine) Decide(ctx context.Context, stage policy.Stage, facts *policy.F
 // answered is a decision with the values that it was read from, for the log.
 type answered struct {
 	decision policy.Decision
-	result   ast.Value
-	builtins ast.Value
+	result   json.RawMessage
+	builtins json.RawMessage
 }
 
 // answer remembers or evaluates.
@@ -135,7 +136,7 @@ func (e *Engine) answer(ctx context.Context, s *Snapshot, st *stage, facts *poli
 	return a
 }
 
-// keys are the buffers that memo keys are written into.
+// keys are the buffers that memo keys and logged facts are written into.
 var keys = sync.Pool{New: func() any { return new(make([]byte, 0, 512)) }}
 
 // done gives an answer its own id and tells the record of it.
@@ -166,10 +167,13 @@ func (e *Engine) record(d *policy.Decision, a *answered, s *Snapshot, facts *pol
 	if logged == nil {
 		logged = planOfLog(d.Stage)
 	}
-	event.Input = ast.InternedEmptyObjectValue
-	if input, err := logged.input(facts); err == nil {
-		event.Input = input
+	buffer := keys.Get().(*[]byte)
+	defer keys.Put(buffer)
+	input, err := logged.json((*buffer)[:0], reflect.ValueOf(facts).Elem())
+	if *buffer = input; err != nil {
+		input = []byte("{}")
 	}
+	event.Input = slices.Clone(input)
 	e.options.Record(event)
 }
 

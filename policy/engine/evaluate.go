@@ -153,9 +153,9 @@ func (j *job) evaluate() (a *answered) {
 	decision.Stage, decision.Revision = st.name, s.revision
 	a = &answered{decision: decision}
 	if j.logged {
-		a.result = st.result(found)
+		a.result = appendValue(nil, st.result(found))
 		if len(j.builtins) > 0 {
-			a.builtins = j.builtins.AsValue()
+			a.builtins = appendValue(nil, j.builtins.AsValue())
 		}
 	}
 	return a
