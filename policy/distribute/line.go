@@ -11,9 +11,9 @@ import (
 
 // appendLine writes an event as OPA's plugin does to the console: the same
 // members under the same names, in their order there, and a line break. The
-// plugin takes some hundred times as long. It asks two policies whether an event is to
-// be dropped or masked, and makes it into values of Rego and of Go for them and
-// for itself; where there is no such policy the line is all that comes of it.
+// plugin takes some hundred times as long: it asks two policies whether an event
+// is to be dropped or masked, and makes it into values of Rego and of Go for them
+// and for itself. Where there is no such policy the line is all that comes of it.
 func appendLine(b []byte, e *engine.Event, labels []byte) []byte {
 	d := e.Decision
 	b = append(b, '{')

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"reflect"
 	"strconv"
 
@@ -51,25 +50,36 @@ func jsonOfIP(b []byte, ip *policy.IP) []byte {
 }
 
 func jsonOfPrefixes(b []byte, p *policy.Prefixes) []byte {
-	return jsonList(b, p.Each, func(b []byte, prefix netip.Prefix) []byte {
-		return append(prefix.AppendTo(append(b, '"')), '"')
-	})
+	open := len(b)
+	for prefix := range p.Each {
+		b = append(b, ',', '"')
+		b = append(prefix.AppendTo(b), '"')
+	}
+	return closed(b, open)
 }
 
 func jsonOfSuffixes(b []byte, s *policy.Suffixes) []byte {
-	return jsonList(b, s.Each, AppendString)
+	open := len(b)
+	for suffix := range s.Each {
+		b = AppendString(append(b, ','), suffix)
+	}
+	return closed(b, open)
 }
 
-func jsonList[T any](b []byte, each func(func(T) bool), one func([]byte, T) []byte) []byte {
-	b = append(b, '[')
-	first := true
-	for element := range each {
-		if !first {
-			b = append(b, ',')
-		}
-		first = false
-		b = one(b, element)
+func jsonOfTexts(b []byte, list *[]string) []byte {
+	open := len(b)
+	for _, text := range *list {
+		b = AppendString(append(b, ','), text)
 	}
+	return closed(b, open)
+}
+
+// closed makes an array of elements with a comma before each.
+func closed(b []byte, open int) []byte {
+	if len(b) == open {
+		return append(b, '[', ']')
+	}
+	b[open] = '['
 	return append(b, ']')
 }
 

@@ -51,9 +51,9 @@ func leafOf(f *policy.Fact) *leaf {
 			func(a *policy.Attributes) (ast.Value, error) { return attribute(map[string]any(*a)) },
 			func(b []byte, a *policy.Attributes) []byte { return appendAttribute(b, map[string]any(*a)) })
 	case reflect.TypeFor[[]string]():
-		return leafFor(
+		return inJSON(leafFor(
 			func(s *[]string) (ast.Value, error) { return texts(*s), nil },
-			func(b []byte, s *[]string) []byte { return appendTexts(b, *s) })
+			func(b []byte, s *[]string) []byte { return appendTexts(b, *s) }), jsonOfTexts)
 	case reflect.TypeFor[map[string]string]():
 		return leafFor(
 			func(m *map[string]string) (ast.Value, error) { return object(*m, text), nil },
