@@ -30,6 +30,9 @@ import (
 )
 
 func main() {
+	// A reader of the table that has gone is an error like another: what was
+	// started has to be stopped.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {

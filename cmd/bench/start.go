@@ -152,7 +152,10 @@ func (s *stable) start(ctx context.Context, r recipe) (*contender, error) {
 	cmd := exec.Command(program, arguments...)
 	cmd.Stderr = output
 	cmd.Dir = dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt is for us, who then stop it
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid:   true, // an interrupt is for us, who then stop it
+		Pdeathsig: syscall.SIGKILL,
+	}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
