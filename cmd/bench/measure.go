@@ -94,6 +94,12 @@ func (f *first) is(err error) {
 	}
 }
 
+func (f *first) get() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
 // connections opens, has one byte echoed and closes, by many workers at once.
 func connections(ctx context.Context, c *contender, s settings) (figures, error) {
 	const workers = 64
@@ -121,7 +127,7 @@ func connections(ctx context.Context, c *contender, s settings) (figures, error)
 	time.Sleep(s.settle) // closing costs, too
 	m.each(f, "connect_cpu_us", float64(done.Load()), time.Microsecond)
 	if n := failures.Load(); n > 0 {
-		return f, fmt.Errorf("%d of %d connections failed: %w", n, n+done.Load(), failure.err)
+		return f, fmt.Errorf("%d of %d connections failed: %w", n, n+done.Load(), failure.get())
 	}
 	return f, nil
 }
@@ -197,7 +203,7 @@ func bulk(ctx context.Context, c *contender, s settings, up bool, streams int) (
 	gigabytes := float64(moved.Load()-before) / 1e9
 	f := figures{bulkName(up, streams) + "_gbit_per_second": 8 * gigabytes / time.Since(m.begun).Seconds()}
 	m.each(f, bulkName(up, streams)+"_cpu_s_per_gb", gigabytes, time.Second)
-	return f, failure.err
+	return f, failure.get()
 }
 
 func download(c *net.TCPConn, count func(int)) error {
@@ -262,12 +268,13 @@ func pingPong(ctx context.Context, c *contender, s settings, size int) (figures,
 	name := fmt.Sprintf("ping_pong_%d", size)
 	f := figures{name + "_per_second": n / time.Since(m.begun).Seconds()}
 	m.each(f, name+"_cpu_us", n, time.Microsecond)
-	return f, failure.err
+	return f, failure.get()
 }
 
 // idle holds connections open over which nothing moves any more, and closes
 // them. Memory is told of the first time alone: the next would use it again.
 func idle(ctx context.Context, c *contender, s settings) (figures, error) {
+	pause(ctx, s.settle) // earlier connections are being closed
 	before := c.footprint()
 	held := make([]*net.TCPConn, s.idle)
 	defer func() {
@@ -296,7 +303,7 @@ func idle(ctx context.Context, c *contender, s settings) (figures, error) {
 		})
 	}
 	all.Wait()
-	if err := errors.Join(failure.err, ctx.Err()); err != nil {
+	if err := errors.Join(failure.get(), ctx.Err()); err != nil {
 		return nil, err
 	}
 	pause(ctx, s.settle)
