@@ -9,7 +9,7 @@ import (
 	"text/tabwriter"
 )
 
-// column is a figure that tables show, with its name for people.
+// row is a figure that tables show, with its name for people.
 type row struct{ figure, title string }
 
 func rows() []row {
@@ -31,7 +31,7 @@ func rows() []row {
 }
 
 // report is the result of a run, in the order of the contenders. Ratios are of
-// ours to others: below 1 is better, but for the share that is verified and the
+// ours to others: below 1 is better, but for the share that is verified and for
 // rates.
 type report struct {
 	Machine  string         `json:"machine"`

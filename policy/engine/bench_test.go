@@ -266,3 +266,22 @@ func TestDecisionsStayFlat(t *testing.T) {
 		t.Errorf("%v allocations about 10 entries, %v about 10,000", few, many)
 	}
 }
+
+// TestRememberedDecisionsAllocateLittle: one for the decision's id, and where it
+// is logged three for the event; under -race a pool now and then has nothing.
+func TestRememberedDecisionsAllocateLittle(t *testing.T) {
+	x := newExample(t, 10)
+	for _, c := range []struct {
+		options engine.Options
+		most    float64
+	}{
+		{engine.Options{}, 2},
+		{engine.Options{Record: func(*engine.Event) {}}, 8},
+	} {
+		e := x.engine(t, c.options)
+		x.connection(t, e)
+		if n := testing.AllocsPerRun(100, func() { x.connection(t, e) }) / float64(len(asked)); n > c.most {
+			t.Errorf("logged %v: %v allocations for a decision", c.options.Record != nil, n)
+		}
+	}
+}
