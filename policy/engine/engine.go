@@ -32,6 +32,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/open-policy-agent/opa/v1/ast"
+
 	"sallyport/bundles"
 	"sallyport/policy"
 )
@@ -113,7 +115,8 @@ func (e *Engine) Decide(ctx context.Context, stage policy.Stage, facts *policy.F
 // answered is a decision with the values that it was read from, for the log.
 type answered struct {
 	decision policy.Decision
-	result   json.RawMessage
+	result   ast.Value
+	logged   json.RawMessage // the result
 	builtins json.RawMessage
 }
 
@@ -154,7 +157,7 @@ func (e *Engine) done(a *answered, s *Snapshot, facts *policy.Facts, begun time.
 func (e *Engine) record(d *policy.Decision, a *answered, s *Snapshot, facts *policy.Facts, begun time.Time) {
 	kept := *d
 	event := &Event{
-		Decision: &kept, Time: begun, Result: a.result, Builtins: a.builtins,
+		Decision: &kept, Time: begun, Result: a.logged, Builtins: a.builtins,
 		Session: facts.Session.ID, Duration: time.Since(begun),
 	}
 	var logged *plan

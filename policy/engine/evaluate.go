@@ -153,7 +153,8 @@ func (j *job) evaluate() (a *answered) {
 	decision.Stage, decision.Revision = st.name, s.revision
 	a = &answered{decision: decision}
 	if j.logged {
-		a.result = appendValue(nil, st.result(found))
+		a.result = st.result(found)
+		a.logged = appendValue(nil, a.result)
 		if len(j.builtins) > 0 {
 			a.builtins = appendValue(nil, j.builtins.AsValue())
 		}
