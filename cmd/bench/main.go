@@ -52,9 +52,7 @@ type options struct {
 	pids      []int
 	targets   []string
 	sallyport string
-	egress    string
-	entries   int
-	decisions bool
+	with      egressOptions
 }
 
 func command() *cobra.Command {
@@ -89,9 +87,10 @@ processor time and memory are known where it runs on this machine.`,
 	f.IntSliceVar(&o.pids, "pid", nil, "`PIDS` of the one --proxy, where it can't be seen who listens there")
 	f.StringSliceVar(&o.targets, "target", nil, "`ADDRESSES` of this machine for clients to ask for (default 127.0.1.1 to 127.0.1.16)")
 	f.StringVar(&o.sallyport, "sallyport", "bin/sallyport", "`FILE` to start")
-	f.StringVar(&o.egress, "egress", "bundles/egress", "`FOLDER` of the egress example")
-	f.IntVar(&o.entries, "entries", 100_000, "`DOMAINS` on the egress example's list")
-	f.BoolVar(&o.decisions, "decision-log", true, "whether the egress example logs its decisions, to /dev/null")
+	f.StringVar(&o.with.example, "egress", "bundles/egress", "`FOLDER` of the egress example")
+	f.IntVar(&o.with.entries, "entries", 100_000, "`DOMAINS` on the egress example's list")
+	f.BoolVar(&o.with.decisions, "decision-log", true, "whether the egress example logs its decisions, to /dev/null")
+	f.StringSliceVar(&o.with.geoip, "geoip", nil, "`FILES` of GeoIP databases, by which the egress example then refuses countries")
 	f.StringVar(&o.format, "format", "text", "`FORMAT` of the result: text or json")
 	return c
 }
@@ -196,7 +195,7 @@ func (o *options) contenders(ctx context.Context, s *stable) (all []*contender, 
 		}
 	}
 	var packages []string
-	for _, r := range recipes(o.sallyport, o.egress, o.entries, o.decisions) {
+	for _, r := range recipes(o.sallyport, o.with) {
 		if len(o.proxies) > 0 || !wanted(r.name) {
 			continue
 		}

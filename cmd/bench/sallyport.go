@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,10 +35,26 @@ const (
 	egressPassword = "pays-bills-on-time"
 )
 
+// egressOptions say how the egress example is run.
+type egressOptions struct {
+	example   string   // its folder
+	entries   int      // domains on its list
+	decisions bool     // whether they are logged
+	geoip     []string // databases; none: no rule asks where an address is
+}
+
+// geofence is for GeoIP what the example has no rule for.
+const geofence = `package sallyport.dial
+
+deny contains sprintf("%s is in %s", [input.address.ip, input.address.geo.country]) if {
+	data.egress.countries[input.address.geo.country]
+}
+`
+
 // writeEgress makes a policy folder of the example: as it is, but with long
 // lists, and with the target reachable, though it is on loopback.
-func writeEgress(dir, example string, entries int, targets []string, port uint16) error {
-	if err := os.CopyFS(dir, os.DirFS(example)); err != nil {
+func writeEgress(dir string, with egressOptions, targets []netip.AddrPort) error {
+	if err := os.CopyFS(dir, os.DirFS(with.example)); err != nil {
 		return fmt.Errorf("the egress example: %w", err)
 	}
 	dial := filepath.Join(dir, "sallyport", "dial", "dial.rego")
@@ -55,24 +72,31 @@ func writeEgress(dir, example string, entries int, targets []string, port uint16
 	if err := os.Remove(filepath.Join(dir, "egress", "data.yaml")); err != nil {
 		return fmt.Errorf("the egress example: %w", err)
 	}
-	data, err := json.Marshal(egressData(entries, targets, port))
+	data, err := json.Marshal(egressData(with.entries, targets))
 	if err != nil {
 		return err
+	}
+	if len(with.geoip) > 0 {
+		if err := write(filepath.Join(dir, "sallyport", "dial", "geofence.rego"), geofence); err != nil {
+			return err
+		}
 	}
 	return write(filepath.Join(dir, "egress", "data.json"), string(data))
 }
 
-func egressData(entries int, targets []string, port uint16) any {
+func egressData(entries int, targets []netip.AddrPort) any {
 	type object = map[string]any
 	domains, networks := object{}, object{}
 	for i := range entries {
 		domains[fmt.Sprintf("service-%d.example.com", i)] = object{}
 	}
-	for _, network := range targets {
-		networks[network] = object{"ports": []uint16{port}}
+	for _, to := range targets {
+		network := netip.PrefixFrom(to.Addr(), to.Addr().BitLen())
+		networks[network.String()] = object{"ports": []uint16{to.Port()}}
 	}
 	return object{
 		"ports":          []int{443},
+		"countries":      object{"XX": true},
 		"blocked":        object{"gist.github.com": "anybody can put anything there"},
 		"session_limits": object{"idle": "5m", "duration": "4h"},
 		"groups":         object{"services": object{"networks": networks}},

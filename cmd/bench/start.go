@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -36,13 +36,13 @@ type recipe struct {
 
 // recipes are the proxies that are started where they are installed: sallyport
 // first, which the others are compared with.
-func recipes(program, example string, entries int, decisions bool) []recipe {
+func recipes(program string, with egressOptions) []recipe {
 	return []recipe{
 		{name: "sallyport", scheme: "socks5", program: program, arguments: sallyportAllowingAll},
 		{
 			name: "egress", scheme: "socks5", program: program, user: egressUser, secret: egressPassword,
 			arguments: func(s *stable, dir, host, port string) ([]string, error) {
-				return sallyportWithEgress(s, dir, host, port, example, entries, decisions)
+				return sallyportWithEgress(s, dir, host, port, with)
 			},
 		},
 		{name: "microsocks", scheme: "socks5", program: "microsocks", debian: "microsocks", arguments: microsocks},
@@ -58,14 +58,21 @@ func sallyportAllowingAll(s *stable, dir, host, port string) ([]string, error) {
 
 // sallyportWithEgress writes its decision log to /dev/null, since what is
 // measured is not the disk.
-func sallyportWithEgress(s *stable, dir, host, port, example string, entries int, decisions bool) ([]string, error) {
-	var networks []string
-	for _, to := range s.target.addrs {
-		networks = append(networks, netip.PrefixFrom(to.Addr(), to.Addr().BitLen()).String())
-	}
+func sallyportWithEgress(s *stable, dir, host, port string, with egressOptions) ([]string, error) {
 	policy := filepath.Join(dir, "policy")
-	return sallyportRun(s, dir, host, port, "--policy", policy, "--set", fmt.Sprintf("policy.opa.decision_logs.console=%v", decisions)),
-		writeEgress(policy, example, entries, networks, s.target.addrs[0].Port())
+	more := []string{"--policy", policy, "--set", fmt.Sprintf("policy.opa.decision_logs.console=%v", with.decisions)}
+	if len(with.geoip) > 0 {
+		var files []string
+		for _, file := range with.geoip {
+			path, err := filepath.Abs(file)
+			if err != nil {
+				return nil, err
+			}
+			files = append(files, strconv.Quote(path))
+		}
+		more = append(more, "--set", "geoip.databases=["+strings.Join(files, ",")+"]")
+	}
+	return sallyportRun(s, dir, host, port, more...), writeEgress(policy, with, s.target.addrs)
 }
 
 func sallyportRun(s *stable, dir, host, port string, more ...string) []string {
