@@ -8,6 +8,8 @@ STATICCHECK := $(BIN)/staticcheck-v0.8.2
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -X main.version=$(VERSION)
 FUZZTIME ?= 20s
+BENCH_ROUNDS ?= 3
+BENCH_DURATION ?= 1s
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test lint rego golden cover fuzz bench clean
@@ -50,8 +52,9 @@ fuzz: ## fuzz every parser, FUZZTIME each
 	  done; \
 	done
 
-bench: ## benchmarks of decisions, of telemetry, and of the relay beside io.Copy in the same run
-	$(GO) test -run '^$$' -bench . -benchmem ./policy/engine ./telemetry ./proxy/relay
+bench: build ## decisions beside OPA's SDK, the relay, and whole connections beside the peers that are installed (BENCH_ROUNDS, BENCH_DURATION, BENCH_ARGS)
+	$(GO) test -run '^$$' -bench . ./policy/engine ./policy/distribute ./telemetry ./proxy/wire/... ./proxy/relay ./proxy/geo
+	$(GO) run ./cmd/bench --sallyport $(BIN)/sallyport --rounds $(BENCH_ROUNDS) --duration $(BENCH_DURATION) $(BENCH_ARGS)
 
 clean: ## remove what was built
 	rm -rf $(BIN)

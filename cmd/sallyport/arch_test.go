@@ -35,7 +35,8 @@ var rooms = map[string][]string{
 	"proxy":             {"policy", "proxy/dial", "proxy/guard", "proxy/identity", "proxy/listen", "proxy/relay", "proxy/session", "proxy/wire/http", "proxy/wire/sniff", "proxy/wire/socks5", "proxy/wire/target"},
 	"proxy/manage":      {"policy", "proxy/secret", "proxy/session"},
 	"telemetry":         {"policy", "proxy/session"},
-	"cmd/sallyport":     nil, // knows everyone
+	"cmd/bench":         {"proxy/wire/http", "proxy/wire/socks5"}, // measures from outside
+	"cmd/sallyport":     nil,                                      // knows everyone
 }
 
 func TestRooms(t *testing.T) {

@@ -35,6 +35,8 @@ type DecisionLog struct {
 	manager *plugins.Manager
 	plugin  *logs.Plugin
 	console *console
+	labels  []byte // the manager's, as JSON
+	line    []byte // the latest, for its room
 	log     *slog.Logger
 
 	queue   chan *engine.Event
@@ -80,8 +82,12 @@ func newDecisionLog(config map[string]any, output io.Writer, log *slog.Logger, l
 		}
 		return nil, nil
 	}
+	labels, err := json.Marshal(manager.Labels())
+	if err != nil {
+		return nil, fmt.Errorf("decision log: labels: %w", err)
+	}
 	l := &DecisionLog{
-		manager: manager, plugin: logs.New(parsed, manager), console: console, log: log,
+		manager: manager, plugin: logs.New(parsed, manager), console: console, labels: labels, log: log,
 		queue: make(chan *engine.Event, length), closing: make(chan struct{}), done: make(chan struct{}),
 	}
 	manager.Register(logs.Name, l.plugin)
@@ -159,7 +165,13 @@ func (l *DecisionLog) write() {
 				return
 			}
 		}
-		err := l.event(e)
+		var err error
+		if l.edited() {
+			err = l.event(e)
+		} else {
+			l.line = appendLine(l.line[:0], e, l.labels)
+			_, err = l.console.output.Write(l.line)
+		}
 		if err != nil {
 			l.dropped.Add(1)
 		}
@@ -171,6 +183,13 @@ func (l *DecisionLog) write() {
 	}
 }
 
+// edited tells whether there may be policies that mask or drop events.
+func (l *DecisionLog) edited() bool {
+	compiler := l.manager.GetCompiler()
+	return compiler != nil && len(compiler.Modules) > 0
+}
+
+// event has the plugin write an event.
 func (l *DecisionLog) event(e *engine.Event) error {
 	info, err := describe(e)
 	if err != nil {
@@ -198,7 +217,6 @@ func describe(e *engine.Event) (*server.Info, error) {
 		Revision:   d.Revision,
 		Path:       "sallyport/" + string(d.Stage),
 		Timestamp:  e.Time,
-		InputAST:   e.Input,
 		Metrics:    took{metrics.NoOp(), e.Duration.Nanoseconds()},
 		Custom:     map[string]any{"verdict": d.Verdict.String()},
 	}
@@ -217,19 +235,25 @@ func describe(e *engine.Event) (*server.Info, error) {
 	if d.Err != nil {
 		info.Error = fault(d.Err.Error())
 	}
-	// Each event has JSON of its own, since masks edit it in place.
-	var err error
+	// Masks edit these in place.
 	for _, part := range []struct {
-		from ast.Value
+		from json.RawMessage
 		to   **any
 	}{{e.Input, &info.Input}, {e.Result, &info.Results}, {e.Builtins, &info.NDBuiltinCache}} {
-		if part.from == nil || err != nil {
+		if part.from == nil {
 			continue
 		}
 		var value any
-		value, err = ast.JSON(part.from)
+		if err := util.UnmarshalJSON(part.from, &value); err != nil {
+			return nil, err
+		}
 		*part.to = &value
 	}
+	if info.Input == nil {
+		return info, nil
+	}
+	var err error
+	info.InputAST, err = ast.InterfaceToValue(*info.Input)
 	return info, err
 }
 

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/open-policy-agent/opa/v1/ast"
-
 	"sallyport/policy"
 	"sallyport/policy/engine"
 )
@@ -39,8 +37,8 @@ func event(id string) *engine.Event {
 		Decision: &policy.Decision{ID: id, Stage: policy.Route, Verdict: policy.Allowed, Revision: "7"},
 		Session:  "s-1",
 		Time:     time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC),
-		Input:    ast.MustParseTerm(`{"target": {"host": "a\nb.example", "port": 443}, "session": {"id": "s-1"}}`).Value,
-		Result:   ast.MustParseTerm(`{"allow": true, "reason": {"b", "a"}, "labels": {"n": 12345678901234567890}}`).Value,
+		Input:    json.RawMessage(`{"target":{"host":"a\nb.example","port":443},"session":{"id":"s-1"}}`),
+		Result:   json.RawMessage(`{"allow":true,"reason":["a","b"],"labels":{"n":12345678901234567890}}`),
 		Duration: 1500 * time.Nanosecond,
 	}
 }
@@ -66,7 +64,7 @@ func TestDecisionsAreOPAEvents(t *testing.T) {
 	memoised.Decision.Memoised = true
 	memoised.Decision.Verdict = policy.Denied
 	memoised.Bundles = []engine.Bundle{{Name: "main", Revision: "8"}}
-	memoised.Builtins = ast.MustParseTerm(`{"time.now_ns": {[]: 1}}`).Value
+	memoised.Builtins = json.RawMessage(`{"time.now_ns":{"[]":1}}`)
 	faulty.Decision.Stage, faulty.Decision.Verdict = policy.Manage, policy.Fault
 	faulty.Decision.Err = errors.New("out of time")
 	faulty.Session, faulty.Result = "", nil

@@ -1,130 +1,287 @@
-package engine
+package engine_test
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/sdk"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/util"
+	"golang.org/x/sys/unix"
 
 	"sallyport/policy"
+	"sallyport/policy/distribute"
+	"sallyport/policy/engine"
 )
 
-// egress is a policy as services use it: allow-lists by identity, blocked
-// names and networks in data.
-const egress = `package sallyport.route
+// asked are the four decisions of a connection, in its order.
+var asked = []policy.Stage{policy.Admit, policy.Authenticate, policy.Route, policy.Dial}
 
-default allow := false
-
-allow if {
-	input.request.command == "connect"
-	input.target.port in {80, 443}
-	not _blocked
-	_named
+// example is the egress example with that many entries in its lists.
+type example struct {
+	dir   string
+	facts policy.Facts
 }
 
-_blocked if {
-	names := data.blocked.names
-	some suffix in input.target.suffixes
-	names[suffix]
-}
-
-_blocked if {
-	networks := data.blocked.networks
-	some prefix in input.target.prefixes
-	networks[prefix]
-}
-
-_named if {
-	allowed := data.teams[input.identity.name].domains
-	some suffix in input.target.suffixes
-	allowed[suffix]
-}
-
-deny contains "too many sessions" if input.identity.open >= 100
-
-deny contains sprintf("%s is blocked", [input.target.host]) if _blocked
-
-session_limits := {"idle": "5m", "bytes": "1GiB"} if input.target.port == 443
-
-labels := {"team": input.identity.name}
-`
-
-func egressData(entries int) map[string]any {
-	names, networks := map[string]any{}, map[string]any{}
-	for i := range entries / 2 {
-		names[fmt.Sprintf("bad%d.example", i)] = true
-		networks[fmt.Sprintf("10.%d.%d.0/24", i>>8&255, i&255)] = true
+func newExample(t testing.TB, entries int) *example {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("../../bundles/egress")); err != nil {
+		t.Fatal(err)
 	}
-	return map[string]any{
-		"blocked": map[string]any{"names": names, "networks": networks},
-		"teams":   map[string]any{"blue": map[string]any{"domains": map[string]any{"example.com": true}}},
+	domains, networks, blocked := map[string]any{"payments.example.com": map[string]any{}}, map[string]any{}, map[string]any{}
+	for i := range entries / 3 {
+		domains[fmt.Sprintf("service-%d.example.com", i)] = map[string]any{}
+		networks[fmt.Sprintf("10.%d.%d.0/24", i>>8&255, i&255)] = map[string]any{"ports": []any{1024 + i}}
+		blocked[fmt.Sprintf("bad-%d.example.net", i)] = "known to be bad"
+	}
+	data, err := json.Marshal(map[string]any{
+		"ports":          []any{443},
+		"blocked":        blocked,
+		"session_limits": map[string]any{"idle": "5m", "duration": "4h"},
+		"groups":         map[string]any{"services": map[string]any{"networks": networks}},
+		"identities": map[string]any{"billing": map[string]any{
+			"domains": domains, "labels": map[string]any{"team": "finance", "kind": "service"},
+		}},
+	})
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "egress", "data.json"), data, 0o600)
+	}
+	if err == nil {
+		err = os.Remove(filepath.Join(dir, "egress", "data.yaml"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &example{dir: dir, facts: policy.Facts{
+		Time:        policy.MinuteOf(time.Now()),
+		Source:      policy.SourceOf(netip.MustParseAddrPort("192.0.2.7:50000")),
+		Session:     policy.Session{ID: "s1", Listener: "main", Protocol: "socks5"},
+		Credentials: policy.Credentials{Method: "password", Username: "billing", Known: true, Verified: true, Groups: []string{"services"}},
+		Identity:    policy.Identity{Name: "billing", Method: "password", Groups: []string{"services"}, Open: 3},
+		Request:     policy.Request{Command: "connect"},
+		Target:      policy.TargetName("www.payments.example.com", 443),
+		Asked:       policy.Asked{Host: "www.payments.example.com", Port: 443},
+		Address:     policy.AddressOf(netip.MustParseAddr("93.184.216.34")),
+	}}
+}
+
+// engine is the example in an engine of ours.
+func (x *example) engine(t testing.TB, o engine.Options) *engine.Engine {
+	t.Helper()
+	candidate, err := distribute.Load([]string{x.dir}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Timeout = time.Minute
+	e, err := engine.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Close)
+	s, problems := e.Compile(candidate)
+	if s == nil {
+		t.Fatal(problems)
+	}
+	e.Activate(s)
+	return e
+}
+
+// decide asks one question, whose answer has to be yes.
+func (x *example) decide(t testing.TB, e *engine.Engine, stage policy.Stage) {
+	if d := e.Decide(context.Background(), stage, &x.facts); !d.Allowed() {
+		t.Fatal(stage, d.Err, d.Reasons())
 	}
 }
 
-func egressFacts() *policy.Facts {
-	return &policy.Facts{
-		Source:   policy.SourceOf(netip.MustParseAddrPort("192.0.2.7:50000")),
-		Session:  policy.Session{ID: "s1", Listener: "main", Protocol: "socks5"},
-		Identity: policy.Identity{Name: "blue", Method: "password", Groups: []string{"dev"}, Open: 3},
-		Request:  policy.Request{Command: "connect"},
-		Target:   policy.TargetName("www.api.example.com", 443),
+// connection asks the four of them.
+func (x *example) connection(t testing.TB, e *engine.Engine) {
+	for _, stage := range asked {
+		x.decide(t, e, stage)
 	}
 }
 
+// opa is the example in OPA's own SDK. What it returns decides the route. Its
+// store keeps AST values: as it comes, the SDK converts each list that a policy
+// binds to a variable, and a decision costs the more the longer the lists are.
+func (x *example) opa(t testing.TB) (decide func()) {
+	t.Helper()
+	ctx := context.Background()
+	o, err := sdk.New(ctx, sdk.Options{
+		Config: strings.NewReader(fmt.Sprintf(`{"bundles": {"egress": {"resource": "file://%s"}}}`, x.dir)),
+		Store:  inmem.NewWithOpts(inmem.OptReturnASTValuesOnRead(true)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { o.Stop(ctx) })
+	input := x.routeInput(t)
+	return func() {
+		r, err := o.Decision(ctx, sdk.DecisionOptions{Path: "sallyport/route", Input: input})
+		if err != nil || r.Result.(map[string]any)["allow"] != true {
+			t.Fatal(err, r.Result)
+		}
+	}
+}
+
+// routeInput is the facts of route as our engine gathers and logs them.
+func (x *example) routeInput(t testing.TB) (input any) {
+	e := x.engine(t, engine.Options{Record: func(e *engine.Event) {
+		if err := util.UnmarshalJSON(e.Input, &input); err != nil {
+			t.Error(err)
+		}
+	}})
+	x.decide(t, e, policy.Route)
+	return input
+}
+
+var sizes = []int{10, 1000, 100_000}
+
+// BenchmarkDecide is each stage's decision, evaluated anew.
 func BenchmarkDecide(b *testing.B) {
-	for _, entries := range []int{10, 1000, 100_000} {
-		for _, memo := range []struct {
-			name string
-			size int
-		}{{"cold", -1}, {"memoised", 0}} {
-			b.Run(fmt.Sprintf("%d/%s", entries, memo.name), func(b *testing.B) {
-				e := decider(b, Options{MemoSize: memo.size}, egressData(entries), egress)
-				facts := egressFacts()
+	x := newExample(b, 1000)
+	e := x.engine(b, engine.Options{MemoSize: -1})
+	for _, stage := range asked {
+		b.Run(string(stage), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				x.decide(b, e, stage)
+			}
+		})
+	}
+}
+
+// BenchmarkConnection is the four decisions of a connection, and one of OPA's
+// SDK on the same route policy.
+func BenchmarkConnection(b *testing.B) {
+	for _, entries := range sizes {
+		x := newExample(b, entries)
+		run := func(name string, f func()) {
+			b.Run(fmt.Sprintf("%d/%s", entries, name), func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					if d := e.Decide(b.Context(), policy.Route, facts); !d.Allowed() {
-						b.Fatal(d.Err)
-					}
+					f()
 				}
 			})
 		}
+		cold, memoised := x.engine(b, engine.Options{MemoSize: -1}), x.engine(b, engine.Options{})
+		run("cold", func() { x.connection(b, cold) })
+		run("memoised", func() { x.connection(b, memoised) })
+		logged := x.engine(b, engine.Options{Record: func(*engine.Event) {}})
+		run("logged", func() { x.connection(b, logged) }) // memoised, with an event for each decision
+		run("sdk.Decision", x.opa(b))
 	}
 }
 
-// BenchmarkDial is a decision about an address, whose prefixes are many.
-func BenchmarkDial(b *testing.B) {
-	const dial = `package sallyport.dial
-
-default allow := false
-
-allow if {
-	input.address.scope == "public"
-	not _blocked
+// BenchmarkRatios compares: cold and memoised decisions with one of OPA's SDK,
+// and those about long lists with those about short ones. They take turns, so
+// that whatever else the machine does slows all down alike, and what is compared
+// is the processor's time: the medians of all turns.
+func BenchmarkRatios(b *testing.B) {
+	cold, memoised, sdk := map[int]*way{}, map[int]*way{}, map[int]*way{}
+	for _, entries := range sizes {
+		x := newExample(b, entries)
+		anew, remembered := x.engine(b, engine.Options{MemoSize: -1}), x.engine(b, engine.Options{})
+		cold[entries] = &way{run: func() { x.connection(b, anew) }}
+		memoised[entries] = &way{run: func() { x.connection(b, remembered) }}
+		sdk[entries] = &way{run: x.opa(b)}
+	}
+	for _, entries := range sizes {
+		b.Run(fmt.Sprint(entries), func(b *testing.B) {
+			cold, memoised, sdk := cold[entries], memoised[entries], sdk[entries]
+			takeTurns(b, cold, memoised, sdk)
+			b.ReportMetric(cold.microseconds(), "cold-µs")
+			b.ReportMetric(memoised.microseconds(), "memoised-µs")
+			b.ReportMetric(sdk.microseconds(), "sdk-µs")
+			b.ReportMetric(cold.microseconds()/sdk.microseconds(), "cold/sdk")
+			b.ReportMetric(memoised.microseconds()/sdk.microseconds(), "memoised/sdk")
+		})
+	}
+	few, many := sizes[0], sizes[len(sizes)-1]
+	b.Run(fmt.Sprintf("%d_to_%d", many, few), func(b *testing.B) {
+		takeTurns(b, cold[few], cold[many], memoised[few], memoised[many])
+		b.ReportMetric(cold[many].microseconds()/cold[few].microseconds(), "cold/cold")
+		b.ReportMetric(memoised[many].microseconds()/memoised[few].microseconds(), "memoised/memoised")
+	})
 }
 
-_blocked if {
-	networks := data.blocked.networks
-	some prefix in input.address.prefixes
-	networks[prefix]
+// way is one of several that are compared.
+type way struct {
+	run  func()
+	took []time.Duration // by turn
 }
-`
-	e := decider(b, Options{MemoSize: -1}, egressData(1000), dial)
-	facts := egressFacts()
-	facts.Address = policy.AddressOf(netip.MustParseAddr("93.184.216.34"))
-	b.ReportAllocs()
+
+const runsInATurn = 50
+
+func takeTurns(b *testing.B, ways ...*way) {
+	for _, w := range ways {
+		w.run() // so that what there is to remember is remembered
+		w.took = nil
+	}
 	for b.Loop() {
-		if d := e.Decide(b.Context(), policy.Dial, facts); !d.Allowed() {
-			b.Fatal(d.Err)
+		for _, w := range ways {
+			before := processor(b)
+			for range runsInATurn {
+				w.run()
+			}
+			w.took = append(w.took, processor(b)-before)
 		}
 	}
+	b.ReportMetric(0, "ns/op") // of no use: it is all of them together
 }
 
-func BenchmarkInput(b *testing.B) {
-	e := decider(b, Options{}, egressData(10), egress)
-	facts, st := egressFacts(), e.Active().stages[policy.Route]
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := st.read.input(facts); err != nil {
-			b.Fatal(err)
+// microseconds is the median of one run.
+func (w *way) microseconds() float64 {
+	sorted := slices.Sorted(slices.Values(w.took))
+	return float64(sorted[len(sorted)/2].Nanoseconds()) / runsInATurn / 1e3
+}
+
+// processor is what this process has used of it so far.
+func processor(b *testing.B) time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// TestDecisionsStayFlat: a decision about long lists allocates what one about
+// short lists does.
+func TestDecisionsStayFlat(t *testing.T) {
+	var allocations []float64
+	for _, entries := range []int{10, 10_000} {
+		x := newExample(t, entries)
+		e := x.engine(t, engine.Options{MemoSize: -1})
+		allocations = append(allocations, testing.AllocsPerRun(50, func() { x.connection(t, e) }))
+	}
+	if few, many := allocations[0], allocations[1]; many > few*1.02 {
+		t.Errorf("%v allocations about 10 entries, %v about 10,000", few, many)
+	}
+}
+
+// TestRememberedDecisionsAllocateLittle: one for the decision's id, and where it
+// is logged three for the event; under -race a pool now and then has nothing.
+func TestRememberedDecisionsAllocateLittle(t *testing.T) {
+	x := newExample(t, 10)
+	for _, c := range []struct {
+		options engine.Options
+		most    float64
+	}{
+		{engine.Options{}, 2},
+		{engine.Options{Record: func(*engine.Event) {}}, 8},
+	} {
+		e := x.engine(t, c.options)
+		x.connection(t, e)
+		if n := testing.AllocsPerRun(100, func() { x.connection(t, e) }) / float64(len(asked)); n > c.most {
+			t.Errorf("logged %v: %v allocations for a decision", c.options.Record != nil, n)
 		}
 	}
 }

@@ -26,10 +26,13 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -122,7 +125,8 @@ func (e *Engine) Decide(ctx context.Context, stage policy.Stage, facts *policy.F
 type answered struct {
 	decision policy.Decision
 	result   ast.Value
-	builtins ast.Value
+	logged   json.RawMessage // the result
+	builtins json.RawMessage
 }
 
 // answer remembers or evaluates.
@@ -144,7 +148,7 @@ func (e *Engine) answer(ctx context.Context, s *Snapshot, st *stage, facts *poli
 	return a
 }
 
-// keys are the buffers that memo keys are written into.
+// keys are the buffers that memo keys and logged facts are written into.
 var keys = sync.Pool{New: func() any { return new(make([]byte, 0, 512)) }}
 
 // done gives an answer its own id and tells the record of it.
@@ -162,20 +166,26 @@ func (e *Engine) done(a *answered, s *Snapshot, facts *policy.Facts, begun time.
 func (e *Engine) record(d *policy.Decision, a *answered, s *Snapshot, facts *policy.Facts, begun time.Time) {
 	kept := *d
 	event := &Event{
-		Decision: &kept, Time: begun, Result: a.result, Builtins: a.builtins,
+		Decision: &kept, Time: begun, Result: a.logged, Builtins: a.builtins,
 		Session: facts.Session.ID, Duration: time.Since(begun),
 	}
-	logged := planOfLog(d.Stage)
+	var logged *plan
 	if s != nil {
 		event.Bundles = s.bundles
 		if st := s.stages[d.Stage]; st != nil {
 			logged = &st.logged
 		}
 	}
-	event.Input = ast.InternedEmptyObjectValue
-	if input, err := logged.input(facts); err == nil {
-		event.Input = input
+	if logged == nil {
+		logged = planOfLog(d.Stage)
 	}
+	buffer := keys.Get().(*[]byte)
+	defer keys.Put(buffer)
+	input, err := logged.json((*buffer)[:0], reflect.ValueOf(facts).Elem())
+	if *buffer = input; err != nil {
+		input = []byte("{}")
+	}
+	event.Input = slices.Clone(input)
 	e.options.Record(event)
 }
 

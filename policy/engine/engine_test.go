@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -409,41 +410,42 @@ allow if time.now_ns() > 0
 	if fresh.Decision.ID != d.ID || fresh.Time.IsZero() || fresh.Bundles[0].Revision != "7" || fresh.Builtins != nil {
 		t.Errorf("%+v", fresh)
 	}
-	if got, want := fresh.Result.String(), `{"allow": true, "labels": {"team": "blue"}}`; got != want {
+	if got, want := string(fresh.Result), `{"allow":true,"labels":{"team":"blue"}}`; got != want {
 		t.Errorf("result %s, want %s", got, want)
 	}
-	if !again.Decision.Memoised || again.Decision.ID == d.ID || again.Result.Compare(fresh.Result) != 0 || again.Input.Compare(fresh.Input) != 0 {
+	if !again.Decision.Memoised || again.Decision.ID == d.ID || string(again.Result) != string(fresh.Result) || string(again.Input) != string(fresh.Input) {
 		t.Errorf("%+v", again)
 	}
 	for _, event := range []*Event{none, fresh} {
 		for _, path := range []string{"session.id", "source.ip", "source.port", "identity.name", "request.command", "target.host", "target.suffixes"} {
 			if !holds(event.Input, path) {
-				t.Errorf("the logged input lacks %s: %v", path, event.Input)
+				t.Errorf("the logged input lacks %s: %s", path, event.Input)
 			}
 		}
 	}
 	if !holds(fresh.Input, "identity.groups") || holds(fresh.Input, "request.headers") || holds(fresh.Input, "identity.attributes") {
-		t.Errorf("logged: %v", fresh.Input)
+		t.Errorf("logged: %s", fresh.Input)
 	}
-	if s := authenticate.Input.String(); strings.Contains(s, "eyJ") || strings.Contains(s, "token") {
+	if s := string(authenticate.Input); strings.Contains(s, "eyJ") || strings.Contains(s, "token") {
 		t.Errorf("a secret in the log: %s", s)
 	}
-	if dial.Builtins == nil || !strings.Contains(dial.Builtins.String(), "time.now_ns") {
-		t.Errorf("built-ins: %v", dial.Builtins)
+	if dial.Builtins == nil || !strings.Contains(string(dial.Builtins), "time.now_ns") {
+		t.Errorf("built-ins: %s", dial.Builtins)
 	}
 }
 
-func holds(input ast.Value, path string) bool {
+func holds(input json.RawMessage, path string) bool {
+	value, err := ast.ValueFromReader(bytes.NewReader(input))
 	for name := range strings.SplitSeq(path, ".") {
-		object, ok := input.(ast.Object)
-		if !ok {
+		object, ok := value.(ast.Object)
+		if err != nil || !ok {
 			return false
 		}
 		term := object.Get(ast.StringTerm(name))
 		if term == nil {
 			return false
 		}
-		input = term.Value
+		value = term.Value
 	}
 	return true
 }

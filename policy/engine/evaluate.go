@@ -167,8 +167,9 @@ func (j *job) evaluate() (a *answered) {
 	a = &answered{decision: decision}
 	if j.logged {
 		a.result = st.result(found)
+		a.logged = appendValue(nil, a.result)
 		if len(j.builtins) > 0 {
-			a.builtins = j.builtins.AsValue()
+			a.builtins = appendValue(nil, j.builtins.AsValue())
 		}
 	}
 	return a

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -21,31 +22,38 @@ import (
 type leaf struct {
 	value func(of reflect.Value) (ast.Value, error)
 	key   func(b []byte, of reflect.Value) []byte
+	json  func(b []byte, of reflect.Value) []byte // nil: that of the value; it never fails
+}
+
+// inJSON adds how facts of the leaf's type are written into a log.
+func inJSON[T any](l *leaf, write func([]byte, *T) []byte) *leaf {
+	l.json = func(b []byte, of reflect.Value) []byte { return write(b, of.Addr().Interface().(*T)) }
+	return l
 }
 
 // leafOf knows the types that [policy.Facts] may hold; see policy/kinds.go.
 func leafOf(f *policy.Fact) *leaf {
 	switch f.Type {
 	case reflect.TypeFor[policy.IP]():
-		return leafFor(
+		return inJSON(leafFor(
 			func(ip *policy.IP) (ast.Value, error) { return text(ip.Text()), nil },
-			func(b []byte, ip *policy.IP) []byte { return appendAddr(b, ip.Addr) })
+			func(b []byte, ip *policy.IP) []byte { return appendAddr(b, ip.Addr) }), jsonOfIP)
 	case reflect.TypeFor[policy.Prefixes]():
-		return leafFor(
+		return inJSON(leafFor(
 			func(p *policy.Prefixes) (ast.Value, error) { return prefixes(*p), nil },
-			func(b []byte, p *policy.Prefixes) []byte { return appendAddr(b, p.Addr) })
+			func(b []byte, p *policy.Prefixes) []byte { return appendAddr(b, p.Addr) }), jsonOfPrefixes)
 	case reflect.TypeFor[policy.Suffixes]():
-		return leafFor(
+		return inJSON(leafFor(
 			func(s *policy.Suffixes) (ast.Value, error) { return suffixes(*s), nil },
-			func(b []byte, s *policy.Suffixes) []byte { return appendText(b, string(*s)) })
+			func(b []byte, s *policy.Suffixes) []byte { return appendText(b, string(*s)) }), jsonOfSuffixes)
 	case reflect.TypeFor[policy.Attributes]():
 		return leafFor(
 			func(a *policy.Attributes) (ast.Value, error) { return attribute(map[string]any(*a)) },
 			func(b []byte, a *policy.Attributes) []byte { return appendAttribute(b, map[string]any(*a)) })
 	case reflect.TypeFor[[]string]():
-		return leafFor(
+		return inJSON(leafFor(
 			func(s *[]string) (ast.Value, error) { return texts(*s), nil },
-			func(b []byte, s *[]string) []byte { return appendTexts(b, *s) })
+			func(b []byte, s *[]string) []byte { return appendTexts(b, *s) }), jsonOfTexts)
 	case reflect.TypeFor[map[string]string]():
 		return leafFor(
 			func(m *map[string]string) (ast.Value, error) { return object(*m, text), nil },
@@ -62,6 +70,7 @@ func leafOf(f *policy.Fact) *leaf {
 		return &leaf{
 			func(of reflect.Value) (ast.Value, error) { return text(of.String()), nil },
 			func(b []byte, of reflect.Value) []byte { return appendText(b, of.String()) },
+			func(b []byte, of reflect.Value) []byte { return AppendString(b, of.String()) },
 		}
 	case reflect.Bool:
 		return &leaf{
@@ -72,11 +81,13 @@ func leafOf(f *policy.Fact) *leaf {
 				}
 				return append(b, 0)
 			},
+			func(b []byte, of reflect.Value) []byte { return strconv.AppendBool(b, of.Bool()) },
 		}
 	case reflect.Int64:
 		return &leaf{
 			func(of reflect.Value) (ast.Value, error) { return ast.InternedTerm(of.Int()).Value, nil },
 			func(b []byte, of reflect.Value) []byte { return binary.AppendVarint(b, of.Int()) },
+			func(b []byte, of reflect.Value) []byte { return strconv.AppendInt(b, of.Int(), 10) },
 		}
 	}
 	panic(fmt.Sprintf("engine: facts of type %v have no form", f.Type))
@@ -85,8 +96,8 @@ func leafOf(f *policy.Fact) *leaf {
 // leafFor is a leaf of a Go type by pointer, so that reflection boxes nothing.
 func leafFor[T any](value func(*T) (ast.Value, error), key func([]byte, *T) []byte) *leaf {
 	return &leaf{
-		func(of reflect.Value) (ast.Value, error) { return value(of.Addr().Interface().(*T)) },
-		func(b []byte, of reflect.Value) []byte { return key(b, of.Addr().Interface().(*T)) },
+		value: func(of reflect.Value) (ast.Value, error) { return value(of.Addr().Interface().(*T)) },
+		key:   func(b []byte, of reflect.Value) []byte { return key(b, of.Addr().Interface().(*T)) },
 	}
 }
 

@@ -93,8 +93,8 @@ allow if input.source.geo.country == "NL"`)
 		if d.Allowed() != (country == "NL") || d.Memoised != (i == 2) {
 			t.Errorf("%q: %v, memoised %v", country, d.Verdict, d.Memoised)
 		}
-		input := events[i].Input.String()
-		if !strings.Contains(input, `"geo": {"country": "`+country+`"}`) || strings.Count(input, `"geo"`) != 1 {
+		input := string(events[i].Input)
+		if !strings.Contains(input, `"geo":{"country":"`+country+`"}`) || strings.Count(input, `"geo"`) != 1 {
 			t.Errorf("logged: %s", input)
 		}
 	}

@@ -1,0 +1,389 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/proxy/wire/socks5"
+)
+
+// tiny is a SOCKS server whose relay may be broken.
+func tiny(t *testing.T, relay func(client, target *net.TCPConn)) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	t.Cleanup(func() {
+		l.Close()
+		serving.Wait()
+	})
+	serving.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				defer c.Close()
+				target, err := asked(c)
+				if err != nil {
+					return
+				}
+				defer target.Close()
+				relay(c.(*net.TCPConn), target)
+			})
+		}
+	})
+	return l.Addr().String()
+}
+
+func asked(c net.Conn) (*net.TCPConn, error) {
+	r := bufio.NewReader(c)
+	if _, err := socks5.ReadGreeting(r); err != nil {
+		return nil, err
+	}
+	c.Write(socks5.AppendMethod(nil, socks5.NoAuth))
+	request, err := socks5.ReadRequest(r)
+	if err != nil {
+		return nil, err
+	}
+	target, err := net.DialTCP("tcp", nil, &net.TCPAddr{IP: request.Address.IP.AsSlice(), Port: int(request.Address.Port)})
+	if err != nil {
+		return nil, err
+	}
+	c.Write(socks5.AppendReply(nil, socks5.Succeeded, target.LocalAddr().(*net.TCPAddr).AddrPort()))
+	return target, nil
+}
+
+// honest passes on every byte and each half-close. It keeps io.Copy from taking
+// two pipes to splice with, so that what it holds is known.
+func honest(client, target *net.TCPConn) {
+	var up sync.WaitGroup
+	up.Go(func() {
+		io.Copy(struct{ io.Writer }{target}, struct{ io.Reader }{client})
+		target.CloseWrite()
+	})
+	io.Copy(struct{ io.Writer }{client}, struct{ io.Reader }{target})
+	client.CloseWrite()
+	up.Wait()
+}
+
+func contenderFor(t *testing.T, scheme, address string) *contender {
+	t.Helper()
+	to, err := listenTarget(t.Context(), loopbackTargets())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(to.close)
+	c := &contender{name: "tiny", processes: processes{os.Getpid()}}
+	c.through, c.targets = endpoint{scheme: scheme, address: address}, to.addrs
+	return c
+}
+
+// TestIdleConnections comes first, so that no earlier connection is being closed
+// meanwhile. The proxy is this process, and so are the client and the target.
+func TestIdleConnections(t *testing.T) {
+	c := contenderFor(t, "socks5", tiny(t, honest))
+	f, err := idle(t.Context(), c, settings{idle: 100, settle: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The proxy has two descriptors of each, client and target one; the runtime may
+	// open one or two more.
+	if n := f["idle_descriptors"]; n < 3.95 || n > 4.05 {
+		t.Errorf("%v descriptors for an idle connection", n)
+	}
+	if n := f["idle_pss_kib"]; n <= 0 || n > 1000 {
+		t.Errorf("%v KiB for an idle connection", n)
+	}
+	if again, err := idle(t.Context(), c, settings{idle: 1}); err != nil || again["idle_pss_kib"] != 0 {
+		t.Errorf("%v, %v: memory that is used again is told of", again, err)
+	}
+}
+
+// TestEveryMeasurement: each finds all of its figures, and they are such as can
+// be.
+func TestEveryMeasurement(t *testing.T) {
+	c := contenderFor(t, "socks5", tiny(t, honest))
+	r := run{rounds: 1, settings: settings{duration: 50 * time.Millisecond, idle: 40}, measure: measurements(), progress: io.Discard}
+	o, err := r.all(t.Context(), []*contender{c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(o.failures) > 0 {
+		t.Error(o.failures)
+	}
+	found := o.medians(c.name)
+	for _, row := range rows() {
+		value, ok := found[row.figure]
+		switch {
+		case !ok:
+			t.Errorf("there is no %s", row.figure)
+		case strings.HasPrefix(row.figure, "idle_"): // below
+		case value <= 0 || value > 1e5:
+			t.Errorf("%s is %v", row.figure, value)
+		}
+	}
+	if n := found["verified_percent"]; n != 100 {
+		t.Errorf("%v %% verified", n)
+	}
+	if n := found["connections_per_second"]; n < 10 {
+		t.Errorf("%v connections a second", n)
+	}
+}
+
+func TestVerifySeesWhatIsLost(t *testing.T) {
+	for name, relay := range map[string]func(client, target *net.TCPConn){
+		"both directions end with one": func(client, target *net.TCPConn) {
+			done := make(chan struct{}, 2)
+			for _, way := range [][2]*net.TCPConn{{client, target}, {target, client}} {
+				go func() {
+					io.Copy(way[0], way[1])
+					done <- struct{}{}
+				}()
+			}
+			<-done
+			client.Close()
+			target.Close()
+			<-done
+		},
+		"a half-close is swallowed": func(client, target *net.TCPConn) {
+			go io.Copy(target, client)
+			target.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+			io.Copy(client, target)
+			client.SetLinger(0) // as if nobody had waited for so long
+		},
+		"a byte is changed": func(client, target *net.TCPConn) {
+			go func() {
+				io.Copy(target, client)
+				target.CloseWrite()
+			}()
+			all, _ := io.ReadAll(target)
+			if len(all) > 0 {
+				all[len(all)-1]++
+			}
+			client.Write(all)
+		},
+		"a byte is left out": func(client, target *net.TCPConn) {
+			go func() {
+				io.Copy(target, client)
+				target.CloseWrite()
+			}()
+			io.CopyN(io.Discard, target, 1)
+			io.Copy(client, target)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, err := verify(t.Context(), contenderFor(t, "socks5", tiny(t, relay)), settings{})
+			if err != nil || f["verified_percent"] >= 100 {
+				t.Errorf("%v, %v", f, err)
+			}
+		})
+	}
+}
+
+// TestFailuresAreTold: a proxy that cannot be reached is no fast one.
+func TestFailuresAreTold(t *testing.T) {
+	address := tiny(t, func(client, target *net.TCPConn) {}) // it hangs up
+	for _, m := range measurements() {
+		c := contenderFor(t, "socks5", address)
+		if m.name == "verify" { // for which that is something to count
+			continue
+		}
+		if _, err := m.run(t.Context(), c, settings{duration: 20 * time.Millisecond, idle: 5}); err == nil {
+			t.Errorf("%s: no error", m.name)
+		}
+	}
+}
+
+func TestProcessorTimeIsExact(t *testing.T) {
+	used := func() time.Duration {
+		var u syscall.Rusage
+		syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	var done sync.WaitGroup
+	done.Go(func() { // in a thread or two, of which one may have ended
+		for sum, n := 0, 0; n < 50_000_000; n++ {
+			sum += n
+		}
+	})
+	done.Wait()
+	least := used()
+	got := processes{os.Getpid()}.processor()
+	// Children that earlier tests waited for are in it, in whole ticks.
+	var children syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_CHILDREN, &children)
+	most := used() + time.Duration(children.Utime.Nano()+children.Stime.Nano())
+	if got < least-time.Microsecond || got > most+10*time.Millisecond {
+		t.Errorf("%v, which is not between %v and %v", got, least, most)
+	}
+}
+
+func TestDescendantsCount(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "sleep 60 & echo started; wait")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, _ := cmd.StdoutPipe()
+	if err := cmd.Start(); err != nil {
+		t.Skip(err)
+	}
+	bufio.NewReader(out).ReadString('\n')
+	if all := (processes{cmd.Process.Pid}).all(); len(all) != 2 || all[0] != cmd.Process.Pid {
+		t.Errorf("%d has %v", cmd.Process.Pid, all)
+	}
+	syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	cmd.Wait()
+}
+
+func TestListeningIsFound(t *testing.T) {
+	if got := listening(tiny(t, honest)); !slices.Equal(got, processes{os.Getpid()}) {
+		t.Errorf("found %v, want %d", got, os.Getpid())
+	}
+	if got := listening("127.0.0.1:1"); got != nil {
+		t.Errorf("found %v", got)
+	}
+}
+
+func TestEndpoints(t *testing.T) {
+	for text, want := range map[string]endpoint{
+		"socks5://127.0.0.1:1080":    {scheme: "socks5", address: "127.0.0.1:1080"},
+		"socks5h://u:p%40@[::1]:1":   {scheme: "socks5", address: "[::1]:1", user: "u", password: "p@"},
+		"http://u@proxy.example:80/": {scheme: "http", address: "proxy.example:80", user: "u"},
+		"tcp://127.0.0.1:7":          {scheme: "tcp", address: "127.0.0.1:7"},
+	} {
+		if got, err := parseEndpoint(text); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "127.0.0.1:1080", "socks5://u:secret@127.0.0.1", "ftp://u:secret@a:1", "http://u:secret@a:b:c", "direct://"} {
+		if got, err := parseEndpoint(text); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+}
+
+func TestReport(t *testing.T) {
+	o := &outcome{samples: map[string]map[string][]float64{
+		"ours":  {"connect_cpu_us": {300, 200, 100}, "verified_percent": {100}},
+		"other": {"connect_cpu_us": {100, 50, 400, 102}, "up-1_cpu_s_per_gb": {0.25}},
+	}}
+	r := newReport(o, []*contender{{name: "ours"}, {name: "other"}}, func(name string) bool { return name == "ours" })
+	r.Machine, r.Rounds = "a machine", 3
+	var text, data bytes.Buffer
+	if err := r.text(&text); err != nil {
+		t.Fatal(err)
+	}
+	const want = `a machine; 3 rounds, medians
+
+                                ours   other
+    CPU per connection, µs       200     101
+CPU per GB up, 1 stream, s         –    0.25
+               verified, %       100       –
+
+                    ours   / other
+CPU per connection, µs        1.98
+
+`
+	if got := squeezed(text.String()); got != squeezed(want) {
+		t.Errorf("got\n%s", text.String())
+	}
+	if err := r.json(&data); err != nil {
+		t.Fatal(err)
+	}
+	var back report
+	if err := json.Unmarshal(data.Bytes(), &back); err != nil || back.Results[1].Medians["connect_cpu_us"] != 101 || back.Ratios[0].To != "other" {
+		t.Errorf("%v: %s", err, data.String())
+	}
+}
+
+// squeezed leaves out how far columns are apart.
+func squeezed(text string) string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		lines = append(lines, strings.Join(strings.Fields(line), " "))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// TestCommand starts sallyport with both policies, and measures it.
+func TestCommand(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "sallyport")
+	build := []string{"build", "-o", program}
+	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		build = append(build, "-race") // what else would be compiled once more
+	}
+	if out, err := exec.Command("go", append(build, "sallyport/cmd/sallyport")...).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	stdout, err := runCommand(t, "--sallyport", program, "--egress", "../../bundles/egress", "--only", "sallyport,egress,direct",
+		"--tests", "connect,down-1,idle,verify", "--rounds", "1", "--duration", "100ms", "--settle", "50ms",
+		"--idle", "20", "--entries", "500", "--format", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r report
+	if err := json.Unmarshal([]byte(stdout), &r); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Results) != 3 || len(r.Ratios) != 2 {
+		t.Fatalf("%s", stdout)
+	}
+	for _, result := range r.Results[:2] {
+		m := result.Medians
+		if m["verified_percent"] != 100 || m["connect_cpu_us"] <= 0 || m["down-1_cpu_s_per_gb"] <= 0 || m["idle_descriptors"] != 2 {
+			t.Errorf("%s: %v", result.Name, m)
+		}
+	}
+}
+
+func runCommand(t *testing.T, arguments ...string) (string, error) {
+	t.Helper()
+	var stdout bytes.Buffer
+	c := command()
+	c.SetArgs(arguments)
+	c.SetOut(&stdout)
+	c.SetErr(io.Discard)
+	err := c.ExecuteContext(t.Context())
+	return stdout.String(), err
+}
+
+func TestCommandAgainstARunningProxy(t *testing.T) {
+	out, err := runCommand(t, "--proxy", "mine=socks5://"+tiny(t, honest), "--tests", "connect,verify", "--rounds", "1", "--duration", "50ms")
+	if err != nil || !strings.Contains(out, "mine") || !strings.Contains(out, "/ direct") || !strings.Contains(out, "CPU per connection") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for want, arguments := range map[string][]string{
+		`there is no "speed"`:    {"--tests", "speed"},
+		"want text or json":      {"--format", "xml"},
+		"must be more than none": {"--rounds", "0"},
+		"goes with one --proxy":  {"--pid", "1"},
+		"run make build":         {"--sallyport", "nowhere/sallyport", "--only", "sallyport"},
+		"nothing to measure":     {"--only", "nobody"},
+		"--proxy: ":              {"--proxy", "socks5://u:secret@"},
+	} {
+		if _, err := runCommand(t, arguments...); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%v: %v", arguments, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := (&run{rounds: 1, measure: measurements(), progress: io.Discard}).all(ctx, []*contender{contenderFor(t, "direct", "")}); err == nil {
+		t.Error("an interrupt is not heard")
+	}
+}

@@ -1,0 +1,267 @@
+// Command bench measures proxies from outside: what a connection, a gigabyte, a
+// round trip and an idle connection cost them, and whether every byte arrives.
+//
+// It starts sallyport, once with a policy that allows everything and once with
+// the egress example, and the peers that are installed; or it takes any proxy
+// that runs already. target.go is where the connections lead, client.go how they
+// are opened, measure.go and verify.go what is done with them, process.go what
+// that has cost a proxy. start.go and sallyport.go know how each proxy is
+// started, compare.go has the rounds and table.go the result.
+//
+// What is compared is processor time: rates and latencies mostly tell how the
+// machine was shared between the proxy, this program and everybody else.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	// A reader of the table that has gone is an error like another: what was
+	// started has to be stopped.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		stop()
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// options are the flags.
+type options struct {
+	run
+	format    string
+	tests     []string
+	only      []string
+	proxies   []string
+	pids      []int
+	targets   []string
+	sallyport string
+	with      egressOptions
+}
+
+func command() *cobra.Command {
+	var o options
+	var names []string
+	for _, m := range measurements() {
+		names = append(names, m.name)
+	}
+	c := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure what a proxy costs, beside others",
+		Long: `Measure what a connection, a gigabyte, a round trip and an idle connection cost a
+proxy, and whether every byte arrives. Without --proxy it starts bin/sallyport, with a
+policy that allows all and with the egress example, and the peers that are installed.
+
+A proxy that runs already must let this machine's clients through to --target. Its
+processor time and memory are known where it runs on this machine.`,
+		Example: `  go run ./cmd/bench
+  go run ./cmd/bench --rounds 5 --tests connect,idle --only sallyport,microsocks
+  go run ./cmd/bench --proxy mine=socks5://user:password@127.0.0.1:1080 --format json`,
+		Args: cobra.NoArgs, SilenceErrors: true, SilenceUsage: true,
+		RunE: func(c *cobra.Command, _ []string) error { return o.do(c) },
+	}
+	f := c.Flags()
+	f.IntVar(&o.rounds, "rounds", 3, "`ROUNDS`, of which the median is told")
+	f.DurationVar(&o.settings.duration, "duration", time.Second, "`DURATION` of each measurement")
+	f.DurationVar(&o.settings.settle, "settle", 500*time.Millisecond, "`DURATION` between a load's end and the reading of what it has cost")
+	f.IntVar(&o.settings.idle, "idle", 2000, "`CONNECTIONS` that are held idle")
+	f.StringSliceVar(&o.tests, "tests", names, "`MEASUREMENTS` to do")
+	f.StringSliceVar(&o.only, "only", nil, "`NAMES` to measure of those that would be")
+	f.StringArrayVar(&o.proxies, "proxy", nil, "`[NAME=]URL` of a running proxy, instead of those that are started: socks5://, http://, or tcp:// to one that forwards without being asked; may be repeated")
+	f.IntSliceVar(&o.pids, "pid", nil, "`PIDS` of the one --proxy, where it can't be seen who listens there")
+	f.StringSliceVar(&o.targets, "target", nil, "`ADDRESSES` of this machine for clients to ask for (default 127.0.1.1 to 127.0.1.16)")
+	f.StringVar(&o.sallyport, "sallyport", "bin/sallyport", "`FILE` to start")
+	f.StringVar(&o.with.example, "egress", "bundles/egress", "`FOLDER` of the egress example")
+	f.IntVar(&o.with.entries, "entries", 100_000, "`DOMAINS` on the egress example's list")
+	f.BoolVar(&o.with.decisions, "decision-log", true, "whether the egress example logs its decisions, to /dev/null")
+	f.StringSliceVar(&o.with.geoip, "geoip", nil, "`FILES` of GeoIP databases, by which the egress example then refuses countries")
+	f.StringVar(&o.format, "format", "text", "`FORMAT` of the result: text or json")
+	return c
+}
+
+func (o *options) do(c *cobra.Command) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	ctx := c.Context()
+	limit, err := raiseLimit()
+	if err != nil {
+		return err
+	}
+	if most := int(limit / 4); o.settings.idle > most {
+		return fmt.Errorf("--idle: %d connections need more descriptors than this user may have; at most %d", o.settings.idle, most)
+	}
+	ips := loopbackTargets()
+	if len(o.targets) > 0 {
+		ips = nil
+		for _, text := range o.targets {
+			ip, err := netip.ParseAddr(text)
+			if err != nil {
+				return fmt.Errorf("--target: %w", err)
+			}
+			ips = append(ips, ip)
+		}
+	}
+	target, err := listenTarget(ctx, ips)
+	if err != nil {
+		return err
+	}
+	defer target.close()
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // some peers change their user
+		return err
+	}
+	s := &stable{dir: dir, target: target, limit: limit}
+	defer s.stop()
+	contenders, missing, err := o.contenders(ctx, s)
+	if err != nil {
+		return err
+	}
+	o.progress = c.ErrOrStderr()
+	found, err := o.run.all(ctx, contenders)
+	if err != nil {
+		return err
+	}
+	r := newReport(found, contenders, func(name string) bool {
+		return name == contenders[0].name || len(o.proxies) == 0 && name == "egress"
+	})
+	r.Machine, r.Rounds, r.Missing = machine(), o.rounds, missing
+	write := r.text
+	if o.format == "json" {
+		write = r.json
+	}
+	if err := write(c.OutOrStdout()); err != nil {
+		return err
+	}
+	if n := len(r.Failures); n > 0 {
+		return fmt.Errorf("%d measurements went wrong", n)
+	}
+	return nil
+}
+
+func (o *options) check() error {
+	known := measurements()
+	for _, name := range o.tests {
+		i := slices.IndexFunc(known, func(m measurement) bool { return m.name == name })
+		if i < 0 {
+			return fmt.Errorf("--tests: there is no %q", name)
+		}
+		o.measure = append(o.measure, known[i])
+	}
+	switch {
+	case o.format != "text" && o.format != "json":
+		return fmt.Errorf("--format: want text or json, got %q", o.format)
+	case o.rounds < 1 || o.settings.duration <= 0 || o.settings.idle < 1:
+		return errors.New("--rounds, --duration and --idle must be more than none")
+	case len(o.pids) > 0 && len(o.proxies) != 1:
+		return errors.New("--pid goes with one --proxy")
+	}
+	return nil
+}
+
+// contenders are started, or found running. The way without a proxy comes last.
+func (o *options) contenders(ctx context.Context, s *stable) (all []*contender, missing []string, err error) {
+	wanted := func(name string) bool { return len(o.only) == 0 || slices.Contains(o.only, name) }
+	for _, text := range o.proxies {
+		c, err := running(text, s.target)
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(o.pids) > 0 {
+			c.processes = o.pids
+		}
+		if wanted(c.name) {
+			all = append(all, c)
+		}
+	}
+	var packages []string
+	for _, r := range recipes(o.sallyport, o.with) {
+		if len(o.proxies) > 0 || !wanted(r.name) {
+			continue
+		}
+		c, err := s.start(ctx, r)
+		switch {
+		case errors.Is(err, errNotInstalled) && r.debian != "":
+			packages = append(packages, r.debian)
+		case errors.Is(err, errNotInstalled):
+			return nil, nil, fmt.Errorf("%s: there is no %s: run make build", r.name, r.program)
+		case err != nil:
+			return nil, nil, fmt.Errorf("%s: %w", r.name, err)
+		default:
+			all = append(all, c)
+		}
+	}
+	if wanted("direct") {
+		c := &contender{name: "direct"}
+		c.through.scheme, c.targets = "direct", s.target.addrs
+		all = append(all, c)
+	}
+	if len(all) == 0 {
+		return nil, nil, errors.New("--only leaves nothing to measure")
+	}
+	if len(packages) > 0 {
+		missing = append(missing, "not installed: apt-get install --no-install-recommends "+strings.Join(packages, " "))
+	}
+	return all, missing, nil
+}
+
+// running is a proxy that others have started.
+func running(text string, t *target) (*contender, error) {
+	name, address, named := strings.Cut(text, "=")
+	if !named || strings.Contains(name, "://") {
+		name, address = "", text
+	}
+	through, err := parseEndpoint(address)
+	if err != nil {
+		return nil, fmt.Errorf("--proxy: %w", err)
+	}
+	if name == "" {
+		name = through.address
+	}
+	c := &contender{name: name, processes: listening(through.address)}
+	c.through, c.targets = through, t.addrs
+	return c, nil
+}
+
+// raiseLimit lets this process, and those that it starts, open as many files as
+// its user may.
+func raiseLimit() (uint64, error) {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return 0, fmt.Errorf("limit of descriptors: %w", err)
+	}
+	l.Cur = l.Max
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return 0, fmt.Errorf("limit of descriptors: %w", err)
+	}
+	return min(l.Cur, 100_000), nil
+}
+
+func machine() string {
+	release := "?"
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		release = unix.ByteSliceToString(u.Release[:])
+	}
+	return fmt.Sprintf("%d cores, Linux %s", runtime.NumCPU(), release)
+}
