@@ -25,7 +25,8 @@ import (
 //	rego, json, yaml  written to the file that the text before it names; a
 //	                  policy is judged by check, with what lies in its folder
 //	                  and the configuration (sallyport.yaml) that was written
-//	                  before; that is judged as well
+//	                  before; that is judged as well. Rules without a package
+//	                  are fragments (docs_rego_test.go)
 //	sh                run by sh -e; a `sallyport run` goes on in the background,
 //	                  until the next one or the end
 //	sh fails          the same, and the last command has to fail
@@ -76,6 +77,7 @@ type block struct {
 	kind  string
 	file  string // the last file that the text before it names
 	text  string
+	asked []string // below it: see fragments
 }
 
 func blocks(document, text string) []block {
@@ -94,6 +96,10 @@ func blocks(document, text string) []block {
 		case open != nil:
 			open.text += line + "\n"
 		default:
+			if question, ok := strings.CutPrefix(line, "<!-- ask "); ok && len(found) > 0 {
+				last := &found[len(found)-1]
+				last.asked = append(last.asked, strings.TrimSuffix(question, " -->"))
+			}
 			for _, match := range fileName.FindAllStringSubmatch(line, -1) {
 				named = match[1]
 			}
@@ -168,6 +174,10 @@ func freePort(t *testing.T) string {
 
 func (r *reader) play(t *testing.T, b block) {
 	text := r.replace.Replace(b.text)
+	if stage, refused, ok := fragmentOf(b); ok {
+		r.fragment(t, b, stage, text, refused)
+		return
+	}
 	switch kind, how, _ := strings.Cut(b.kind, " "); kind {
 	case "rego", "json", "yaml":
 		r.write(t, b, kind, text)
