@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"sallyport/policy"
 )
@@ -30,7 +31,7 @@ func BenchmarkLookup(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/%d", way.name, entries), func(b *testing.B) {
 				module := strings.NewReplacer("STAGE", string(way.stage), "BODY", way.body).
 					Replace("package sallyport.STAGE\n\ndefault allow := false\n\nallow if { BODY }\n")
-				e := decider(b, Options{MemoSize: -1, Timeout: 10e9}, lookupData(entries), module)
+				e := decider(b, Options{MemoSize: -1, Timeout: time.Minute}, lookupData(entries), module)
 				facts := &policy.Facts{
 					Target:  policy.TargetName(fmt.Sprintf("name-%d.example.com", entries-1), 443),
 					Address: policy.AddressOf(lookupNetwork(entries - 1).Addr().Next()),
