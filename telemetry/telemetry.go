@@ -29,6 +29,9 @@
 //	bytes.up, bytes.down                from and to the client
 //	started, duration                   a time, and seconds
 //
+// A rule that calls print leaves a line whose message is "policy print" (print.go),
+// with stage, file, line, session.id and text.
+//
 // What is not known is left out. The names are those of OpenTelemetry's
 // semantic conventions where it has one. The layout is flat, so that a line can
 // be searched for without a parser. Text that a client or a policy chose is cut
@@ -78,6 +81,7 @@ type Telemetry struct {
 	handler     http.Handler
 	instruments *instruments
 	alarms      alarms
+	prints      prints
 }
 
 // New sets up the instruments. The standard variables OTEL_SERVICE_NAME and

@@ -106,6 +106,11 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if s.decisions != nil {
 		options.Record = s.decisions.Record
 	}
+	options.Print = func(p *engine.Printed) {
+		s.telemetry.Printed(&telemetry.Print{
+			Stage: string(p.Stage), Session: p.Session, File: p.File, Line: p.Line, Text: p.Text, Withheld: p.Withheld,
+		})
+	}
 	if s.engine, err = engine.New(options); err != nil {
 		return nil, err
 	}

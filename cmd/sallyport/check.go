@@ -2,10 +2,12 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"sallyport/policy/distribute"
 	"sallyport/policy/engine"
 	"sallyport/proxy/config"
 	"sallyport/proxy/geo"
@@ -13,19 +15,35 @@ import (
 
 func checkCommand() *cobra.Command {
 	var o *config.Options
+	var strict bool
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Judge configuration and policy as run would",
 		Long: `Judge configuration and policy by the same code as run, and print every problem.
-GeoIP databases are opened, too. What is a warning to run, such as a path below data that nothing defines, is an
-error here.`,
+GeoIP databases are opened, too. What is a warning to run, such as a path below data
+that nothing defines, is an error here.
+
+What is right but could be better is told as advice, which leaves the exit status
+alone unless --strict-advice says otherwise: look-ups that slow down as data grows,
+with what to write instead, and rules that no test of the policy sees hold (where it
+has tests). Loops over what a caller has of its own, such as data.rules[input.identity.name],
+over data.settings and over short lists of numbers are well.`,
 		Example: `  sallyport check --policy policies/
+  sallyport check --policy policies/ --strict-advice
   sallyport check --config sallyport.yaml --format json`,
 		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
-			revision, err := judge(c, o)
+			revision, advice, err := judge(c, o)
+			if err == nil && (!strict || len(advice) == 0) {
+				for _, a := range advice {
+					if c.Flag("format").Value.String() != "json" {
+						fmt.Fprintln(c.ErrOrStderr(), "sallyport:", a.String())
+					}
+				}
+				return print(c, "ok: "+revision, result{Revision: revision, Problems: problemsIn(advice)})
+			}
 			if err == nil {
-				return print(c, "ok: "+revision, result{Revision: revision, Problems: []problem{}})
+				err = advice
 			}
 			if c.Flag("format").Value.String() != "json" {
 				return err
@@ -37,30 +55,39 @@ error here.`,
 		},
 	}
 	o = configFlags(c)
+	c.Flags().BoolVar(&strict, "strict-advice", false, "advice is a problem")
 	return c
 }
 
-// judge returns the revision of a policy that can be compiled, and every
-// problem as an error.
-func judge(c *cobra.Command, o *config.Options) (revision string, err error) {
+// judge returns the revision of a policy that can be compiled, what could be
+// better where nothing is wrong, and every problem as an error.
+func judge(c *cobra.Command, o *config.Options) (revision string, advice engine.Problems, err error) {
 	settings, err := load(c, o)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	databases, unread := openGeo(settings)
 	e, err := engine.New(engineOptions(settings, databases))
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	defer e.Close()
-	snapshot, problems, err := candidate(e, settings)
-	if err == nil && len(problems) > 0 {
-		err = problems
+	loaded, err := distribute.Load(settings.Policy.Paths, settings.Policy.Data)
+	if err != nil {
+		return "", nil, join(unread, err)
 	}
-	if snapshot != nil {
-		revision = snapshot.Revision()
+	snapshot, problems := e.Compile(loaded)
+	if snapshot == nil {
+		return "", nil, join(unread, problems)
 	}
-	return revision, join(unread, err)
+	revision = snapshot.Revision()
+	if advice, err = e.Advise(c.Context(), loaded, snapshot); err != nil {
+		return revision, nil, join(unread, err)
+	}
+	if len(problems) > 0 {
+		return revision, nil, join(unread, append(problems, advice...))
+	}
+	return revision, advice, unread
 }
 
 // join is errors.Join that leaves a single error as it is.
@@ -85,6 +112,7 @@ type problem struct {
 	Key     string `json:"key,omitempty"` // of the configuration
 	Message string `json:"message"`
 	Warning bool   `json:"warning,omitempty"` // run would only log it
+	Advice  bool   `json:"advice,omitempty"`  // it works, but could be better
 }
 
 func problemsOf(err error) []problem {
@@ -104,15 +132,23 @@ func problemsOf(err error) []problem {
 			problems = append(problems, problem{File: p.File, Line: p.Line, Column: p.Column, Key: p.Key, Message: p.Message})
 		}
 	case errors.As(err, &judged):
-		for _, p := range judged {
-			problems = append(problems, problem{File: p.File, Line: p.Row, Column: p.Column, Message: p.Message, Warning: p.Warning})
-		}
+		problems = problemsIn(judged)
 	case errors.As(err, &file):
 		problems = append(problems, problem{File: file.Path, Message: file.Err.Error()})
 	default:
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			problems = append(problems, problem{Message: line})
 		}
+	}
+	return problems
+}
+
+func problemsIn(judged engine.Problems) []problem {
+	problems := []problem{}
+	for _, p := range judged {
+		problems = append(problems, problem{
+			File: p.File, Line: p.Row, Column: p.Column, Message: p.Message, Warning: p.Warning, Advice: p.Advice,
+		})
 	}
 	return problems
 }

@@ -277,3 +277,26 @@ func TestGeoIsChecked(t *testing.T) {
 		t.Errorf("run warns of %q", warned)
 	}
 }
+
+// Eval looks up what the question leaves open, and nothing else.
+func TestEvalLocates(t *testing.T) {
+	dir := t.TempDir()
+	country := write(t, filepath.Join(dir, "country.mmdb"), string(countries(t, map[string]string{"192.0.2.0/24": "NL", "198.51.100.0/24": "FR"})))
+	rules := write(t, filepath.Join(dir, "dial.rego"), geofence)
+	for address, want := range map[string]string{
+		"192.0.2.1":    "allow by",
+		"198.51.100.1": "deny by",
+		"203.0.113.1":  "deny by",
+	} {
+		out, err := program("eval", "dial", "--policy", rules, "--set", "geoip.databases="+country,
+			"--target", "a.example:443", "--address", address).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("%s: %v, %s", address, err, out)
+		}
+	}
+	input := write(t, filepath.Join(dir, "input.json"), `{"address": {"ip": "198.51.100.1", "geo": {"country": "BE"}}}`)
+	out, err := program("eval", "dial", "--policy", rules, "--set", "geoip.databases="+country, "--input", input).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "allow by") {
+		t.Errorf("a geo that is given: %v, %s", err, out)
+	}
+}

@@ -1,6 +1,6 @@
 // Command sallyport is an egress proxy in which a policy written in Rego takes
-// every decision. main.go and check.go have the commands; build.go wires the
-// rooms.
+// every decision. main.go has the root, run and the small commands; the others
+// have a file each. build.go wires the rooms.
 package main
 
 import (
@@ -13,14 +13,12 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"sallyport/policy"
 	"sallyport/proxy/config"
 	"sallyport/proxy/identity"
 )
@@ -76,7 +74,7 @@ func root() *cobra.Command {
 		}
 		return nil
 	}
-	c.AddCommand(runCommand(), checkCommand(), schemaCommand(), userCommand(), versionCommand())
+	c.AddCommand(runCommand(), checkCommand(), testCommand(), evalCommand(), schemaCommand(), userCommand(), versionCommand())
 	// Cobra's own two commands take an unknown word for a request for help.
 	c.InitDefaultHelpCmd()
 	c.InitDefaultCompletionCmd()
@@ -230,35 +228,6 @@ TERM and INT let sessions finish for shutdown.grace; a second one stops at once.
 	}
 	o = configFlags(c)
 	return c
-}
-
-func schemaCommand() *cobra.Command {
-	var stages []string
-	for _, stage := range policy.Stages() {
-		stages = append(stages, string(stage))
-	}
-	list := strings.Join(stages, ", ")
-	return &cobra.Command{
-		Use:   "schema STAGE",
-		Short: "Print the JSON Schema of a stage's input",
-		Long:  "Print the JSON Schema of a stage's input, for `opa check --schema` and for editors.\nThe stages are " + list + ".",
-		Example: `  sallyport schema route
-  sallyport schema route > schemas/route.json`,
-		ValidArgs: stages,
-		Args: func(_ *cobra.Command, args []string) error {
-			switch {
-			case len(args) != 1:
-				return fmt.Errorf("want one stage: %s", list)
-			case !slices.Contains(stages, args[0]):
-				return fmt.Errorf("%q is no stage; the stages are %s", args[0], list)
-			}
-			return nil
-		},
-		RunE: func(c *cobra.Command, args []string) error {
-			_, err := c.OutOrStdout().Write(policy.Schema(policy.Stage(args[0])))
-			return err
-		},
-	}
 }
 
 func userCommand() *cobra.Command {

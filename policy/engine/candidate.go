@@ -61,6 +61,10 @@ type Options struct {
 	// Record is told of each decision, memoised ones too, when it is not nil.
 	// It must not block.
 	Record func(*Event)
+
+	// Print is told what rules print in decisions, when it is not nil. It must
+	// not block.
+	Print func(*Printed)
 }
 
 // Problem is one thing that is wrong with a candidate.
@@ -69,6 +73,7 @@ type Problem struct {
 	Row, Column int    // from 1; 0 where unknown
 	Message     string // lower case, with a suggestion where there is one
 	Warning     bool   // reported, but the candidate is accepted
+	Advice      bool   // nothing is wrong: it works, but see [Engine.Advise]
 }
 
 // String is "file:row: message".
@@ -84,7 +89,10 @@ func (p Problem) String() string {
 		}
 		b.WriteString(": ")
 	}
-	if p.Warning {
+	switch {
+	case p.Advice:
+		b.WriteString("advice: ")
+	case p.Warning:
 		b.WriteString("warning: ")
 	}
 	b.WriteString(p.Message)
@@ -106,7 +114,7 @@ func (p Problems) Error() string {
 // Fatal tells whether any of the problems refuses the candidate.
 func (p Problems) Fatal() bool {
 	for i := range p {
-		if !p[i].Warning {
+		if !p[i].Warning && !p[i].Advice {
 			return true
 		}
 	}

@@ -14,6 +14,11 @@
 // evaluates the stage's fields, and answer.go and read.go read the values strictly
 // into a [policy.Decision].
 //
+// For the policy's author the same snapshot is asked by Evaluate (evaluation.go),
+// which explains its answer: trace.go watches an evaluation, explain.go says what
+// led to it. Test runs the policy's tests (tests.go, coverage.go), and Advise tells
+// what works but could be better (flat.go, coverage.go).
+//
 // Nothing here knows who may do what. Whatever goes wrong on the way, be it a
 // conflict, a value of the wrong type, or a deadline, is a fault, and a fault
 // refuses.
@@ -122,7 +127,7 @@ type answered struct {
 
 // answer remembers or evaluates.
 func (e *Engine) answer(ctx context.Context, s *Snapshot, st *stage, facts *policy.Facts) *answered {
-	if s.memo == nil || !st.pure {
+	if s.memo == nil || !st.pure || st.prints {
 		return e.evaluate(ctx, s, st, facts)
 	}
 	buffer := keys.Get().(*[]byte)

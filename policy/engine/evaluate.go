@@ -38,6 +38,10 @@ type job struct {
 	deadline *time.Timer
 	builtins builtins.NDBCache // nil unless they are logged
 	logged   bool              // the values are kept for the log
+	session  string            // for what the rules print
+	print    func(*Printed)    // nil: nobody listens
+	tracer   *tracer           // nil unless the decision is to be explained
+	indexed  bool              // with a tracer: rules that an index rules out are not tried
 	answer   *answered
 	done     chan struct{} // room for one, so that the evaluator never waits
 }
@@ -79,22 +83,25 @@ func (e *Engine) evaluate(ctx context.Context, s *Snapshot, st *stage, facts *po
 	j := e.idle.Get().(*job)
 	j.ctx, j.snapshot, j.stage, j.input = ctx, s, st, input
 	j.logged = e.options.Record != nil
+	if st.prints && e.options.Print != nil {
+		j.print, j.session = e.options.Print, facts.Session.ID
+	}
 	if j.logged && !st.pure && !st.secret {
 		j.builtins = builtins.NDBCache{}
 	}
-	answer, err := e.await(ctx, j)
+	answer, err := e.await(ctx, j, e.options.Timeout)
 	if err != nil { // the evaluator may hold the job still
 		return fault(st.name, s, err)
 	}
-	j.ctx, j.snapshot, j.stage, j.input, j.builtins, j.answer = nil, nil, nil, nil, nil, nil
+	*j = job{cancel: j.cancel, deadline: j.deadline, done: j.done}
 	e.idle.Put(j)
 	return answer
 }
 
 // await lends a job to an evaluator for as long as the time-out and the asker's
 // context allow. After an error the job is not the asker's any more.
-func (e *Engine) await(ctx context.Context, j *job) (*answered, error) {
-	j.deadline.Reset(e.options.Timeout)
+func (e *Engine) await(ctx context.Context, j *job, timeout time.Duration) (*answered, error) {
+	j.deadline.Reset(timeout)
 	defer j.deadline.Stop()
 	select {
 	case e.jobs <- j:
@@ -103,7 +110,7 @@ func (e *Engine) await(ctx context.Context, j *job) (*answered, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	case <-j.deadline.C:
-		return nil, fmt.Errorf("no evaluator was free within %v: %w", e.options.Timeout, context.DeadlineExceeded)
+		return nil, fmt.Errorf("no evaluator was free within %v: %w", timeout, context.DeadlineExceeded)
 	}
 	select {
 	case <-j.done:
@@ -113,7 +120,7 @@ func (e *Engine) await(ctx context.Context, j *job) (*answered, error) {
 		return nil, context.Cause(ctx)
 	case <-j.deadline.C:
 		j.cancel.Cancel()
-		return nil, fmt.Errorf("the evaluation took longer than %v: %w", e.options.Timeout, context.DeadlineExceeded)
+		return nil, fmt.Errorf("the evaluation took longer than %v: %w", timeout, context.DeadlineExceeded)
 	}
 }
 
@@ -138,6 +145,12 @@ func (j *job) evaluate() (a *answered) {
 		WithInput(ast.NewTerm(j.input))
 	if j.builtins != nil {
 		query = query.WithNDBuiltinCache(j.builtins)
+	}
+	if j.print != nil {
+		query = query.WithPrintHook(&printHook{j.stage, j.session, j.print})
+	}
+	if j.tracer != nil {
+		query = query.WithQueryTracer(j.tracer).WithIndexing(j.indexed)
 	}
 	err := query.Iter(j.ctx, func(r topdown.QueryResult) error {
 		found = r

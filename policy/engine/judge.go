@@ -26,6 +26,9 @@ type stageJudged struct {
 	reads     []ast.Ref // every path of input that those fields read, and perhaps more
 	pure      bool      // equal facts give equal decisions
 	all       bool      // it reads input as a whole: no list of facts is complete
+	prints    bool      // it calls print
+	printed   []ast.Ref // every path of input that is read in order to be printed, and those in reads
+	hashes    bool      // it reads the password hashes of data.users
 }
 
 // judge compiles a candidate and finds everything that is wrong with it.

@@ -49,25 +49,35 @@ func (j *judging) add(m *module) {
 
 // compile compiles the modules and looks at what only a compiler sees.
 func (j *judging) compile() *judged {
-	live := j.newCompiler()
+	live := newCompiler(j.options)
 	live.Compile(j.parsed(func(m *module) bool { return !m.test }))
 	j.compilerProblems(live)
-	j.checkReaching(live)
+	printing := live
+	if slices.ContainsFunc(j.modules, func(m *module) bool { return !m.test && hasPrint(m.parsed) }) {
+		printing = newCompiler(j.options).WithEnablePrintStatements(true)
+		printing.Compile(j.parsed(func(m *module) bool { return !m.test }))
+		j.compilerProblems(printing)
+	}
+	j.checkReaching(printing)
 
 	if slices.ContainsFunc(j.modules, func(m *module) bool { return m.test }) {
-		tests := j.newCompiler()
+		tests := newCompiler(j.options).WithEnablePrintStatements(true)
 		tests.Compile(j.parsed(func(*module) bool { return true }))
 		j.compilerProblems(tests)
 	}
-	if live.Failed() {
+	if live.Failed() || printing.Failed() {
 		return nil
 	}
 
-	j.checkUndefinedData(live)
-	out := &judged{compiler: live, data: j.data, stages: map[policy.Stage]stageJudged{}}
+	j.checkUndefinedData(printing)
+	out := &judged{compiler: printing, data: j.data, stages: map[policy.Stage]stageJudged{}}
 	for _, stage := range policy.Stages() {
 		if s := j.stages[stage]; s != nil && len(s.fields) > 0 {
-			out.stages[stage] = j.judgeStage(live, stage, s)
+			found := j.judgeStage(live, stage, s)
+			if printing != live && !s.byDefault {
+				j.judgePrints(&found, stage, fieldRules(printing, stage, found.fields))
+			}
+			out.stages[stage] = found
 			j.checkDefined(live, stage, s)
 		}
 	}
@@ -110,10 +120,11 @@ func (j *judging) parsed(wanted func(*module) bool) map[string]*ast.Module {
 }
 
 // newCompiler is a compiler that finds every error and never loads a schema
-// from elsewhere. Calls of print are erased: an input may hold a secret.
-func (j *judging) newCompiler() *ast.Compiler {
+// from elsewhere. Calls of print are erased, so that what it says of the facts
+// that a stage reads is true of what the stage decides by (print.go).
+func newCompiler(o Options) *ast.Compiler {
 	capabilities := ast.CapabilitiesForThisVersion()
-	if !slices.Contains(j.options.Capabilities, "http.send") {
+	if !slices.Contains(o.Capabilities, "http.send") {
 		// Whom http.send may reach, json.match_schema may as well.
 		capabilities.AllowNet = []string{}
 	}

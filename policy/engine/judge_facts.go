@@ -27,10 +27,7 @@ func (j *judging) judgeStage(live *ast.Compiler, stage policy.Stage, s *stageRul
 		}
 	}
 
-	asked := map[*ast.Rule]bool{}
-	for _, name := range out.fields {
-		reach(live, live.GetRulesWithPrefix(fieldRef(stage, name)), asked)
-	}
+	asked := fieldRules(live, stage, out.fields)
 	out.reads = inputReads(asked)
 	out.all = len(out.reads) > 0 && len(out.reads[0]) == 1
 	for rule := range asked {
@@ -87,6 +84,16 @@ func inputReads(rules map[*ast.Rule]bool) []ast.Ref {
 	}
 	slices.SortFunc(out, ast.RefCompare)
 	return slices.CompactFunc(out, ast.RefEqual)
+}
+
+// fieldRules are the rules that the fields of a stage may ask, their own among
+// them.
+func fieldRules(c *ast.Compiler, stage policy.Stage, fields []string) map[*ast.Rule]bool {
+	rules := map[*ast.Rule]bool{}
+	for _, name := range fields {
+		reach(c, c.GetRulesWithPrefix(fieldRef(stage, name)), rules)
+	}
+	return rules
 }
 
 // reach adds to reached the rules and every rule that they may ask.
@@ -230,7 +237,7 @@ func (j *judging) compileWithSchema(stage policy.Stage, reached map[*ast.Rule]bo
 			modules[m.key] = &part
 		}
 	}
-	c := j.newCompiler().WithSchemas(schemas).WithOnlyStagesUpTo(ast.StageCheckTypes)
+	c := newCompiler(j.options).WithSchemas(schemas).WithOnlyStagesUpTo(ast.StageCheckTypes)
 	c.Compile(modules)
 	return c
 }

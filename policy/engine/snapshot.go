@@ -41,6 +41,8 @@ type stage struct {
 	byDefault bool
 	pure      bool // equal facts give equal decisions
 	secret    bool // it reads a fact that must not be told
+	prints    bool // it calls print, and so is asked each time
+	withheld  bool // what it prints may hold a secret
 	fields    []field
 	query     ast.Body
 	compiler  ast.QueryCompiler
@@ -95,16 +97,22 @@ func prepare(c *Candidate, j *judged, memoSize int) (*Snapshot, error) {
 }
 
 func prepareStage(name policy.Stage, found *stageJudged, compiler *ast.Compiler) (*stage, error) {
-	paths := paths(found.reads)
+	read := paths(found.reads)
 	if found.all {
-		paths = append(paths, nil)
+		read = append(read, nil)
 	}
 	st := &stage{
-		name: name, byDefault: found.byDefault, pure: found.pure,
-		read:   planOf(name, paths, true),
-		logged: planOf(name, append(paths, alwaysLogged()...), false),
+		name: name, byDefault: found.byDefault, pure: found.pure, prints: found.prints,
+		read:   planOf(name, read, true),
+		logged: planOf(name, append(slices.Clip(read), alwaysLogged()...), false),
 	}
-	st.secret, st.located = st.read.secret(), locatedBy(&st.read)
+	st.secret = st.read.secret()
+	st.withheld = st.secret || found.hashes
+	if st.prints {
+		// A secret is not gathered for the sake of being printed.
+		st.read = planOf(name, append(slices.Clip(read), paths(found.printed)...), st.secret)
+	}
+	st.located = locatedBy(&st.read)
 	var err error
 	if st.fields, err = queriedFields(name, found.fields, compiler); err != nil {
 		return nil, err

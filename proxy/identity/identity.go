@@ -97,3 +97,13 @@ func (u *Users) find(name string) (e *entry, known bool) {
 	e = &u.ring[i%len(u.ring)]
 	return e, e.user != nil && e.name == name
 }
+
+// Lookup is the user of a name, nil where there is none, and whether it may log
+// in now. The time that it takes tells names that are known from others.
+func (u *Users) Lookup(name string) (user *User, active bool) {
+	e, known := u.find(name)
+	if !known {
+		return nil, false
+	}
+	return e.user, e.user.active(time.Now())
+}

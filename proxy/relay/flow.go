@@ -17,10 +17,11 @@ var longAgo = time.Unix(1, 0)
 // errOver ends a direction whose flow is over for a reason that is known already.
 var errOver = errors.New("the flow is over")
 
-// flow is one client's connection with its target: two directions, and what
+// Flow is one client's connection with its target: two directions, and what
 // ends them both.
-type flow struct {
-	ctx      context.Context
+type Flow struct {
+	ctx      context.Context // Run's
+	early    []byte
 	limits   Limits
 	counters *Counters
 	spare    atomic.Int64  // how many more bytes Limits.Bytes allows
@@ -39,7 +40,7 @@ type flow struct {
 
 // direction carries what one side sends to the other.
 type direction struct {
-	flow     *flow
+	flow     *Flow
 	reverse  *direction
 	src, dst net.Conn
 	reset    Cause // what it means when src resets
@@ -53,18 +54,15 @@ type direction struct {
 	broken error // dst takes no more: the error of the write
 }
 
-func newFlow(ctx context.Context, client, target net.Conn, limits Limits, n *Counters) *flow {
-	f := &flow{ctx: ctx, limits: limits, counters: n}
-	f.up = direction{flow: f, reverse: &f.down, src: client, dst: target, reset: ClientReset, moved: &n.Up, pace: newPace(limits.Up)}
-	f.down = direction{flow: f, reverse: &f.up, src: target, dst: client, reset: TargetReset, moved: &n.Down, pace: newPace(limits.Down)}
-	if f.up.pace != nil || f.down.pace != nil {
-		f.stopped = make(chan struct{})
-	}
-	f.spare.Store(limits.Bytes)
-	return f
-}
-
-func (f *flow) run(early []byte) (Cause, error) {
+// Run relays until both directions have ended, a limit is reached or ctx is
+// cancelled, and says which. It runs once.
+//
+// The error says more only for Failed, where it is the one of the read or write,
+// and for Cut, where it is context.Cause(ctx). Otherwise it is nil.
+//
+// The smallest stack is enough for Run, if its caller takes little of it.
+func (f *Flow) Run(ctx context.Context) (Cause, error) {
+	f.ctx = ctx
 	if f.ctx.Err() != nil {
 		return Cut, context.Cause(f.ctx)
 	}
@@ -77,7 +75,7 @@ func (f *flow) run(early []byte) (Cause, error) {
 	f.up.copied.Add(1)
 	f.down.copied.Add(1)
 	var other sync.WaitGroup
-	other.Go(func() { f.up.run(early) })
+	other.Go(func() { f.up.run(f.early) })
 	f.down.run(nil)
 	other.Wait()
 
@@ -195,7 +193,7 @@ func (d *direction) refused(err error) {
 
 // name says why the flow ends, if nothing has before. The error is one that a
 // side gave: reset is what it means if that was a reset. Called with f.mu held.
-func (f *flow) name(reset Cause, err error) {
+func (f *Flow) name(reset Cause, err error) {
 	if f.over || f.named {
 		return
 	}
@@ -208,7 +206,7 @@ func (f *flow) name(reset Cause, err error) {
 }
 
 // halt ends both directions where they are. The connections stay open.
-func (f *flow) halt(cause Cause, err error) {
+func (f *Flow) halt(cause Cause, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.end(cause, err) {
@@ -219,7 +217,7 @@ func (f *flow) halt(cause Cause, err error) {
 
 // abort ends the flow because d's source is gone, and passes that on to its
 // destination as a reset, once that has taken what was sent to it before.
-func (f *flow) abort(d *direction) {
+func (f *Flow) abort(d *direction) {
 	f.mu.Lock()
 	first := f.end(Failed, nil)
 	f.mu.Unlock()
@@ -233,7 +231,7 @@ func (f *flow) abort(d *direction) {
 
 // end marks the flow as over, and reports whether it was not before. Called
 // with f.mu held.
-func (f *flow) end(cause Cause, err error) bool {
+func (f *Flow) end(cause Cause, err error) bool {
 	if f.over {
 		return false
 	}

@@ -94,7 +94,7 @@ func (p *pace) giveBack(n int) { p.tokens = min(p.tokens+float64(n), p.depth) }
 // startTimer looks after Idle and Until. Nothing is set per chunk: the timer
 // looks now and then whether the counters have moved, and so ends an idle flow
 // up to an eighth late.
-func (f *flow) startTimer() {
+func (f *Flow) startTimer() {
 	if f.limits.Idle <= 0 && f.limits.Until.IsZero() {
 		return
 	}
@@ -105,7 +105,7 @@ func (f *flow) startTimer() {
 	f.timer = time.AfterFunc(f.nextLook(f.movedAt), f.look)
 }
 
-func (f *flow) look() {
+func (f *Flow) look() {
 	f.mu.Lock()
 	now := time.Now()
 	moved := f.counters.Up.Load() + f.counters.Down.Load()
@@ -129,7 +129,7 @@ func (f *flow) look() {
 }
 
 // nextLook is how long the timer may sleep. Called with f.mu held.
-func (f *flow) nextLook(now time.Time) time.Duration {
+func (f *Flow) nextLook(now time.Time) time.Duration {
 	next := max(f.limits.Idle/8, time.Millisecond)
 	if f.limits.Idle <= 0 {
 		next = f.limits.Until.Sub(now)

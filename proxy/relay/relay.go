@@ -15,7 +15,6 @@
 package relay
 
 import (
-	"context"
 	"net"
 	"sync/atomic"
 	"time"
@@ -74,21 +73,24 @@ func (c Cause) String() string {
 	}
 }
 
-// Pipe relays until both directions have ended, a limit is reached or ctx is
-// cancelled, and says which. Early is what the client sent before the flow
-// began: it goes to the target first and is counted like the rest.
+// Join makes a flow of a client and its target, which Run then carries. Early
+// is what the client sent before the flow began: it goes to the target first
+// and is counted like the rest.
 //
-// The caller keeps both connections and closes them afterwards. Only to pass on
-// a reset does Pipe close one itself, at once and with a reset; closing it again
-// does no harm. Neither may have a deadline when Pipe is called, and their
-// deadlines are Pipe's from then on.
+// The caller keeps both connections and closes them after Run. Only to pass on
+// a reset does the flow close one itself, at once and with a reset; closing it
+// again does no harm. Neither may have a deadline when Run is called, and their
+// deadlines are the flow's from then on.
 //
-// The error says more only for Failed, where it is the one of the read or write,
-// and for Cut, where it is context.Cause(ctx). Otherwise it is nil.
-//
-// Pipe takes *net.TCPConn as such: a wrapper around one costs it splice(2) and
+// Join takes *net.TCPConn as such: a wrapper around one costs it splice(2) and
 // the flow's idleness its buffer.
-func Pipe(ctx context.Context, client, target net.Conn, early []byte, limits Limits, n *Counters) (Cause, error) {
-	f := newFlow(ctx, client, target, limits, n)
-	return f.run(early)
+func Join(client, target net.Conn, early []byte, limits Limits, n *Counters) *Flow {
+	f := &Flow{early: early, limits: limits, counters: n}
+	f.up = direction{flow: f, reverse: &f.down, src: client, dst: target, reset: ClientReset, moved: &n.Up, pace: newPace(limits.Up)}
+	f.down = direction{flow: f, reverse: &f.up, src: target, dst: client, reset: TargetReset, moved: &n.Down, pace: newPace(limits.Down)}
+	if f.up.pace != nil || f.down.pace != nil {
+		f.stopped = make(chan struct{})
+	}
+	f.spare.Store(limits.Bytes)
+	return f
 }

@@ -187,7 +187,7 @@ func TestNoAllocationPerChunk(t *testing.T) {
 	}
 }
 
-// benchmark relays with Pipe, or with io.Copy both ways as a plain Go proxy does.
+// benchmark relays with a flow, or with io.Copy both ways as a plain Go proxy does.
 func benchmark(b *testing.B, plain bool) (client, target *net.TCPConn) {
 	if !plain {
 		r := begin(b, nil, Limits{Idle: time.Hour})

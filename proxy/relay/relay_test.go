@@ -56,7 +56,7 @@ type relayed struct {
 	ended          chan end
 }
 
-// begin runs Pipe, and closes both connections after it as its callers do.
+// begin runs a flow, and closes both connections after it as its callers do.
 func begin(t testing.TB, early []byte, limits Limits) *relayed {
 	t.Helper()
 	r := &relayed{ended: make(chan end, 1)}
@@ -70,7 +70,7 @@ func begin(t testing.TB, early []byte, limits Limits) *relayed {
 	ctx, r.cancel = context.WithCancelCause(context.Background())
 	t.Cleanup(func() { r.cancel(nil) })
 	go func() {
-		cause, err := Pipe(ctx, inside, outside, early, limits, &r.counters)
+		cause, err := Join(inside, outside, early, limits, &r.counters).Run(ctx)
 		inside.Close()
 		outside.Close()
 		r.ended <- end{cause, err}
@@ -383,7 +383,7 @@ func TestCut(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(context.Background())
 		cancel(cause)
 		a, b := net.Pipe()
-		if got, err := Pipe(ctx, a, b, []byte("x"), Limits{}, new(Counters)); got != Cut || err != cause {
+		if got, err := Join(a, b, []byte("x"), Limits{}, new(Counters)).Run(ctx); got != Cut || err != cause {
 			t.Errorf("ended with %v, %v", got, err)
 		}
 	})
@@ -476,7 +476,7 @@ func streams(limits Limits, n *Counters) (client, target net.Conn, ended chan en
 	target, outside := net.Pipe()
 	ended = make(chan end, 1)
 	go func() {
-		cause, err := Pipe(context.Background(), inside, outside, nil, limits, n)
+		cause, err := Join(inside, outside, nil, limits, n).Run(context.Background())
 		inside.Close()
 		outside.Close()
 		ended <- end{cause, err}
@@ -594,7 +594,7 @@ func TestPlainStream(t *testing.T) {
 	}
 }
 
-// hidden is a TCP connection that Pipe does not know for one, as TLS would be.
+// hidden is a TCP connection that a flow does not know for one, as TLS would be.
 type hidden struct{ *net.TCPConn }
 
 func TestMixedStreams(t *testing.T) {
@@ -611,7 +611,7 @@ func TestMixedStreams(t *testing.T) {
 		ended := make(chan Cause, 1)
 		var n Counters
 		go func() {
-			cause, _ := Pipe(context.Background(), in, out, []byte("early"), Limits{}, &n)
+			cause, _ := Join(in, out, []byte("early"), Limits{}, &n).Run(context.Background())
 			ended <- cause
 		}()
 		go func() { client.Write(noise(2 << 20)); client.CloseWrite() }()
