@@ -10,38 +10,41 @@ import (
 	"sallyport/policy"
 )
 
-// fragments are Rego blocks without a package. The block's first line names
-// the stage, route where it does not:
+// A Rego block without a package is a fragment: some rules of the stage that
+// the block's first line names, of route where it does not.
 //
-//	rego dial          some rules of dial, judged as a policy of their own: as
-//	                   dial.rego behind the package's line and an empty one, with
-//	                   the data.yaml and the sallyport.yaml that were written before
-//	rego dial refused  the same, but check has to refuse it, or to warn of it;
-//	                   what it says is what the next text block is held against
+//	rego dial          judged as a policy of its own: as dial.rego, behind the
+//	                   package's line and an empty one, with the data.yaml and
+//	                   the sallyport.yaml that were written before
+//	rego dial refused  the same, but check has to refuse it, or to warn of it
 //
 // Below a fragment lie the questions that are put to it, one a line, where a
 // reader of the document does not see them:
 //
 //	<!-- ask --target example.com:443 => allow -->
 //
-// The verdict may be followed by a text that eval prints as well.
+// The verdict may be followed by a text that eval prints as well, and _ stands
+// for a space in a flag. The next text block is held against what check and
+// eval printed.
 
-// fragmentOf tells whether a block is one, and of which stage.
-func fragmentOf(b block) (stage string, refused, ok bool) {
-	words := strings.Fields(b.kind)
-	if len(words) == 0 || words[0] != "rego" || regexp.MustCompile(`(?m)^package `).MatchString(b.text) {
-		return "", false, false
-	}
-	stage = string(policy.Route)
-	for _, word := range words[1:] {
-		if slices.Contains(policy.Stages(), policy.Stage(word)) {
-			stage = word
-		}
-	}
-	return stage, slices.Contains(words, "refused"), true
+// isFragment tells whether a block is one.
+func isFragment(b block) bool {
+	kind, _, _ := strings.Cut(b.kind, " ")
+	return kind == "rego" && !regexp.MustCompile(`(?m)^package `).MatchString(b.text)
 }
 
-func (r *reader) fragment(t *testing.T, b block, stage, text string, refused bool) {
+func (r *reader) fragment(t *testing.T, b block, text string) {
+	stage, refused := string(policy.Route), false
+	for _, word := range strings.Fields(b.kind)[1:] {
+		switch {
+		case word == "refused":
+			refused = true
+		case slices.Contains(policy.Stages(), policy.Stage(word)):
+			stage = word
+		default:
+			t.Fatalf("%s: %s is no stage", b.place, word)
+		}
+	}
 	file := stage + ".rego"
 	if err := os.WriteFile(file, []byte("package sallyport."+stage+"\n\n"+text), 0o600); err != nil {
 		t.Fatal(err)
@@ -72,9 +75,9 @@ func (r *reader) fragment(t *testing.T, b block, stage, text string, refused boo
 		if !regexp.MustCompile(`(?m)^`+verdict+" by ").Match(out) || !strings.Contains(string(out), says) {
 			t.Errorf("%s: asked %s, the answer is not %s but\n%s", b.place, flags, want, out)
 		}
+		r.printed += string(out)
 	}
 	if len(b.asked) == 0 && !refused {
 		t.Errorf("%s: nothing is asked of it", b.place)
 	}
-	r.printed = string(out)
 }

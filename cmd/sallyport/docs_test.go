@@ -77,7 +77,7 @@ type block struct {
 	kind  string
 	file  string // the last file that the text before it names
 	text  string
-	asked []string // below it: see fragments
+	asked []string // of a fragment
 }
 
 func blocks(document, text string) []block {
@@ -174,8 +174,8 @@ func freePort(t *testing.T) string {
 
 func (r *reader) play(t *testing.T, b block) {
 	text := r.replace.Replace(b.text)
-	if stage, refused, ok := fragmentOf(b); ok {
-		r.fragment(t, b, stage, text, refused)
+	if isFragment(b) {
+		r.fragment(t, b, text)
 		return
 	}
 	switch kind, how, _ := strings.Cut(b.kind, " "); kind {
