@@ -27,6 +27,12 @@ import (
 // for a space in a flag. The next text block is held against what check and
 // eval printed.
 
+// guideToken is of alice, a member of dev, for sallyport from https://idp.example,
+// until 2100. The policy guide has the key that verifies it; nobody has the other.
+const guideToken = "eyJhbGciOiJFUzI1NiIsInR5cCI6IkpXVCJ9." +
+	"eyJhdWQiOiJzYWxseXBvcnQiLCJleHAiOjQxMDI0NDQ4MDAsImdyb3VwcyI6WyJkZXYiXSwiaXNzIjoiaHR0cHM6Ly9pZHAuZXhhbXBsZSIsInN1YiI6ImFsaWNlIn0" +
+	".53slVdtcDyyNwIoJGXFHrWowazHPxPsy0Bj7BmT5hmx7LdvC3BRFKCovwqEd1UXNcl9q9Nqr_0O93sVNf33AcA"
+
 // isFragment tells whether a block is one.
 func isFragment(b block) bool {
 	kind, _, _ := strings.Cut(b.kind, " ")
