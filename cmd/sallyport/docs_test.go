@@ -25,7 +25,8 @@ import (
 //	rego, json, yaml  written to the file that the text before it names; a
 //	                  policy is judged by check, with what lies in its folder
 //	                  and the configuration (sallyport.yaml) that was written
-//	                  before; that is judged as well
+//	                  before; that is judged as well. Rules without a package
+//	                  are fragments (docs_rego_test.go)
 //	sh                run by sh -e; a `sallyport run`, which may have variables
 //	                  before it, goes on in the background until the next one or
 //	                  the end
@@ -35,7 +36,8 @@ import (
 //	text              what the block before printed; … stands for anything
 //	text log          lines of the running proxy's log and of its output
 //
-// The folder has a GeoIP database, country.mmdb.
+// The folder has a GeoIP database, country.mmdb, and the facts of a client with a
+// token, token.json.
 // No query for a name leaves the machine. make is a stand-in that knows the
 // Makefile's targets.
 func TestDocuments(t *testing.T) {
@@ -77,6 +79,7 @@ type block struct {
 	kind  string
 	file  string // the last file that the text before it names
 	text  string
+	asked []string // of a fragment
 }
 
 func blocks(document, text string) []block {
@@ -95,6 +98,10 @@ func blocks(document, text string) []block {
 		case open != nil:
 			open.text += line + "\n"
 		default:
+			if question, ok := strings.CutPrefix(line, "<!-- ask "); ok && len(found) > 0 {
+				last := &found[len(found)-1]
+				last.asked = append(last.asked, strings.TrimSuffix(question, " -->"))
+			}
 			for _, match := range fileName.FindAllStringSubmatch(line, -1) {
 				named = match[1]
 			}
@@ -133,6 +140,7 @@ func newReader(t *testing.T, root string) *reader {
 		}
 	}
 	write(t, filepath.Join(dir, "country.mmdb"), string(countries(t, map[string]string{"8.8.8.0/24": "US", "1.1.1.0/24": "AU", "192.0.2.0/24": "NL"})))
+	write(t, filepath.Join(dir, "token.json"), `{"credentials": {"method": "password", "token": "`+guideToken+`"}}`)
 	for tool, script := range map[string]string{
 		"make": `exec grep -q "^$1:.*##" '` + root + `/Makefile'`,
 		"opa": `opa=$(sed -n 's/^OPA *:= *$(BIN)/bin/p' '` + root + `/Makefile')
@@ -169,6 +177,10 @@ func freePort(t *testing.T) string {
 
 func (r *reader) play(t *testing.T, b block) {
 	text := r.replace.Replace(b.text)
+	if isFragment(b) {
+		r.fragment(t, b, text)
+		return
+	}
 	switch kind, how, _ := strings.Cut(b.kind, " "); kind {
 	case "rego", "json", "yaml":
 		r.write(t, b, kind, text)
