@@ -257,6 +257,7 @@ func (l *life) grant(up *net.TCPConn) error {
 	if err := l.conn.SetDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("grant: %w", err)
 	}
+	l.dialect = nil // it has nothing more to say
 	if n := l.reader.Buffered(); n > 0 {
 		early, _ := l.reader.Peek(n) // never fails for what is buffered
 		l.early = append([]byte(nil), early...)

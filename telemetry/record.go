@@ -79,7 +79,7 @@ func sessionAttrs(line []slog.Attr, r *session.Record) []slog.Attr {
 		line = append(line, slog.GroupAttrs("labels", labelAttrs(r.Labels)...))
 	}
 	for i, stage := range stages {
-		text(decisionKeys[i], r.Decisions[stage])
+		text(decisionKeys[i], r.Decisions.Of(stage))
 	}
 	text("policy.revision", r.Revision)
 	return append(line,

@@ -89,7 +89,7 @@ func sampleRecord() *session.Record {
 			Source:    netip.MustParseAddrPort("198.51.100.77:40000"),
 			Target:    session.Target{Host: "new.example.org", Port: 443},
 			Address:   netip.MustParseAddrPort("203.0.113.9:443"),
-			Decisions: map[string]string{"admit": "a1", "authenticate": "b2", "route": "c3", "dial": "d4"},
+			Decisions: session.Decisions{{Stage: "admit", ID: "a1"}, {Stage: "authenticate", ID: "b2"}, {Stage: "route", ID: "c3"}, {Stage: "dial", ID: "d4"}},
 			Labels:    map[string]string{"team": "maroon", "cost": "42"},
 			Bytes:     session.Bytes{Up: 1234, Down: 56789},
 			Started:   time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Duration: 1.5000004,
@@ -107,7 +107,7 @@ func observeUntilTheEnd(tel *Telemetry, s *session.Session, r *session.Record) c
 	ctx := tel.Accepted(context.Background(), s)
 	d := &policy.Decision{Verdict: policy.Allowed, Revision: r.Revision}
 	decided := func(stage policy.Stage) {
-		d.Stage, d.ID = stage, r.Decisions[string(stage)]
+		d.Stage, d.ID = stage, r.Decisions.Of(string(stage))
 		tel.Decided(ctx, d, 3*time.Microsecond)
 	}
 	decided(policy.Admit)

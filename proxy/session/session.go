@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,7 +37,7 @@ type Session struct {
 	target    Target
 	address   netip.AddrPort
 	labels    map[string]string
-	decisions map[string]string
+	decisions Decisions
 }
 
 // State is how far a session has come.
@@ -68,7 +70,33 @@ type Snapshot struct {
 	Address   netip.AddrPort    `json:"address"` // what was dialled; "" until then
 	Bytes     Bytes             `json:"bytes"`
 	Labels    map[string]string `json:"labels"`
-	Decisions map[string]string `json:"decisions"` // stage to decision id
+	Decisions Decisions         `json:"decisions"` // an object: stage to decision id
+}
+
+// Decisions are the latest ones of the stages that were asked, in the order in
+// which they were first asked: a list, since they are four for each session.
+type Decisions []Decision
+
+// Decision is the latest one of a stage.
+type Decision struct{ Stage, ID string }
+
+// Of is the id of the stage's decision, empty where it was not asked.
+func (d Decisions) Of(stage string) string {
+	for i := range d {
+		if d[i].Stage == stage {
+			return d[i].ID
+		}
+	}
+	return ""
+}
+
+// MarshalJSON writes an object of stages and ids.
+func (d Decisions) MarshalJSON() ([]byte, error) {
+	ids := make(map[string]string, len(d))
+	for _, of := range d {
+		ids[of.Stage] = of.ID
+	}
+	return json.Marshal(ids)
 }
 
 // Bytes is what a session has moved so far.
@@ -126,10 +154,16 @@ func (s *Session) AddLabels(labels map[string]string) {
 func (s *Session) Decided(stage, id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.decisions == nil {
-		s.decisions = make(map[string]string, 4)
+	for i := range s.decisions {
+		if s.decisions[i].Stage == stage {
+			s.decisions[i].ID = id
+			return
+		}
 	}
-	s.decisions[stage] = id
+	if s.decisions == nil {
+		s.decisions = make(Decisions, 0, 4) // as many as a connection asks for
+	}
+	s.decisions = append(s.decisions, Decision{stage, id})
 }
 
 // Granted marks the session as granted.
@@ -158,7 +192,7 @@ func (s *Session) Snapshot() Snapshot {
 		Address:   s.address,
 		Bytes:     Bytes{Up: s.Bytes.Up.Load(), Down: s.Bytes.Down.Load()},
 		Labels:    copied(s.labels),
-		Decisions: copied(s.decisions),
+		Decisions: slices.Clone(s.decisions),
 	}
 }
 
