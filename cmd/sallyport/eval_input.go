@@ -36,6 +36,7 @@ type question struct {
 	groups    []string
 	attribute []string
 	target    string
+	asked     string
 	command   string
 	address   string
 	call      string
@@ -56,6 +57,7 @@ var askedOf = map[string][]policy.Stage{
 	"group":     {policy.Authenticate, policy.Route, policy.Dial, policy.Inspect},
 	"attribute": {policy.Authenticate, policy.Route, policy.Dial, policy.Inspect},
 	"target":    {policy.Route, policy.Dial, policy.Inspect},
+	"asked":     {policy.Dial, policy.Inspect},
 	"command":   {policy.Route, policy.Dial, policy.Inspect},
 	"address":   {policy.Dial},
 	"call":      {policy.Manage},
@@ -75,6 +77,7 @@ func (q *question) flags(c *cobra.Command) {
 	f.StringArrayVar(&q.groups, "group", nil, "`NAME` of a group that the user is in; may be repeated")
 	f.StringArrayVar(&q.attribute, "attribute", nil, "`KEY=VALUE` that the user has, the value as JSON or as plain text; may be repeated")
 	f.StringVar(&q.target, "target", "", "`HOST:PORT` that the client asks for")
+	f.StringVar(&q.asked, "asked", "", "`HOST:PORT` that the client asked for before a redirect (default the target)")
 	f.StringVar(&q.command, "command", "", "`NAME` of what the client asks for: connect, forward, … (default connect with --target)")
 	f.StringVar(&q.address, "address", "", "`IP` that is about to be dialled (default the target's, where that is an IP)")
 	f.StringVar(&q.call, "call", "", "`CALL` of the management API, such as 'GET /v1/sessions'")
@@ -237,24 +240,23 @@ func remove(input map[string]any, path ...string) {
 func (q *question) setTarget(c *cobra.Command, stage policy.Stage, input map[string]any) error {
 	var literal netip.Addr
 	if q.target != "" {
-		name, portText, err := net.SplitHostPort(q.target)
+		host, port, err := endpoint("target", q.target)
 		if err != nil {
-			return fmt.Errorf("--target: %q is not HOST:PORT", q.target)
-		}
-		port, err := strconv.ParseUint(portText, 10, 16)
-		if err != nil {
-			return fmt.Errorf("--target: %q is not a port from 0 to 65535", portText)
-		}
-		host, err := target.Parse(name)
-		if err != nil {
-			return fmt.Errorf("--target: %w", err)
+			return err
 		}
 		literal = host.IP
-		input["target"] = map[string]any{"host": host.String(), "port": int64(port)}
-		delete(input, "asked")
+		input["target"] = map[string]any{"host": host.String(), "port": port}
+		delete(input, "asked") // it is the target, unless it is said
 		if request, _ := input["request"].(map[string]any); request["command"] == nil {
 			put(input, "connect", "request", "command")
 		}
+	}
+	if q.asked != "" {
+		host, port, err := endpoint("asked", q.asked)
+		if err != nil {
+			return err
+		}
+		input["asked"] = map[string]any{"host": host.String(), "port": port}
 	}
 	if q.command != "" {
 		commands := []string{"connect", "bind", "associate", "datagram", "forward"}
@@ -274,6 +276,23 @@ func (q *question) setTarget(c *cobra.Command, stage policy.Stage, input map[str
 		input["address"] = map[string]any{"ip": literal.String()}
 	}
 	return nil
+}
+
+// endpoint reads a flag's HOST:PORT, the host in any spelling that a client may use.
+func endpoint(flag, text string) (target.Host, int64, error) {
+	name, portText, err := net.SplitHostPort(text)
+	if err != nil {
+		return target.Host{}, 0, fmt.Errorf("--%s: %q is not HOST:PORT", flag, text)
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		return target.Host{}, 0, fmt.Errorf("--%s: %q is not a port from 0 to 65535", flag, portText)
+	}
+	host, err := target.Parse(name)
+	if err != nil {
+		return target.Host{}, 0, fmt.Errorf("--%s: %w", flag, err)
+	}
+	return host, int64(port), nil
 }
 
 func (q *question) setCall(_ *cobra.Command, _ policy.Stage, input map[string]any) error {
