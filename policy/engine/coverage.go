@@ -157,15 +157,18 @@ func (e *Engine) Advise(ctx context.Context, c *Candidate, s *Snapshot) (Problem
 		}
 	}
 	j.problems = nil // those of the candidate are known
-	look := flatness{compiler: s.compiler, data: j.data, found: func(at *ast.Location, message string) {
+	advise := func(at *ast.Location, message string) {
 		p := problemAt(at, message)
 		p.Advice = true
 		j.problems = append(j.problems, p)
-	}}
+	}
+	look := flatness{compiler: s.compiler, data: j.data, found: advise}
+	not := negations{compiler: s.compiler, data: j.data, found: advise}
 	for _, m := range own {
 		look.heads(m.Rules)
 		for _, rule := range m.Rules {
 			look.rule(rule)
+			not.rule(rule)
 		}
 	}
 
