@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -127,17 +128,16 @@ func TestServeEnds(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			l := open(t, Config{Address: "127.0.0.1:0"})
-			begun, finish, finished := make(chan bool, 1), make(chan bool), false
+			begun, finish, finished := make(chan bool), make(chan bool), false
+			var first sync.Once
 			wait := serve(t, l, ctx, func(c *Conn) {
 				defer c.Close()
-				select {
-				case begun <- true:
-				default: // one that was accepted while the listener was closing
-					return
-				}
-				<-finish
-				io.WriteString(c, "bye")
-				finished = true
+				first.Do(func() { // others were accepted while the listener was closing
+					begun <- true
+					<-finish
+					io.WriteString(c, "bye")
+					finished = true
+				})
 			})
 			client := dial(t, l.Addr())
 			<-begun
