@@ -33,7 +33,7 @@ type Decision struct {
 	Ban           Ban            `field:"ban" stages:"admit authenticate route" pending:"true" doc:"refuse the source or the identity for that long"`
 	Delay         Duration       `field:"delay" stages:"admit authenticate" pending:"true" doc:"wait this long before answering"`
 	Limits        Limits         `field:"limits" stages:"admit authenticate" pending:"true" doc:"how much the source or the identity may use"`
-	SessionLimits SessionLimits  `field:"session_limits" stages:"route" doc:"how long, how fast and how much"`
+	SessionLimits SessionLimits  `field:"session_limits" stages:"route" doc:"how long, how fast and how much; what is left out is unlimited, and 0 is an error"`
 	Redirect      Redirect       `field:"redirect" stages:"route" doc:"go there instead"`
 	Via           Via            `field:"via" stages:"route" pending:"true" doc:"the hops to go through"`
 	Resolve       string         `field:"resolve" stages:"route" pending:"true" doc:"local or remote: who looks the name up"`
@@ -103,14 +103,15 @@ type IdentityChange struct {
 // Groups is an array or a set of strings.
 type Groups []string
 
-// SessionLimits bounds one session. A zero value is no bound.
+// SessionLimits bounds one session. A zero value is no bound, and is not for a
+// policy to say: what has been worked out to be nothing is not without bound.
 type SessionLimits struct {
-	Idle     Duration `key:"idle"`     // no byte either way for this long ends it
-	Duration Duration `key:"duration"` // from its start
-	Until    int64    `key:"until"`    // a time, nanoseconds since 1970
-	Up       Speed    `key:"up"`       // client to target
-	Down     Speed    `key:"down"`     // target to client
-	Bytes    Size     `key:"bytes"`    // both directions together
+	Idle     Duration `key:"idle" zero:"no"`     // no byte either way for this long ends it
+	Duration Duration `key:"duration" zero:"no"` // from its start
+	Until    int64    `key:"until" range:"1000000000000000000 9223372036854775807" unit:"nanoseconds since 1970"`
+	Up       Speed    `key:"up" zero:"no"`    // client to target
+	Down     Speed    `key:"down" zero:"no"`  // target to client
+	Bytes    Size     `key:"bytes" zero:"no"` // both directions together
 }
 
 // Redirect changes the target. A zero part keeps what was asked.

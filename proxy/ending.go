@@ -49,10 +49,13 @@ type ending struct {
 func endingOf(err error) ending {
 	var r *refusal
 	var spelling *target.Error
+	var cut session.ErrCut
 	if e, ok := malformed(err); ok {
 		return e
 	}
 	switch {
+	case errors.As(err, &cut):
+		return ending{name: "cut", socks5: socks5.GeneralFailure, status: http.StatusServiceUnavailable, proxyError: "connection_terminated"}
 	case errors.As(err, &r) && r.Verdict == policy.Fault:
 		return ending{name: "fault", socks5: socks5.GeneralFailure, status: http.StatusServiceUnavailable, proxyError: "proxy_internal_error"}
 	case errors.As(err, &r) && r.Stage == policy.Dial:
@@ -60,7 +63,8 @@ func endingOf(err error) ending {
 	case errors.As(err, &r), errors.Is(err, errNoMethod):
 		return ending{name: "denied", socks5: socks5.NotAllowed, status: http.StatusForbidden, proxyError: "http_request_denied"}
 	case errors.Is(err, errCommand):
-		return ending{name: "unsupported", socks5: socks5.CommandNotSupported, status: http.StatusMethodNotAllowed, proxyError: "http_request_error"}
+		return ending{name: "unsupported", socks5: socks5.CommandNotSupported, status: http.StatusMethodNotAllowed, proxyError: "http_request_error",
+			told: []string{"only CONNECT is supported: curl asks for it by --proxytunnel"}}
 	case errors.Is(err, socks5.ErrAddressType):
 		return ending{name: "unsupported", socks5: socks5.AddressTypeNotSupported, status: http.StatusBadRequest, proxyError: "http_request_error"}
 	case errors.As(err, &spelling), errors.Is(err, socks5.ErrEmptyName), errors.Is(err, socks5.ErrVersion):

@@ -104,6 +104,9 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 
 	up, err := l.open(s.Context())
 	if err != nil {
+		if s.Context().Err() != nil { // whatever has failed did so because of that
+			err = context.Cause(s.Context())
+		}
 		l.fail(err)
 		l.end()
 		return

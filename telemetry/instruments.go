@@ -11,6 +11,8 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+
+	"sallyport/policy"
 )
 
 // Bucket bounds in seconds. A memoised decision takes about a microsecond, a
@@ -82,6 +84,23 @@ func newInstruments(meter metric.Meter, o *Options, tracer *tracer) (*instrument
 		return nil, fmt.Errorf("instruments: %w", err)
 	}
 	return instruments, nil
+}
+
+// alarming begins the series that people set alarms on: one that begins with
+// its first event has no increase that Prometheus could see.
+func (i *instruments) alarming() {
+	for _, stage := range policy.Stages() {
+		if !stage.Enforced() {
+			continue
+		}
+		for _, verdict := range []policy.Verdict{policy.Allowed, policy.Denied, policy.Fault} {
+			i.decisions.add(0, string(stage), verdict.String())
+		}
+		i.warnings.add(0, string(stage))
+	}
+	i.activations.add(0, "ok")
+	i.activations.add(0, "refused")
+	i.refusals.add(0, "limit")
 }
 
 // observe registers what is read at each scrape rather than told.

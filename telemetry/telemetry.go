@@ -130,6 +130,7 @@ func New(ctx context.Context, o Options) (*Telemetry, error) {
 	if t.instruments, err = newInstruments(t.provider.Meter("sallyport"), &o, t.tracer); err != nil {
 		return nil, errors.Join(fmt.Errorf("telemetry: %w", err), t.Shutdown(ctx))
 	}
+	t.instruments.alarming()
 	return t, nil
 }
 

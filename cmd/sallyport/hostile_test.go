@@ -584,6 +584,26 @@ labels := {"team": "red", "method": input.credentials.method}
 	if r := s.sessionOf(t, "source.test"); r["outcome"] != "ok" || r["cause"] != "cut: by the management API, token ops" {
 		t.Errorf("a cut session is recorded as %v", r["raw"])
 	}
+
+	// So is one that has not asked yet.
+	waiting := dialDoor(t, s.addr).say("\x05")
+	for id = ""; id == ""; {
+		_, list = call(t, "GET", api+"/v1/sessions", "0123456789abcdef")
+		_, id, _ = strings.Cut(list, `"id":"`)
+		id, _, _ = strings.Cut(id, `"`)
+	}
+	if status, body := call(t, "DELETE", api+"/v1/sessions/"+id, "0123456789abcdef"); status != 204 {
+		t.Fatalf("%d %s of %s", status, body, list)
+	}
+	waiting.rest()
+	for skip := 0; ; skip++ {
+		if r := s.wait(t, skip, "session"); r["session.id"] == id {
+			if r["outcome"] != "cut" || r["cause"] != "cut: by the management API, token ops" {
+				t.Errorf("one that was cut early is recorded as %v", r["raw"])
+			}
+			break
+		}
+	}
 }
 
 // A client that is not admitted is told so in its own protocol, whatever it

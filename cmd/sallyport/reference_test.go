@@ -308,7 +308,11 @@ func fieldType(f policy.Field) string {
 	if f.Type.Kind() == reflect.Struct && f.Type.NumField() > 0 && f.Type.Field(0).Tag.Get("key") != "" {
 		var keys []string
 		for part := range f.Type.Fields() {
-			keys = append(keys, code(part.Tag.Get("key"))+" ("+decisionType(part.Type)+")")
+			of := decisionType(part.Type)
+			if unit := part.Tag.Get("unit"); unit != "" {
+				of += ": " + unit
+			}
+			keys = append(keys, code(part.Tag.Get("key"))+" ("+of+")")
 		}
 		return "object of any of " + strings.Join(keys, ", ")
 	}

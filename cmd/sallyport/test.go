@@ -76,7 +76,7 @@ threshold; 2 the policy is refused, or --run matches no test.`,
 
 func test(c *cobra.Command, o *config.Options, t *testFlags) error {
 	switch {
-	case t.threshold < 0 || t.threshold > 100:
+	case !(t.threshold >= 0 && t.threshold <= 100): // NaN too
 		return fmt.Errorf("--threshold: want a percentage from 0 to 100, got %v", t.threshold)
 	case t.timeout <= 0:
 		return fmt.Errorf("--timeout: want more than %v", t.timeout)

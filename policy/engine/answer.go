@@ -106,8 +106,8 @@ func (st *stage) described(name string, err error) error {
 		if w.key != "" {
 			name += "." + w.key
 		}
-		if st.secret {
-			return fmt.Errorf("%s: its value is wrong; it is withheld, since the stage reads a secret fact", strings.Split(name, ".")[0])
+		if why := st.withholds(name + w.what); why != "" {
+			return fmt.Errorf("%s: its value is wrong; it is withheld, since %s", strings.Split(name, ".")[0], why)
 		}
 		return fmt.Errorf("%s: %s", name, w.what)
 	}

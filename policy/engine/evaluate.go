@@ -179,12 +179,25 @@ func (j *job) evaluate() (a *answered) {
 // values that they are about, which is not for a log where one of them may be
 // a secret.
 func (st *stage) explained(err error) error {
-	var e *topdown.Error
-	if !st.secret {
+	why := st.withholds(err.Error())
+	if why == "" {
 		return err
 	}
+	var e *topdown.Error
 	if !errors.As(err, &e) {
-		return errors.New("the evaluation failed; the message is withheld, since the stage reads a secret fact")
+		return errors.New("the evaluation failed; the message is withheld, since " + why)
 	}
-	return &topdown.Error{Code: e.Code, Location: e.Location, Message: "the message is withheld, since the stage reads a secret fact"}
+	return &topdown.Error{Code: e.Code, Location: e.Location, Message: "the message is withheld, since " + why}
+}
+
+// withholds says why a message that quotes values may not be told; empty where
+// it may.
+func (st *stage) withholds(message string) string {
+	switch {
+	case st.secret:
+		return "the stage reads a secret fact"
+	case holdsHash(message):
+		return "it quotes the hash of a password"
+	}
+	return ""
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/util"
 
 	"sallyport/policy"
 )
@@ -54,7 +55,10 @@ func (e *Engine) Evaluate(ctx context.Context, s *Snapshot, stage policy.Stage, 
 	values.Foreach(func(k, v *ast.Term) {
 		name := string(k.Value.(ast.String)) // of a field
 		given[name] = v.Value
-		out.Fields[name], _ = ast.JSON(v.Value)
+		var plain any
+		if err := util.UnmarshalJSON(appendValue(nil, v.Value), &plain); err == nil { // it is JSON
+			out.Fields[name] = plain
+		}
 	})
 	// Rules that an index rules out would not show where they fail, but one of
 	// them may be a fault that the index avoids.

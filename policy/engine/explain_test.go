@@ -126,7 +126,9 @@ func TestExplanationsTellNoSecret(t *testing.T) {
 	found := evaluated(t, policy.Authenticate, presentedFacts(), data, `package sallyport.authenticate
 allow if { print(input.credentials.token); t := input.credentials.token; u := data.users[input.credentials.username]; u.password == t }
 allow if concat("", ["Bearer ", input.credentials.token]) == "x"
-allow if data.users[_].password == "y"`)
+allow if data.users[_].password == "y"
+allow if data.tokens[input.credentials.token].ok
+allow if data.owner[data.users.alice.password] == "z"`)
 	text, err := json.Marshal(found)
 	if err != nil || found.Explanation == nil {
 		t.Fatal(err, found.Decision.Err)
@@ -138,6 +140,22 @@ allow if data.users[_].password == "y"`)
 	}
 	if !strings.Contains(string(text), redacted) {
 		t.Error("the test has no secret to tell")
+	}
+}
+
+// A fault quotes the value that it is about.
+func TestFaultsTellNoHash(t *testing.T) {
+	const hash = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNo"
+	data := map[string]any{"users": map[string]any{"blue": map[string]any{"password": hash}}}
+	for _, rule := range []string{
+		`allow if bits.and(to_number(data.users[input.identity.name].password), 1) == 1`,
+		`session_limits := {"idle": data.users[input.identity.name].password}`,
+		`redirect := {data.users[input.identity.name].password: 1}`,
+	} {
+		d := evaluated(t, policy.Route, egressFacts(), data, "package sallyport.route\n"+rule).Decision
+		if d.Verdict != policy.Fault || !strings.Contains(d.Err.Error(), "withheld, since it quotes the hash of a password") || strings.Contains(d.Err.Error(), "$argon") {
+			t.Errorf("%s: %v, %v", rule, d.Verdict, d.Err)
+		}
 	}
 }
 

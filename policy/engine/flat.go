@@ -23,8 +23,12 @@ const numbersAreFew = 64
 // their arguments without a word: OPA tries them one after another.
 const manyHeads = 100
 
-// maxCalls bounds how far a loop is followed into functions.
-const maxCalls = 3
+// maxCalls bounds how far a loop is followed into functions, and maxFollowed
+// into how many of their definitions from one rule.
+const (
+	maxCalls    = 3
+	maxFollowed = 1000
+)
 
 // matchers are built-ins that compare an entry with a fact.
 var matchers = []string{
@@ -41,6 +45,7 @@ type flatness struct {
 	data     map[string]any
 	found    func(at *ast.Location, message string)
 	told     map[string]bool // what the rule goes through, once each
+	followed int             // definitions of functions, from one rule
 }
 
 // tell reports what a rule goes through.
@@ -65,7 +70,7 @@ func (s *scope) inner() *scope {
 }
 
 func (f *flatness) rule(rule *ast.Rule) {
-	f.told = map[string]bool{}
+	f.told, f.followed = map[string]bool{}, 0
 	for r := rule; r != nil; r = r.Else {
 		s := &scope{seen: map[ast.Var]bool{}, alias: map[ast.Var]ast.Ref{}, loops: map[ast.Var]ast.Ref{}}
 		for _, argument := range r.Head.Args {
@@ -253,6 +258,9 @@ func (f *flatness) call(function ast.Ref, operands []*ast.Term, at *ast.Location
 		return
 	}
 	for _, rule := range f.compiler.GetRulesExact(function) {
+		if f.followed++; f.followed > maxFollowed {
+			return
+		}
 		inner := &scope{map[ast.Var]bool{}, map[ast.Var]ast.Ref{}, map[ast.Var]ast.Ref{}, s.calls + 1, at}
 		for i, argument := range rule.Head.Args[:min(len(rule.Head.Args), len(operands))] {
 			inner.see(argument)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"reflect"
 	"strconv"
 
@@ -92,7 +93,7 @@ func appendValue(b []byte, value ast.Value) []byte {
 	case ast.Boolean:
 		return strconv.AppendBool(b, bool(value))
 	case ast.Number:
-		return append(b, value...)
+		return appendNumber(b, string(value))
 	case ast.String:
 		return AppendString(b, string(value))
 	case *ast.Array:
@@ -103,6 +104,19 @@ func appendValue(b []byte, value ast.Value) []byte {
 		return appendObject(b, value)
 	}
 	return AppendString(b, fmt.Sprintf("a value of type %T", value)) // no result of an evaluation
+}
+
+// appendNumber writes a number as JSON has it. Rego's to_number keeps text that
+// JSON does not know, such as +9 or .5.
+func appendNumber(b []byte, text string) []byte {
+	if json.Valid([]byte(text)) {
+		return append(b, text...)
+	}
+	f, err := strconv.ParseFloat(text, 64)
+	if err != nil || math.IsInf(f, 0) || math.IsNaN(f) {
+		return AppendString(b, text)
+	}
+	return strconv.AppendFloat(b, f, 'g', -1, 64)
 }
 
 func appendObject(b []byte, object ast.Object) []byte {

@@ -42,6 +42,14 @@ func TestValuesInJSON(t *testing.T) {
 		value := ast.MustParseTerm(text).Value
 		sameJSON(t, appendValue(nil, value), value)
 	}
+	// What to_number leaves as it was is no JSON, and ast.JSON does not mend it.
+	for text, want := range map[string]string{
+		"+9": "9", ".5": "0.5", "5.": "5", "007": "7", "0x1p4": "16", "1e999": "1e999", "+1e999": `"+1e999"`,
+	} {
+		if got := string(appendValue(nil, ast.Number(text))); got != want {
+			t.Errorf("%s is written as %s, want %s", text, got, want)
+		}
+	}
 	broken := ast.NewObject([2]*ast.Term{ast.StringTerm("a\xc3("), ast.StringTerm("\xed\xa0\x80")})
 	sameJSON(t, appendValue(nil, broken), broken)
 }

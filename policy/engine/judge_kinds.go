@@ -23,10 +23,11 @@ type kind struct {
 	boolean bool
 	array   bool
 	set     bool
-	member  *kind            // of an array or a set
-	value   *kind            // of an object whose keys are free; nil where there is none
-	keys    map[string]*kind // of an object whose keys are declared; nil where there is none
-	any     bool             // everything is
+	member  *kind                 // of an array or a set
+	value   *kind                 // of an object whose keys are free; nil where there is none
+	keys    map[string]*kind      // of an object whose keys are declared; nil where there is none
+	any     bool                  // everything is
+	scalar  func(ast.Value) error // what a text or number at a key must be besides; nil: nothing
 }
 
 // kindOf reads the kind off the Go type of a field or of a key.
@@ -72,7 +73,7 @@ func kindOf(t reflect.Type) *kind {
 		k := &kind{name: "an object", keys: map[string]*kind{}}
 		for i := range t.NumField() {
 			if key, ok := t.Field(i).Tag.Lookup("key"); ok {
-				k.keys[key] = kindOf(t.Field(i).Type)
+				k.keys[key] = kindOfKey(t.Field(i))
 			}
 		}
 		if len(k.keys) > 0 {
@@ -81,6 +82,17 @@ func kindOf(t reflect.Type) *kind {
 	}
 	// A field that this release does not enforce: it is refused by its name.
 	return &kind{any: true}
+}
+
+// kindOfKey holds texts and numbers against the very reader that a decision's
+// would be read by.
+func kindOfKey(field reflect.StructField) *kind {
+	k := kindOf(field.Type)
+	if field.Tag.Get("range") != "" || field.Tag.Get("zero") != "" {
+		read := keyReader(field)
+		k.scalar = func(v ast.Value) error { return read(v, reflect.New(field.Type).Elem()) }
+	}
+	return k
 }
 
 func parsed[T any](parse func(string) (T, error)) func(string) error {
@@ -126,6 +138,11 @@ func (k *kind) checkTerm(name string, t *ast.Term) []wrong {
 	case ast.Boolean:
 		return is(k.boolean, "a boolean")
 	case ast.Number:
+		if k.number && k.scalar != nil {
+			if err := k.scalar(v); err != nil {
+				return []wrong{{t.Location, fmt.Sprintf("%s: %v", name, err)}}
+			}
+		}
 		return is(k.number, "a number")
 	case *ast.TemplateString:
 		return is(k.text, "a string")
@@ -137,6 +154,8 @@ func (k *kind) checkTerm(name string, t *ast.Term) []wrong {
 			return []wrong{{t.Location, fmt.Sprintf("%q is not %s%s", string(v), k.name, didYouMean(string(v), k.oneOf))}}
 		case k.parse != nil && k.parse(string(v)) != nil:
 			return []wrong{{t.Location, fmt.Sprintf("%s is %s: %q is not", name, k.name, string(v))}}
+		case k.scalar != nil && k.scalar(v) != nil:
+			return []wrong{{t.Location, fmt.Sprintf("%s: %v", name, k.scalar(v))}}
 		}
 	case *ast.Array:
 		if !k.array {

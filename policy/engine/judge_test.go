@@ -93,7 +93,7 @@ func TestJudgeNames(t *testing.T) {
 		{name: "nothing at all", files: map[string]string{}},
 		{name: "every field of route", files: route(
 			`allow := true`, `deny contains "x" if input.target.port == 25`, `reason := "y"`, `warn contains "z"`, `explain := true`,
-			`session_limits := {"idle": "5m", "up": "1MiB/s", "bytes": 10, "until": 0}`, `redirect := {"host": "a.test", "port": 443}`,
+			`session_limits := {"idle": "5m", "up": "1MiB/s", "bytes": 10, "until": 1.8e18}`, `redirect := {"host": "a.test", "port": 443}`,
 			`source_address := "192.0.2.1"`, `labels := {"team": input.identity.name}`)},
 		{name: "a misspelt field", files: route(`allow := true`, `denny contains "x" if input.target.port == 25`), want: []string{
 			"route.rego:3:1: denny is not a field of sallyport.route: did you mean deny? (the name of a helper starts with _)"}},
@@ -357,6 +357,11 @@ func TestJudgeData(t *testing.T) {
 
 func TestJudgeWhatMustBeDefined(t *testing.T) {
 	for _, c := range []judgeCase{
+		{name: "values out of range", files: route(`allow := true`, `session_limits := {"until": 1700000000, "bytes": 0, "idle": "0s"}`, `redirect := {"port": 99999}`), want: []string{
+			"route.rego:3:29: session_limits.until: 1700000000 is not a whole number from 1000000000000000000 to 9223372036854775807: nanoseconds since 1970",
+			"route.rego:3:50: session_limits.bytes: 0 would be no bound at all: leave the key out, or deny",
+			"route.rego:3:61: session_limits.idle: 0 would be no bound at all: leave the key out, or deny",
+			"route.rego:4:22: redirect.port: 99999 is not a whole number from 1 to 65535"}},
 		{name: "a complete rule that may not apply", files: route(`allow := true`, `deny := {"x"} if input.target.port == 25`), want: []string{
 			"route.rego:3:1: warning: deny is undefined where this rule does not apply, and that is a fault: write deny contains … if"}},
 		{name: "a complete rule that always applies", files: route(`allow := true`, `deny := {"x" | input.target.port == 25}`)},

@@ -136,11 +136,7 @@ func structReader(t reflect.Type) reader {
 		if !ok {
 			continue
 		}
-		if field.Type.Kind() == reflect.Int64 && field.Type.PkgPath() == "" {
-			keys[name] = key{i, integerReader(field.Tag.Get("range"))}
-		} else {
-			keys[name] = key{i, readerOf(field.Type)}
-		}
+		keys[name] = key{i, keyReader(field)}
 	}
 	return func(v ast.Value, into reflect.Value) error {
 		object, ok := v.(ast.Object)
@@ -165,9 +161,32 @@ func structReader(t reflect.Type) reader {
 	}
 }
 
+// keyReader reads what an object has at the key that a field declares. Tags
+// narrow it: range is the least and the most of an integer and unit what it
+// counts, and zero is "no" where 0 would be no bound at all.
+func keyReader(field reflect.StructField) reader {
+	if field.Type.Kind() == reflect.Int64 && field.Type.PkgPath() == "" {
+		return integerReader(field.Tag.Get("range"), field.Tag.Get("unit"))
+	}
+	read := readerOf(field.Type)
+	if field.Tag.Get("zero") != "no" {
+		return read
+	}
+	return func(v ast.Value, into reflect.Value) error {
+		err := read(v, into)
+		if err == nil && into.IsZero() {
+			return misreadf("0 would be no bound at all: leave the key out, or deny")
+		}
+		return err
+	}
+}
+
 // integerReader reads a whole number between the two that the tag names.
-func integerReader(tag string) reader {
+func integerReader(tag, unit string) reader {
 	least, most := int64(0), int64(1<<63-1)
+	if unit != "" {
+		unit = ": " + unit
+	}
 	if tag != "" {
 		if _, err := fmt.Sscan(tag, &least, &most); err != nil {
 			panic(fmt.Sprintf("engine: the range %q: %v", tag, err))
@@ -180,7 +199,7 @@ func integerReader(tag string) reader {
 		}
 		n, ok := wholeOf(number)
 		if !ok || n < least || n > most {
-			return misreadf("%s is not a whole number from %d to %d", clipped(string(number)), least, most)
+			return misreadf("%s is not a whole number from %d to %d%s", clipped(string(number)), least, most, unit)
 		}
 		into.SetInt(n)
 		return nil

@@ -89,6 +89,11 @@ func (r *renderer) isSecret(s string) bool {
 	if r.token != "" && strings.Contains(s, r.token) {
 		return true
 	}
+	return holdsHash(s)
+}
+
+// holdsHash tells whether a text holds the hash of a password, or begins to.
+func holdsHash(s string) bool {
 	for _, prefix := range []string{"$argon2", "$2a$", "$2b$", "$2x$", "$2y$"} {
 		if strings.Contains(s, prefix) {
 			return true

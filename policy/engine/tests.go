@@ -70,7 +70,11 @@ func (e *Engine) Test(ctx context.Context, c *Candidate, o TestOptions) (*TestRe
 	if s == nil {
 		return nil, problems, nil
 	}
-	report, err := e.testRun(s).run(ctx, c, o)
+	run := e.testRun(s)
+	report, err := run.run(ctx, c, o)
+	if err == nil {
+		run.explain(ctx, report)
+	}
 	return report, problems, err
 }
 
@@ -125,13 +129,6 @@ func (r *testRun) run(ctx context.Context, c *Candidate, o TestOptions) (*TestRe
 	slices.SortFunc(report.Tests, func(a, b Test) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Name, b.Name))
 	})
-	why := 0
-	for i := range report.Tests {
-		if t := &report.Tests[i]; t.Outcome == Failed && why < maxExplained {
-			why++
-			t.Why = r.why(ctx, t)
-		}
-	}
 	if o.Coverage {
 		report.Coverage = r.coverage()
 	}
@@ -181,6 +178,17 @@ func testsIn(m *ast.Module) (n int) {
 
 // maxExplained bounds the failed tests that are run again to see why.
 const maxExplained = 20
+
+// explain says of the first failed tests why they failed.
+func (r *testRun) explain(ctx context.Context, report *TestReport) {
+	explained := 0
+	for i := range report.Tests {
+		if t := &report.Tests[i]; t.Outcome == Failed && explained < maxExplained {
+			explained++
+			t.Why = r.why(ctx, t)
+		}
+	}
+}
 
 // why runs a failed test again, watched; nil where that shows nothing.
 func (r *testRun) why(ctx context.Context, t *Test) *RuleReason {

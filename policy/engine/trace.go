@@ -275,6 +275,9 @@ func (t *tracer) nameOf(term *ast.Term, e *topdown.Event) string {
 			case value.IsGround() && name != "":
 				return ""
 			case value.IsGround():
+				if s, ok := value.Value.(ast.String); ok && t.show.isSecret(string(s)) {
+					value = ast.VarTerm(redacted)
+				}
 				plain[i+1] = value
 			default:
 				return plain[:i+1].String()

@@ -115,7 +115,12 @@ func (r *Resolver) ask(ctx context.Context, server netip.AddrPort, name string) 
 			return &hurriedTCP{conn, latest}, nil
 		},
 	}
-	return one.LookupNetIP(ctx, "ip", name)
+	found, err := one.LookupNetIP(ctx, "ip", name)
+	var dns *net.DNSError
+	if errors.As(err, &dns) && dns.Server != "" {
+		dns.Server = server.String() // Go names the one of /etc/resolv.conf
+	}
+	return found, err
 }
 
 // hurriedUDP and hurriedTCP let Go's resolver wait no longer than until latest.

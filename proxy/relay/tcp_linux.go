@@ -277,7 +277,8 @@ func (d *direction) unsoundEnd() error {
 	_ = d.tcp.source.Control(func(fd uintptr) {
 		// The first byte of struct tcp_info is all that is wanted of it.
 		if info, err := unix.GetsockoptInt(int(fd), unix.SOL_TCP, unix.TCP_INFO); err == nil {
-			state = *(*byte)(unsafe.Pointer(&info))
+			first := int32(info)
+			state = *(*byte)(unsafe.Pointer(&first))
 		}
 		if state == unix.BPF_TCP_CLOSE {
 			failure = socketError(int(fd))
