@@ -15,6 +15,7 @@ type Fact struct {
 	Pending bool         // not gathered yet
 	Secret  bool         // never in a log
 	Type    reflect.Type // the Go type that holds it
+	Values  []string     // what a text is, besides empty; nil: anything
 	Index   int          // the field's place in the Go struct that encloses it
 	Fields  []Fact       // of an object whose keys are declared; nil for a leaf
 	Each    []Fact       // of a leaf that maps names to objects: what each of these has
@@ -64,6 +65,7 @@ func facts(t reflect.Type, stage Stage, inherited []Stage, pending bool) []Fact 
 			Name: name, Doc: field.Tag.Get("doc"), Type: field.Type, Index: i,
 			Pending: pending || field.Tag.Get("pending") != "",
 			Secret:  field.Tag.Get("secret") != "",
+			Values:  valuesOf(field),
 		}
 		switch {
 		case isObject(field.Type):
@@ -74,6 +76,21 @@ func facts(t reflect.Type, stage Stage, inherited []Stage, pending bool) []Fact 
 		out = append(out, f)
 	}
 	return out
+}
+
+// valuesOf are the texts that a fact may be, where they are a closed list.
+func valuesOf(field reflect.StructField) []string {
+	if field.Type == reflect.TypeFor[Scope]() {
+		var names []string
+		for _, scope := range Scopes() {
+			names = append(names, string(scope))
+		}
+		return names
+	}
+	if tag, ok := field.Tag.Lookup("values"); ok {
+		return strings.Fields(tag)
+	}
+	return nil
 }
 
 // isObject tells a struct of facts from a leaf that happens to be a struct.

@@ -11,6 +11,7 @@ import "net/netip"
 //	fact     its name in `input`
 //	stages   the stages that have it; without the tag, those of the enclosing field
 //	pending  no code gathers it yet: it has its empty value, and reading it is a warning
+//	values   the texts that it is, besides empty, where they are a closed list
 //	secret   it enters an input but never a log
 //	doc      what it tells, for the schema
 type Facts struct {
@@ -37,7 +38,7 @@ type Session struct {
 	ID       string `fact:"id" doc:"unique id of the session"`
 	Listener string `fact:"listener" doc:"name of the listener that accepted it"`
 	Started  int64  `fact:"started" doc:"when it connected, nanoseconds since 1970"`
-	Protocol string `fact:"protocol" stages:"authenticate route dial inspect" doc:"socks5, socks4 or http"`
+	Protocol string `fact:"protocol" stages:"authenticate route dial inspect" values:"socks5 socks4 http" doc:"socks5, socks4 or http"`
 	TLS      TLS    `fact:"tls" stages:"authenticate route dial inspect" doc:"the TLS connection to the listener"`
 	Again    bool   `fact:"again" pending:"true" doc:"true when a live session is asked again under a new policy"`
 }
@@ -51,7 +52,7 @@ type TLS struct {
 type Source struct {
 	IP          IP          `fact:"ip" doc:"the client's address"`
 	Port        int64       `fact:"port" doc:"the client's port"`
-	Family      Family      `fact:"family" doc:"ipv4 or ipv6; empty on a unix socket"`
+	Family      Family      `fact:"family" values:"ipv4 ipv6" doc:"ipv4 or ipv6; empty on a unix socket"`
 	Prefixes    Prefixes    `fact:"prefixes" doc:"the CIDR prefixes of the address, longest first"`
 	Scope       Scope       `fact:"scope" doc:"which part of the address space it belongs to"`
 	Geo         Geo         `fact:"geo" doc:"what the GeoIP databases know"`
@@ -118,7 +119,7 @@ type Process struct {
 
 // Credentials is what the client presented.
 type Credentials struct {
-	Method     string     `fact:"method" doc:"password, none, certificate or certificate+password"`
+	Method     string     `fact:"method" values:"password none certificate certificate+password" doc:"password, none, certificate or certificate+password"`
 	Username   string     `fact:"username" doc:"as presented"`
 	Known      bool       `fact:"known" doc:"the user directory has that name"`
 	Verified   bool       `fact:"verified" doc:"the secret is right, and the user neither disabled nor expired"`
@@ -153,7 +154,7 @@ type Span struct {
 
 // Request is what the client asks for.
 type Request struct {
-	Command string              `fact:"command" doc:"connect, bind, associate, datagram or forward"`
+	Command string              `fact:"command" values:"connect bind associate datagram forward" doc:"connect, bind, associate, datagram or forward"`
 	Method  string              `fact:"method" doc:"HTTP: the method"`
 	Path    string              `fact:"path" doc:"HTTP: the path without its query; empty for CONNECT"`
 	Headers map[string][]string `fact:"headers" doc:"HTTP: lower-case names to values, without Authorization, Proxy-Authorization and Cookie"`
@@ -164,7 +165,7 @@ type Request struct {
 type Target struct {
 	Host     string   `fact:"host" doc:"lower-case ASCII name without a trailing dot, or an IP address"`
 	Port     int64    `fact:"port" doc:"TCP or UDP port"`
-	Kind     string   `fact:"kind" doc:"domain, ipv4 or ipv6"`
+	Kind     string   `fact:"kind" values:"domain ipv4 ipv6" doc:"domain, ipv4 or ipv6"`
 	Suffixes Suffixes `fact:"suffixes" doc:"of a domain: itself first, then each parent"`
 	IP       IP       `fact:"ip" doc:"of a literal: the address"`
 	Prefixes Prefixes `fact:"prefixes" doc:"of a literal: its CIDR prefixes, longest first"`
@@ -181,7 +182,7 @@ type Asked struct {
 // Address is an address about to be dialled.
 type Address struct {
 	IP       IP       `fact:"ip" doc:"the address"`
-	Family   Family   `fact:"family" doc:"ipv4 or ipv6"`
+	Family   Family   `fact:"family" values:"ipv4 ipv6" doc:"ipv4 or ipv6"`
 	Prefixes Prefixes `fact:"prefixes" doc:"its CIDR prefixes, longest first"`
 	Scope    Scope    `fact:"scope" doc:"which part of the address space it belongs to"`
 	Geo      Geo      `fact:"geo" doc:"what the GeoIP databases know"`

@@ -83,9 +83,6 @@ func readObject(into reflect.Value, declared []Fact, input map[string]any, path 
 			if err := readLeaf(field, f, input[name], below); err != nil {
 				return err
 			}
-			if name == "port" && (field.Int() < 0 || field.Int() > 65535) {
-				return fmt.Errorf("%s: %d is not a port from 0 to 65535", below, field.Int())
-			}
 			continue
 		}
 		object, ok := input[name].(map[string]any)

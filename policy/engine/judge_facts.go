@@ -44,6 +44,7 @@ func (j *judging) judgeStage(live *ast.Compiler, stage policy.Stage, s *stageRul
 	root := policy.Input(stage)
 	for rule := range reached {
 		j.checkFacts(stage, root, rule)
+		j.checkValues(root, rule)
 	}
 	j.checkPassedFacts(live, stage, root, reached)
 	typed := j.compileWithSchema(stage, reached)

@@ -355,6 +355,27 @@ func TestJudgeData(t *testing.T) {
 	}
 }
 
+func TestJudgeValues(t *testing.T) {
+	const kinds = " (it is domain, ipv4 and ipv6)"
+	for _, c := range []judgeCase{
+		{name: "what a fact never is", files: route(`allow := true`, `deny contains "a" if input.target.scope == "metdata"`,
+			`deny contains "b" if "host" == input.target.kind`, `deny contains "c" if not input.request.command == "CONNECT"`,
+			`deny contains "d" if { k := input.target.kind; k in {"names", "domain"} }`, `deny contains "e" if input.session.protocol != "socks"`), want: []string{
+			`route.rego:3:22: warning: input.target.scope is never "metdata": did you mean metadata? (it is metadata, loopback, link_local, private, shared, unspecified, multicast, reserved and public)`,
+			`route.rego:4:22: warning: input.target.kind is never "host"` + kinds,
+			`route.rego:5:22: warning: input.request.command is never "CONNECT": did you mean connect? (it is connect, bind, associate, datagram and forward)`,
+			`route.rego:6:48: warning: input.target.kind is never "names"` + kinds,
+			`route.rego:7:22: warning: input.session.protocol is never "socks": did you mean socks5? (it is socks5, socks4 and http)`}},
+		{name: "what a fact may be", files: route(`allow if input.target.kind in ["ipv4", ""]`, `allow if input.identity.name == "domain"`,
+			`allow if { some k in ["a", "domain"]; input.target.kind == k }`, `allow if input.target.kind == data.x.kind`)},
+	} {
+		if c.name == "what a fact may be" {
+			c.files["data.json"] = `{"x": {"kind": "a"}}`
+		}
+		t.Run(c.name, c.run)
+	}
+}
+
 func TestJudgeWhatMustBeDefined(t *testing.T) {
 	for _, c := range []judgeCase{
 		{name: "values out of range", files: route(`allow := true`, `session_limits := {"until": 1700000000, "bytes": 0, "idle": "0s"}`, `redirect := {"port": 99999}`), want: []string{
