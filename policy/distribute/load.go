@@ -7,12 +7,14 @@
 package distribute
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -178,6 +180,7 @@ func (l *loading) manifest(f file, b *engine.Bundle) {
 		l.unparsed(f, err)
 		return
 	}
+	l.manifestKeys(f)
 	b.Revision = m.Revision
 	if m.Roots != nil {
 		b.Roots = *m.Roots
@@ -189,6 +192,22 @@ func (l *loading) manifest(f file, b *engine.Bundle) {
 	if slices.ContainsFunc(versions, func(v int) bool { return v != 1 }) {
 		l.refuse(f.path, "asks for another version of Rego than 1")
 	}
+}
+
+// manifestKeys refuses a key that no manifest has: with its roots misspelt, a
+// bundle would own everything.
+func (l *loading) manifestKeys(f file) {
+	var keys map[string]json.RawMessage
+	if json.Unmarshal(f.text, &keys) != nil {
+		return // OPA's own reading has told
+	}
+	known := []string{"revision", "roots", "wasm", "rego_version", "file_rego_versions", "metadata"}
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		if !slices.Contains(known, key) {
+			l.refuse(f.path, fmt.Sprintf("a manifest has no key %q: it has %s", key, strings.Join(known, ", ")))
+		}
+	}
+	l.unique(f)
 }
 
 // take puts a file into the candidate, unless it is in already: one may be
@@ -222,6 +241,9 @@ func (l *loading) document(f file) (map[string]any, bool) {
 		l.unparsed(f, err)
 		return nil, false
 	}
+	if !l.unique(f) {
+		return nil, false
+	}
 	if nests(value, maxNesting) {
 		l.refuse(f.path, fmt.Sprintf("nests deeper than %d levels", maxNesting))
 		return nil, false
@@ -234,6 +256,23 @@ func (l *loading) document(f file) (map[string]any, bool) {
 		l.refuse(f.path, "is at the root of data, and so has to be an object")
 	}
 	return object, ok
+}
+
+// unique refuses a key that is there twice.
+func (l *loading) unique(f file) bool {
+	if bundle.IsYAMLFile(f.path) {
+		err := duplicateInYAML(f.text)
+		if err != nil {
+			l.unparsed(f, err)
+		}
+		return err == nil
+	}
+	key, offset, found := duplicateInJSON(f.text)
+	if found {
+		row := 1 + bytes.Count(f.text[:offset], []byte("\n"))
+		l.problems = append(l.problems, engine.Problem{File: f.path, Row: row, Message: fmt.Sprintf("the key %q is there twice", key)})
+	}
+	return !found
 }
 
 // nests tells whether a value has more than levels objects and arrays one in
