@@ -3,9 +3,7 @@ package distribute
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -54,17 +52,35 @@ func duplicateInJSON(text []byte) (key string, offset int64, found bool) {
 	}
 }
 
-// duplicateInYAML is what the YAML library says of a key that a mapping has
-// twice: a message that names both lines.
-func duplicateInYAML(text []byte) error {
-	var value any
-	var several *yaml.TypeError
-	if err := yaml.Unmarshal(text, &value); errors.As(err, &several) {
-		for _, message := range several.Errors {
-			if strings.Contains(message, "already defined") {
-				return fmt.Errorf("yaml: %s", message)
+// duplicateInYAML finds a key that a mapping has twice, in whatever spelling: in
+// the JSON that comes of it, 1 and 0x1 are one key. An error is the library's, of
+// text that it can't read.
+func duplicateInYAML(text []byte) (key string, row int, found bool, err error) {
+	var document yaml.Node
+	if err := yaml.Unmarshal(text, &document); err != nil {
+		return "", 0, false, err
+	}
+	key, row, found = duplicateInNode(&document)
+	return key, row, found, nil
+}
+
+func duplicateInNode(node *yaml.Node) (key string, row int, found bool) {
+	keys := map[string]bool{}
+	for i, below := range node.Content {
+		if node.Kind == yaml.MappingNode && i%2 == 0 && below.Tag != "!!merge" {
+			var name any
+			if below.Decode(&name) != nil {
+				name = below.Value
 			}
+			text := fmt.Sprint(name)
+			if keys[text] {
+				return text, below.Line, true
+			}
+			keys[text] = true
+		}
+		if key, row, found := duplicateInNode(below); found {
+			return key, row, true
 		}
 	}
-	return nil
+	return "", 0, false
 }

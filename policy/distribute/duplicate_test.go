@@ -14,7 +14,11 @@ func TestDuplicatesAreRefused(t *testing.T) {
 		{"data.json", "{\"users\": {\n\"x\": {},\n\"y\": 1,\n\"x\": {}}}", `:4: the key "x" is there twice`},
 		{"data.json", `{"a": [{"b": 1, "\u0062": 2}]}`, `:1: the key "b" is there twice`},
 		{"data.json", `{"a": 1, "": 2, "": 3}`, `the key "" is there twice`},
-		{"data.yaml", "users:\n  x: {a: 1}\n  x: {a: 2}\n", `:3: mapping key "x" already defined at line 2`},
+		{"data.yaml", "users:\n  x: {a: 1}\n  x: {a: 2}\n", `:3: the key "x" is there twice`},
+		{"data.yaml", `{"x":1,"e":"\ud83d\ude00","x":2}`, `:1: the key "x" is there twice`},
+		{"data.yaml", "users:\n  1: dev\n  0x1: admin\n", `:3: the key "1" is there twice`},
+		{"data.yaml", "a: {true: 1, True: 2}\n", `the key "true" is there twice`},
+		{"data.yaml", "a: &a {k: 1}\nb: {<<: *a, k: 2}\nc: {<<: *a, d: *a}\n", ""},
 		{"data.json", `{"a": {"k": "a"}, "b": {"k": "k"}, "c": ["a", "a", {"a": 1}, {"a": 1}], "k": null}`, ""},
 		{"data.yaml", "a: {k: a}\nb: {k: k}\nc: [a, a]\n", ""},
 	} {

@@ -258,18 +258,23 @@ func (l *loading) document(f file) (map[string]any, bool) {
 	return object, ok
 }
 
-// unique refuses a key that is there twice.
+// unique refuses a key that is there twice. A file of YAML may hold JSON.
 func (l *loading) unique(f file) bool {
-	if bundle.IsYAMLFile(f.path) {
-		err := duplicateInYAML(f.text)
-		if err != nil {
+	var key string
+	var row int
+	var found bool
+	if json.Valid(f.text) {
+		var offset int64
+		key, offset, found = duplicateInJSON(f.text)
+		row = 1 + bytes.Count(f.text[:offset], []byte("\n"))
+	} else {
+		var err error
+		if key, row, found, err = duplicateInYAML(f.text); err != nil {
 			l.unparsed(f, err)
+			return false
 		}
-		return err == nil
 	}
-	key, offset, found := duplicateInJSON(f.text)
 	if found {
-		row := 1 + bytes.Count(f.text[:offset], []byte("\n"))
 		l.problems = append(l.problems, engine.Problem{File: f.path, Row: row, Message: fmt.Sprintf("the key %q is there twice", key)})
 	}
 	return !found
