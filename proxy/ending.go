@@ -117,7 +117,6 @@ func (l *life) fail(err error) {
 		return
 	}
 	l.conn.SetDeadline(time.Now().Add(2 * time.Second))
-	defer context.AfterFunc(l.session.Context(), func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
 	var rejected *rejection
 	var told error
 	if errors.As(err, &rejected) || errors.Is(err, errNoMethod) {
@@ -126,6 +125,8 @@ func (l *life) fail(err error) {
 		told = l.dialect.Refuse(&e)
 	}
 	if told == nil {
+		// Only now, so that a session that was cut is told so before it is hurried.
+		defer context.AfterFunc(l.session.Context(), func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
 		l.hangUp()
 	}
 }
