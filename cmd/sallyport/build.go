@@ -45,6 +45,7 @@ type server struct {
 	logLines  *telemetry.Writer
 	logExport *telemetry.LogExport // nil: not asked for
 	logFile   *telemetry.File      // nil: standard error
+	manager   *distribute.Manager
 	decisions *distribute.DecisionLog
 	telemetry *telemetry.Telemetry
 	engine    *engine.Engine
@@ -98,10 +99,14 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		return nil, err
 	}
 	options := engineOptions(c, s.geo)
-	s.decisions, err = distribute.NewDecisionLog(map[string]any{
-		"decision_logs": map[string]any{"console": c.Policy.OPA.DecisionLogs.Console},
-	}, os.Stdout, s.log)
+	s.manager, err = distribute.New(distribute.Options{
+		OPA: map[string]any{"decision_logs": map[string]any{"console": c.Policy.OPA.DecisionLogs.Console}},
+		Log: s.log,
+	})
 	if err != nil {
+		return nil, err
+	}
+	if s.decisions, err = distribute.NewDecisionLog(s.manager, os.Stdout, s.log); err != nil {
 		return nil, err
 	}
 	if s.decisions != nil {
@@ -390,6 +395,9 @@ func (s *server) close() {
 		if err := s.decisions.Close(ctx); err != nil {
 			s.log.Warn("decision log", "error", err)
 		}
+	}
+	if s.manager != nil {
+		s.manager.Close(ctx)
 	}
 	if s.telemetry != nil {
 		if err := s.telemetry.Shutdown(ctx); err != nil {
