@@ -120,6 +120,9 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if s.engine, err = engine.New(options); err != nil {
 		return nil, err
 	}
+	if err := s.manager.Start(ctx, s.engine); err != nil {
+		return nil, err
+	}
 	s.verifier = identity.NewVerifier(runtime.GOMAXPROCS(0))
 	s.telemetry, err = telemetry.New(ctx, telemetry.Options{
 		Log: s.log, LogExport: s.logExport, Prometheus: c.Telemetry.Prometheus, Version: version,

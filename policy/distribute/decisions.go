@@ -56,11 +56,8 @@ func NewDecisionLog(m *Manager, output io.Writer, log *slog.Logger) (*DecisionLo
 }
 
 func newDecisionLog(m *Manager, output io.Writer, log *slog.Logger, length int) (*DecisionLog, error) {
-	parsed, err := logs.NewConfigBuilder().WithBytes(m.opa.Config.DecisionLogs).WithLogger(m.opa.Logger()).Parse()
-	if err != nil {
-		return nil, fmt.Errorf("policy.opa.decision_logs: %w", err)
-	}
-	if parsed == nil {
+	plugin := logs.Lookup(m.opa)
+	if plugin == nil {
 		return nil, nil
 	}
 	m.console.output = output
@@ -69,10 +66,9 @@ func newDecisionLog(m *Manager, output io.Writer, log *slog.Logger, length int) 
 		return nil, fmt.Errorf("decision log: labels: %w", err)
 	}
 	l := &DecisionLog{
-		manager: m.opa, plugin: logs.New(parsed, m.opa), console: m.console, labels: labels, log: log,
+		manager: m.opa, plugin: plugin, console: m.console, labels: labels, log: log,
 		queue: make(chan *engine.Event, length), closing: make(chan struct{}), done: make(chan struct{}),
 	}
-	m.opa.Register(logs.Name, l.plugin)
 	go l.write()
 	return l, nil
 }

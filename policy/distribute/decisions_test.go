@@ -26,9 +26,7 @@ var consoleConfig = map[string]any{
 func manager(t *testing.T, config map[string]any, log *slog.Logger) *Manager {
 	t.Helper()
 	m, err := New(Options{OPA: config, Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
+	do(t, err, m.Start(t.Context(), nil))
 	t.Cleanup(func() { m.Close(context.Background()) })
 	return m
 }
@@ -232,7 +230,7 @@ func TestConfigurationOfTheDecisionLog(t *testing.T) {
 		}
 	}
 	for _, config := range []map[string]any{{"decision_logs": true}, {"decision_logs": map[string]any{"console": 7}}} {
-		if _, err := NewDecisionLog(manager(t, config, quiet), io.Discard, quiet); err == nil {
+		if _, err := New(Options{OPA: config, Log: quiet}); err == nil {
 			t.Errorf("%v: no error", config)
 		}
 	}

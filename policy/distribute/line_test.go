@@ -105,6 +105,9 @@ func BenchmarkRecord(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	if err := m.Start(b.Context(), nil); err != nil {
+		b.Fatal(err)
+	}
 	defer m.Close(b.Context())
 	l, err := NewDecisionLog(m, io.Discard, quiet)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/logging"
 	"github.com/open-policy-agent/opa/v1/plugins"
+	"github.com/open-policy-agent/opa/v1/plugins/discovery"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 
 	"sallyport/policy/engine"
@@ -56,6 +57,7 @@ type Outcome struct {
 type Manager struct {
 	opa     *plugins.Manager
 	console *console
+	started bool
 }
 
 // New makes a manager that does nothing yet.
@@ -71,11 +73,31 @@ func New(o Options) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("policy.opa: %w", err)
 	}
+	// It registers the plugins that are configured, and itself starts none before
+	// the manager does.
+	discover, err := discovery.New(m.opa)
+	if err != nil {
+		return nil, fmt.Errorf("policy.opa: %w", err)
+	}
+	m.opa.Register(discovery.Name, discover)
 	return m, nil
 }
 
+// Start starts the plugins. Bundles are judged by e.
+func (m *Manager) Start(ctx context.Context, e *engine.Engine) error {
+	m.started = true
+	if err := m.opa.Start(ctx); err != nil {
+		return fmt.Errorf("policy.opa: %w", err)
+	}
+	return nil
+}
+
 // Close ends the plugins, after what they have to send is sent or ctx ends.
-func (m *Manager) Close(ctx context.Context) { m.opa.Stop(ctx) }
+func (m *Manager) Close(ctx context.Context) {
+	if m.started { // OPA's plugins wait for their own loops to end
+		m.opa.Stop(ctx)
+	}
+}
 
 // warnings leaves out what OPA has to say when all is well.
 type warnings struct{ slog.Handler }
