@@ -15,6 +15,7 @@ type Candidate struct {
 	Modules   []Module   // Rego, tests included
 	Documents []Document // base data
 	Bundles   []Bundle   // those that brought modules or documents
+	Partial   bool       // more is awaited: what is missing is not a problem yet, and nothing of it may be activated
 }
 
 // Module is one Rego file.
