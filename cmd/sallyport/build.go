@@ -99,10 +99,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		return nil, err
 	}
 	options := engineOptions(c, s.geo)
-	s.manager, err = distribute.New(distribute.Options{
-		OPA: map[string]any{"decision_logs": map[string]any{"console": c.Policy.OPA.DecisionLogs.Console}},
-		Log: s.log,
-	})
+	s.manager, err = distribute.New(distribute.Options{OPA: c.Policy.OPA, Log: s.log})
 	if err != nil {
 		return nil, err
 	}
