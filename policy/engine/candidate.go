@@ -12,6 +12,7 @@ import (
 // It is never changed after it has been handed over.
 type Candidate struct {
 	Revision  string     // what logs call it: a manifest's revision, or a digest of the files
+	Digest    string     // SHA-256 of everything below, in hexadecimal
 	Modules   []Module   // Rego, tests included
 	Documents []Document // base data
 	Bundles   []Bundle   // those that brought modules or documents

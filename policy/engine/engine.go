@@ -59,7 +59,7 @@ type Engine struct {
 	defaults []Module
 	active   atomic.Pointer[Snapshot]
 	halted   atomic.Pointer[error] // why no question is answered
-	copies   sync.Pool // of *policy.Facts, whose geo has been filled in
+	copies   sync.Pool             // of *policy.Facts, whose geo has been filled in
 
 	evaluators
 }
