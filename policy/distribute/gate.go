@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/plugins/bundle"
-	"github.com/open-policy-agent/opa/v1/storage"
 
 	"sallyport/policy/engine"
 )
@@ -60,6 +59,7 @@ func (m *Manager) passBundles(ctx context.Context, c *commit, bundles []*stored)
 				b.refuse("patch.json", "makes this a delta bundle, which policy.deltas does not allow")
 				b.sum()
 			}
+			m.checkFile(b)
 		}
 	}
 	verdict := m.judge(ctx, m.assemble(bundles), trigger)
@@ -72,6 +72,7 @@ func (m *Manager) passBundles(ctx context.Context, c *commit, bundles []*stored)
 		return err
 	}
 	m.hold(bundles)
+	m.arrived(verdict.candidate.changed)
 	m.publish(verdict)
 	return nil
 }
@@ -250,6 +251,7 @@ func (m *Manager) publish(v *verdict) {
 		}
 		return
 	}
+	m.checkAge() // a copy that was kept may be too old already
 	if m.o.Decided != nil {
 		m.o.Decided(&v.Outcome)
 	}
@@ -330,5 +332,3 @@ func (v *verdicts) put(digest string, err error) {
 	v.of[digest] = err
 	v.order = append(v.order, digest)
 }
-
-var _ storage.Store = (*store)(nil)

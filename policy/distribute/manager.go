@@ -78,7 +78,9 @@ type Manager struct {
 	started   bool
 
 	discovered atomic.Bool
+	told       told
 	state      state
+	age        age
 
 	mu      sync.Mutex // one candidate at a time; never taken by those that hold a lock of OPA's but in a commit
 	engine  *engine.Engine
@@ -87,6 +89,8 @@ type Manager struct {
 	inForce map[string]string // digests of the bundles that decide
 	active  *Outcome          // nil: none yet
 	refused verdicts
+
+	fileBundles fileBundles // of tend
 
 	end  context.CancelFunc
 	wake chan struct{}
@@ -101,12 +105,12 @@ func New(o Options) (*Manager, error) {
 	}
 	m := &Manager{
 		o: o, console: &console{}, files: &engine.Candidate{}, wake: make(chan struct{}, 1),
-		end: func() {},
+		end: func() {}, fileBundles: fileBundles{changed: make(chan struct{}, 1)},
 	}
 	m.store = newStore(m.pass)
 	m.opa, err = plugins.New(raw, rand.Text(), m.store,
 		plugins.ConsoleLogger(m.console),
-		plugins.Logger(logging.NewLoggerFromSlogHandler(warnings{o.Log.Handler()}, logging.Warn)))
+		plugins.Logger(logging.NewLoggerFromSlogHandler(&opaLog{Handler: o.Log.Handler(), told: &m.told}, logging.Warn)))
 	if err != nil {
 		return nil, fmt.Errorf("policy.opa: %w", err)
 	}
@@ -142,6 +146,7 @@ func (m *Manager) Start(ctx context.Context, e *engine.Engine) error {
 	if err := m.reconsider(ctx, nil, "start"); err != nil {
 		return err
 	}
+	m.told.attempts.Store(true)
 	m.done.Go(func() { m.tend(ctx) })
 	return nil
 }
@@ -180,11 +185,4 @@ func (m *Manager) sourceOf(source *bundle.Source) string {
 	}
 	u.User, u.RawQuery, u.Fragment = nil, "", ""
 	return u.String()
-}
-
-// warnings leaves out what OPA has to say when all is well.
-type warnings struct{ slog.Handler }
-
-func (w warnings) Enabled(ctx context.Context, level slog.Level) bool {
-	return level >= slog.LevelWarn && w.Handler.Enabled(ctx, level)
 }

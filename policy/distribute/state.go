@@ -152,6 +152,7 @@ func (m *Manager) attempted(s bundle.Status) {
 	b := m.state.bundle(s.Name)
 	if s.LastSuccessfulRequest.Equal(s.LastRequest) {
 		b.Contact = time.Now()
+		m.keepContact(s.Name)
 	}
 	problem := s.Message
 	for _, err := range s.Errors {
@@ -188,22 +189,32 @@ func (m *Manager) signal() {
 }
 
 // tend looks after what nobody calls for, until ctx ends: a policy that became
-// complete by a change in the configuration that was discovered, and age.
+// complete by a change in the configuration that was discovered, bundles in files,
+// and age.
 func (m *Manager) tend(ctx context.Context) {
 	names := m.bundleNames()
 	discovered := m.discovered.Load()
 	for {
+		m.watchBundles(ctx)
+		wait := m.checkAge()
+		older := time.NewTimer(wait)
+		if wait == 0 {
+			older.Stop()
+		}
 		select {
 		case <-ctx.Done():
-			return
 		case <-m.wake:
+		case <-older.C:
+		}
+		older.Stop()
+		if ctx.Err() != nil {
+			return
 		}
 		m.listen()
+		m.loadBundles(ctx)
 		if now := m.bundleNames(); !slices.Equal(now, names) || m.discovered.Load() != discovered {
 			names, discovered = now, m.discovered.Load()
-			if err := m.reconsider(ctx, nil, "discovery"); err != nil && ctx.Err() == nil {
-				m.o.Log.Error("policy refused; the active one stays", "error", err.Error())
-			}
+			m.reconsider(ctx, nil, "discovery") // what comes of it is told as usual
 		}
 	}
 }
