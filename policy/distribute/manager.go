@@ -80,6 +80,7 @@ type Manager struct {
 	started   bool
 
 	discovered atomic.Bool
+	takenAway  atomic.Bool // a bundle has been, and what comes of it is not judged yet
 	told       told
 	state      state
 	age        age
@@ -91,6 +92,7 @@ type Manager struct {
 	inForce map[string]string // digests of the bundles that decide
 	active  *Outcome          // nil: none yet
 	refused verdicts
+	lost    string // the bundle whose going was told of last
 
 	fileBundles fileBundles // of tend
 

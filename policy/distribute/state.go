@@ -243,7 +243,8 @@ func (m *Manager) tend(ctx context.Context) {
 		}
 		m.listen()
 		m.loadBundles(ctx)
-		if now := m.bundleNames(); !slices.Equal(now, names) || m.discovered.Load() != discovered {
+		gone := m.takenAway.Swap(false)
+		if now := m.bundleNames(); gone || !slices.Equal(now, names) || m.discovered.Load() != discovered {
 			names, discovered = now, m.discovered.Load()
 			m.reconsider(ctx, nil, "discovery") // what comes of it is told as usual
 		}
