@@ -176,3 +176,102 @@ func lineWith(text, part string) (found string) {
 	}
 	return found
 }
+
+// A bundle's own tests decide on whether it is active.
+func TestABundleWhoseTestsFail(t *testing.T) {
+	server := serveBundles(t)
+	tested := routes("1", `"a.example"`)
+	test := `package sallyport.route_test
+
+test_a if data.sallyport.route.allow with input as {"target": {"host": "a.example"}}
+`
+	tested["sallyport/route_test.rego"] = test
+	server.put("main.tar.gz", pack(t, tested))
+	s := startBundles(t, fmt.Sprintf(`
+services: {web: {url: %q}}
+bundles: {main: {service: web, resource: main.tar.gz, %s}}
+`, server.URL, longPolling), "--set", "policy.run_tests=true")
+	s.wait(t, 0, "policy active")
+	tested = routes("2", `"b.example"`)
+	tested["sallyport/route_test.rego"] = test
+	server.put("main.tar.gz", pack(t, tested))
+	line := s.wait(t, 0, "policy refused; the active one stays")
+	if text := fmt.Sprint(line["error"]); !strings.Contains(text, "main:/sallyport/route_test.rego:3") || !strings.Contains(text, "test_a fails") {
+		t.Errorf("refused: %v", line)
+	}
+	if _, shown := s.get(t, "/v1/policy"); shown["revision"] != "1" {
+		t.Errorf("policy %v", shown)
+	}
+	s.terminate(t)
+}
+
+// A policy whose server is silent for too long allows nothing, until it is heard
+// again.
+func TestAPolicyThatIsTooOld(t *testing.T) {
+	target, _ := origin(t)
+	server := serveBundles(t)
+	server.put("main.tar.gz", pack(t, routes("1", `"127.0.0.1"`)))
+	s := startBundles(t, fmt.Sprintf(`
+services: {web: {url: %q}}
+bundles: {main: {service: web, resource: main.tar.gz, polling: {min_delay_seconds: 1, max_delay_seconds: 1}}}
+`, server.URL), "--set", "policy.max_age=2s")
+	s.wait(t, 0, "policy active")
+	server.until(t, "asked again", func() bool { return server.asked["/main.tar.gz 304"] > 1 })
+	if out, code := curl(t, "-p", "-x", "http://"+s.addr, target); code != 0 {
+		t.Fatalf("curl exits %d: %s", code, out)
+	}
+	server.mu.Lock()
+	content := server.bundles["/main.tar.gz"]
+	delete(server.bundles, "/main.tar.gz")
+	server.mu.Unlock()
+	line := s.wait(t, 0, "the policy is too old: nothing is allowed any more")
+	if text := fmt.Sprint(line["error"]); !strings.Contains(text, "bundle main") || !strings.Contains(text, "policy.max_age is 2s") {
+		t.Errorf("told: %v", line)
+	}
+	if out, code := curl(t, "-p", "-x", "http://"+s.addr, target); code == 0 {
+		t.Errorf("allowed: %s", out)
+	}
+	api := "http://" + s.wait(t, 0, "management")["address"].(string)
+	if status, body := call(t, "GET", api+"/readyz", ""); status != 503 || !strings.Contains(body, "last heard") {
+		t.Errorf("ready: %d %s", status, body)
+	}
+	server.put("main.tar.gz", content)
+	s.wait(t, 0, "the policy is young enough again")
+	if out, code := curl(t, "-p", "-x", "http://"+s.addr, target); code != 0 {
+		t.Errorf("curl exits %d: %s", code, out)
+	}
+	s.terminate(t)
+}
+
+// A bundle in a file is read again when it changes, and held to what a bundle
+// among the policy files is.
+func TestABundleInAFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "main.tar.gz")
+	put := func(files map[string]string) {
+		next := filepath.Join(dir, ".next")
+		if err := os.WriteFile(next, pack(t, files), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(next, path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(routes("1", ""))
+	s := startBundles(t, fmt.Sprintf(`bundles: {main: {resource: "file://%s"}}`, path), "--set", "policy.max_age=1ms")
+	s.wait(t, 0, "policy active")
+	put(routes("2", ""))
+	if line := s.wait(t, 1, "policy active"); line["policy.revision"] != "2" {
+		t.Errorf("active: %v", line)
+	}
+	twice := routes("3", "")
+	twice["routes/data.json"] = `{"hosts": [], "hosts": ["evil.example"]}`
+	put(twice)
+	if line := s.wait(t, 0, "policy refused; the active one stays"); !strings.Contains(fmt.Sprint(line["error"]), "there twice") {
+		t.Errorf("refused: %v", line)
+	}
+	if status, _ := s.get(t, "/readyz"); status != 200 { // files do not age
+		t.Errorf("ready: %d", status)
+	}
+	s.terminate(t)
+}

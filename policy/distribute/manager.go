@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/open-policy-agent/opa/v1/hooks"
 	"github.com/open-policy-agent/opa/v1/logging"
 	"github.com/open-policy-agent/opa/v1/plugins"
 	"github.com/open-policy-agent/opa/v1/plugins/bundle"
@@ -22,7 +23,8 @@ import (
 
 // Options are what the configuration says about bringing policy in.
 type Options struct {
-	OPA      map[string]any // OPA's own configuration, keys and case untouched
+	OPA      map[string]any // OPA's own configuration, keys and case untouched; see [CheckOPA]
+	Terms    Terms          // what the rest of the configuration says about it
 	Paths    []string       // policy files, as for [Load]
 	Data     []string       // data files, as for [Load]
 	RunTests bool           // the tests that a bundle brings have to pass
@@ -108,15 +110,19 @@ func New(o Options) (*Manager, error) {
 		end: func() {}, fileBundles: fileBundles{changed: make(chan struct{}, 1)},
 	}
 	m.store = newStore(m.pass)
+	guard := newGuard(o.OPA, o.Terms, o.Deltas)
+	hook := hooks.New(guard)
 	m.opa, err = plugins.New(raw, rand.Text(), m.store,
+		plugins.WithHooks(hook),
 		plugins.ConsoleLogger(m.console),
-		plugins.Logger(logging.NewLoggerFromSlogHandler(&opaLog{Handler: o.Log.Handler(), told: &m.told}, logging.Warn)))
+		plugins.Logger(logging.NewLoggerFromSlogHandler(&opaLog{Handler: o.Log.Handler(), told: &m.told, secrets: o.Terms.Secrets}, logging.Warn)))
 	if err != nil {
 		return nil, fmt.Errorf("policy.opa: %w", err)
 	}
+	guard.attend(m.opa)
 	// It registers the plugins that are configured, and itself starts none before
 	// the manager does.
-	discover, err := discovery.New(m.opa)
+	discover, err := discovery.New(m.opa, discovery.Hooks(hook), discovery.BootConfig(o.OPA))
 	if err != nil {
 		return nil, fmt.Errorf("policy.opa: %w", err)
 	}

@@ -12,7 +12,8 @@ import (
 // all is well, what they say again at each attempt, and what we tell ourselves.
 type opaLog struct {
 	slog.Handler
-	told *told
+	told    *told
+	secrets []string // that OPA's messages may repeat
 }
 
 // told is what has been told already.
@@ -32,6 +33,15 @@ func (l *opaLog) Handle(ctx context.Context, r slog.Record) error {
 			return nil
 		}
 	}
+	message := hide(l.secrets, r.Message)
+	if message != r.Message {
+		hidden := slog.NewRecord(r.Time, r.Level, message, r.PC)
+		r.Attrs(func(a slog.Attr) bool {
+			hidden.AddAttrs(a)
+			return true
+		})
+		r = hidden
+	}
 	l.told.mu.Lock()
 	again := l.told.last == r.Message
 	l.told.last = r.Message
@@ -43,9 +53,9 @@ func (l *opaLog) Handle(ctx context.Context, r slog.Record) error {
 }
 
 func (l *opaLog) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &opaLog{l.Handler.WithAttrs(attrs), l.told}
+	return &opaLog{l.Handler.WithAttrs(attrs), l.told, l.secrets}
 }
 
 func (l *opaLog) WithGroup(name string) slog.Handler {
-	return &opaLog{l.Handler.WithGroup(name), l.told}
+	return &opaLog{l.Handler.WithGroup(name), l.told, l.secrets}
 }
