@@ -80,6 +80,7 @@ type Manager struct {
 	started   bool
 
 	discovered atomic.Bool
+	takenAway  atomic.Bool // a bundle has been, and what comes of it is not judged yet
 	told       told
 	state      state
 	age        age
@@ -91,6 +92,7 @@ type Manager struct {
 	inForce map[string]string // digests of the bundles that decide
 	active  *Outcome          // nil: none yet
 	refused verdicts
+	lost    string // the bundle whose going was told of last
 
 	fileBundles fileBundles // of tend
 
@@ -140,7 +142,6 @@ func (m *Manager) Start(ctx context.Context, e *engine.Engine) error {
 		return err
 	}
 	ctx, m.end = context.WithCancel(ctx)
-	m.started = true
 	m.mu.Lock()
 	m.engine, m.files = e, files
 	m.mu.Unlock()
@@ -149,6 +150,7 @@ func (m *Manager) Start(ctx context.Context, e *engine.Engine) error {
 	if err := m.opa.Start(ctx); err != nil {
 		return fmt.Errorf("policy.opa: %w", err)
 	}
+	m.started = true
 	if err := m.reconsider(ctx, nil, "start"); err != nil {
 		return err
 	}
