@@ -53,11 +53,13 @@ func (e *BrokenError) Error() string { return fmt.Sprintf("line %d %s", e.Line, 
 // in order. The error is a [BrokenError] where the chain does not hold.
 func (c *Chain) Read(from io.Reader, each func(line int, r *Record)) error {
 	c.lines, c.torn, c.Tail = 0, torn{}, Whole
-	lines := bufio.NewReaderSize(from, maxLine)
+	lines := bufio.NewReader(from)
+	var line []byte
 	for {
-		line, err := lines.ReadSlice('\n')
+		var err error
+		line, err = readLine(lines, line[:0])
 		switch {
-		case errors.Is(err, bufio.ErrBufferFull):
+		case len(line) > maxLine:
 			return &BrokenError{c.lines + 1, fmt.Sprintf("is longer than the %d bytes that a record may have", maxLine)}
 		case err != nil && !errors.Is(err, io.EOF):
 			return err
@@ -85,6 +87,18 @@ func (c *Chain) Read(from io.Reader, each func(line int, r *Record)) error {
 		if err != nil {
 			c.Tail = Open
 			return nil
+		}
+	}
+}
+
+// readLine adds a line to a buffer, its end included, or more than maxLine bytes
+// of a longer one.
+func readLine(from *bufio.Reader, to []byte) ([]byte, error) {
+	for {
+		part, err := from.ReadSlice('\n')
+		to = append(to, part...)
+		if !errors.Is(err, bufio.ErrBufferFull) || len(to) > maxLine {
+			return to, err
 		}
 	}
 }
