@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"sallyport/policy"
+	"sallyport/policy/audit"
 	"sallyport/policy/distribute"
 	"sallyport/policy/engine"
 	"sallyport/proxy"
@@ -46,6 +47,7 @@ type server struct {
 	logExport *telemetry.LogExport // nil: not asked for
 	logFile   *telemetry.File      // nil: standard error
 	decisions *distribute.DecisionLog
+	audit     *audit.Log
 	telemetry *telemetry.Telemetry
 	engine    *engine.Engine
 	geo       *geo.Databases
@@ -97,6 +99,9 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if s.geo, err = openGeo(c); err != nil {
 		return nil, err
 	}
+	if err := s.openAudit(); err != nil {
+		return nil, err
+	}
 	options := engineOptions(c, s.geo)
 	s.decisions, err = distribute.NewDecisionLog(c.Policy.OPA, os.Stdout, s.log)
 	if err != nil {
@@ -118,6 +123,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		Log: s.log, LogExport: s.logExport, Prometheus: c.Telemetry.Prometheus, Version: version,
 		ActiveSessions: func() int64 { return int64(s.sessions.Len()) },
 		LogDropped:     s.logLines.Dropped,
+		AuditFailed:    s.audit.Failed,
 		GeoIP:          s.geoAges,
 		DecisionLogDropped: func() int64 {
 			if s.decisions == nil {
@@ -144,11 +150,11 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	}
 	if watched := slices.Concat(c.Policy.Paths, c.Policy.Data); len(watched) > 0 {
 		// Watching comes first, so that no edit falls between.
-		if err := distribute.Watch(ctx, watched, func() { s.reload(ctx) }); err != nil {
+		if err := distribute.Watch(ctx, watched, func() { s.reload(ctx, "file watch") }); err != nil {
 			return nil, err
 		}
 	}
-	return s, s.load()
+	return s, s.load("start")
 }
 
 // openLog starts the log that everything else writes to.
@@ -173,8 +179,8 @@ func (s *server) openLog(ctx context.Context) error {
 }
 
 // load reads the policy files, judges them, and makes them the policy that
-// answers. What is refused changes nothing.
-func (s *server) load() error {
+// answers. What is refused changes nothing. by is who or what asks for it.
+func (s *server) load(by string) error {
 	s.loading.Lock()
 	defer s.loading.Unlock()
 	snapshot, problems, err := candidate(s.engine, s.config)
@@ -187,6 +193,7 @@ func (s *server) load() error {
 		text := err.Error()
 		s.refusal.Store(&text)
 		s.telemetry.Activated("refused")
+		s.judged(by, "", nil, err)
 		return err
 	}
 	users, errs := identity.Parse(snapshot.Data("users"))
@@ -197,7 +204,8 @@ func (s *server) load() error {
 	s.engine.Activate(snapshot)
 	s.refusal.Store(nil)
 	s.telemetry.Activated("ok")
-	s.log.Info("policy active", "policy.revision", snapshot.Revision())
+	s.judged(by, snapshot.Revision(), problems, nil)
+	s.log.Info("policy active", "policy.revision", snapshot.Revision(), "audit.hash", s.audit.Head())
 	return nil
 }
 
@@ -216,15 +224,15 @@ func candidate(e *engine.Engine, c *config.Config) (*engine.Snapshot, engine.Pro
 
 // reload is what HUP and the management API do: GeoIP databases that have changed
 // and the policy are read again, and the log file opened again for those that
-// rotate it. The configuration is read at the start only.
-func (s *server) reload(context.Context) error {
+// rotate it. The configuration is read at the start only. by is who asks for it.
+func (s *server) reload(_ context.Context, by string) error {
 	if s.logFile != nil {
 		if err := s.logFile.Reopen(); err != nil {
 			s.log.Error("log file is not reopened", "error", err)
 		}
 	}
 	unread := s.reloadGeo()
-	err := s.load()
+	err := s.load(by)
 	if err != nil {
 		s.log.Error("policy refused; the active one stays", "error", err.Error())
 	}
@@ -388,6 +396,9 @@ func (s *server) close() {
 		if err := s.decisions.Close(ctx); err != nil {
 			s.log.Warn("decision log", "error", err)
 		}
+	}
+	if s.audit != nil {
+		s.audit.Close()
 	}
 	if s.telemetry != nil {
 		if err := s.telemetry.Shutdown(ctx); err != nil {
