@@ -25,7 +25,7 @@ var rooms = map[string][]string{
 	"proxy/wire/socks5": {},
 	"proxy/wire/target": {},
 	"policy/engine":     {"bundles", "policy"},
-	"policy/distribute": {"policy", "policy/engine"},
+	"policy/distribute": {"policy", "policy/audit", "policy/engine"},
 	"proxy/config":      {"proxy/secret"},
 	"proxy/dial":        {},
 	"proxy/geo":         {"policy"},
