@@ -62,20 +62,28 @@ func TestAuditTellsWhatWasActive(t *testing.T) {
 		t.Error(info.Mode(), err)
 	}
 
-	// An edit that is refused, and by whatever way the same comes again.
+	// An edit that is refused, and the same again.
 	write(t, rules, badRule)
 	s.wait(t, 0, "policy refused; the active one stays")
-	s.cmd.Process.Signal(syscall.SIGHUP)
-	s.wait(t, 1, "policy refused; the active one stays")
-	write(t, rules, goodRule)
+	if status, body := call(t, "POST", api+"/v1/reload", "0123456789abcdef"); status != 422 {
+		t.Error(status, body)
+	}
+	write(t, rules, goodRule+"# 2\n")
 	s.wait(t, 1, "policy active")
+	// The watch does not see what is written by another name.
+	behind := filepath.Join(t.TempDir(), "behind.rego")
+	if err := os.Link(rules, behind); err != nil {
+		t.Fatal(err)
+	}
+	write(t, behind, goodRule+"# 3\n")
 	s.cmd.Process.Signal(syscall.SIGHUP)
 	s.wait(t, 2, "policy active")
+	write(t, behind, goodRule+"# 4\n")
 	if status, body := call(t, "POST", api+"/v1/reload", "0123456789abcdef"); status != 204 {
 		t.Error(status, body)
 	}
 	head, _ := s.wait(t, 3, "policy active")["audit.hash"].(string)
-	want := []string{"started", "activated start", "refused file watch", "activated file watch", "activated HUP", "activated the management API, token ops"}
+	want := []string{"started", "activated start", "refused watch", "activated watch", "activated HUP", "activated the management API, token ops"}
 	if got := told(t, file); !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
@@ -160,9 +168,9 @@ func TestAuditThatCannotBeWritten(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	s.cmd.Process.Signal(syscall.SIGHUP)
+	write(t, rules, goodRule)
 	s.wait(t, 2, "policy active")
-	if got := told(t, file); !slices.Equal(got, []string{"continued", "activated HUP"}) {
+	if got := told(t, file); !slices.Equal(got, []string{"continued", "activated watch"}) {
 		t.Error(got)
 	}
 	if result, _, _ := audited(t, file); result.Records[1].Lost != 1 {

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"sallyport/policy/audit"
-	"sallyport/policy/engine"
+	"sallyport/policy/distribute"
 	"sallyport/proxy/config"
 )
 
@@ -39,17 +39,37 @@ func (s *server) record(r audit.Record) {
 	}
 }
 
-// judged records what became of a policy that by brought: problems are the
-// warnings, or err is why it was refused.
-func (s *server) judged(by, revision string, problems engine.Problems, err error) {
-	r := audit.Record{Outcome: audit.Activated, By: by, Revision: revision}
-	if err != nil {
-		r.Outcome = audit.Refused
-		r.Problems = strings.Split(err.Error(), "\n")
-	} else {
-		for _, p := range problems {
-			r.Problems = append(r.Problems, p.String())
+// judged records what became of a policy.
+func (s *server) judged(o *distribute.Outcome) {
+	r := audit.Record{Outcome: audit.Activated, By: o.Trigger, Revision: o.Revision, Digest: o.Digest}
+	for i := range o.Bundles {
+		source, err := sourceOf(&o.Bundles[i])
+		if err != nil {
+			source.Sequence = nil // it is why the policy was refused
 		}
+		r.Sources = append(r.Sources, source)
+	}
+	for _, p := range o.Problems {
+		r.Problems = append(r.Problems, p.String())
+	}
+	if o.Snapshot == nil {
+		r.Outcome = audit.Refused
+		r.Problems = strings.Split(o.Err.Error(), "\n")
 	}
 	s.record(r)
+}
+
+// forward refuses a bundle that is older than one that was active before it.
+func (s *server) forward(b distribute.Arrived) error {
+	source, err := sourceOf(&b)
+	if err != nil || s.config.Policy.Rollback == config.Allow {
+		return err
+	}
+	history, known := s.audit.History(b.Name)
+	return distribute.Forward(&history, known, &source)
+}
+
+func sourceOf(b *distribute.Arrived) (audit.Source, error) {
+	sequence, err := distribute.Sequence(b.Metadata)
+	return audit.Source{Name: b.Name, From: b.Source, Revision: b.Revision, Sequence: sequence, Digest: b.Digest, KeyID: b.KeyID}, err
 }

@@ -76,6 +76,7 @@ func (l *loading) load(paths, data []string) (*engine.Candidate, error) {
 	if len(l.problems) > 0 {
 		return nil, l.problems
 	}
+	l.candidate.Digest = l.sum()
 	l.candidate.Revision = l.revision(len(paths) + len(data))
 	return &l.candidate, nil
 }
@@ -313,13 +314,18 @@ func (l *loading) revision(sources int) string {
 	case sources == 1 && len(bundles) == 1 && bundles[0].Revision != "":
 		return bundles[0].Revision
 	}
+	return "files-" + l.candidate.Digest[:12]
+}
+
+// sum is the digest of everything that was read.
+func (l *loading) sum() string {
 	slices.SortFunc(l.digests, func(a, b digest) int { return strings.Compare(a.path, b.path) })
 	hash := sha256.New()
 	for _, d := range l.digests {
 		fmt.Fprintf(hash, "%d:%s", len(d.path), d.path)
 		hash.Write(d.sum[:])
 	}
-	return "files-" + hex.EncodeToString(hash.Sum(nil))[:12]
+	return hex.EncodeToString(hash.Sum(nil))
 }
 
 func (l *loading) refuse(path, message string) {
