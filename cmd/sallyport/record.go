@@ -24,11 +24,20 @@ func (s *server) openAudit() error {
 	if s.audit == nil {
 		return fmt.Errorf("policy.audit: %w", err)
 	}
+	if err != nil && s.ordered() {
+		return fmt.Errorf("policy.audit: %w; without it an older bundle would not be known after the next start (policy.rollback: allow does without)", err)
+	}
 	if err != nil {
 		s.log.Error("a policy's record is not written", "error", err)
 	}
 	s.record(audit.Record{Outcome: audit.Started})
 	return nil
+}
+
+// ordered tells whether bundles have to come in order.
+func (s *server) ordered() bool {
+	opa := s.config.Policy.OPA
+	return s.config.Policy.Rollback == config.Refuse && (opa["bundles"] != nil || opa["discovery"] != nil)
 }
 
 // record adds to the record of policies. What cannot be written is an alarm: it
