@@ -43,7 +43,7 @@ func TestForward(t *testing.T) {
 		"a lower number":                  {[]audit.Source{of("10", "a", -1)}, of("9", "b", -1), "its revision is 9, and 10 was active"},
 		"a lower number, never active":    {[]audit.Source{of("10", "a", -1), of("main", "b", -1)}, of("9", "c", -1), "its revision is 9"},
 		"an equal number, built again":    {[]audit.Source{of("10", "a", -1)}, of("10", "b", -1), ""},
-		"between two numbers":            {[]audit.Source{of("10", "a", -1), of("8", "b", -1)}, of("9", "c", -1), "its revision is 9, and 10 was active"},
+		"between two numbers":             {[]audit.Source{of("10", "a", -1), of("8", "b", -1)}, of("9", "c", -1), "its revision is 9, and 10 was active"},
 		"zero":                            {[]audit.Source{of("r", "a", 0)}, of("q", "b", 0), "is 0, as that"},
 		"another name":                    {[]audit.Source{of("x", "a", -1)}, of("y", "b", -1), ""},
 		"a name from before":              {[]audit.Source{of("x", "a", -1), of("y", "b", -1)}, of("x", "a", -1), `"x" was active before, and "y" after it`},
