@@ -180,6 +180,22 @@ func (s *process) get(t *testing.T, path string) (int, map[string]any) {
 	return status, shown
 }
 
+// waitFor waits for a line of the log.
+func (s *process) waitFor(t *testing.T, what string, f func(line map[string]any) bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	defer context.AfterFunc(ctx, s.more.Broadcast)()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !slices.ContainsFunc(s.log, f) {
+		if ctx.Err() != nil {
+			t.Fatalf("no line in the log that tells %s: %v", what, s.log)
+		}
+		s.more.Wait()
+	}
+}
+
 func TestABundleOverHTTP(t *testing.T) {
 	target, _ := origin(t)
 	server := serveBundles(t)

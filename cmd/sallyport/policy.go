@@ -46,11 +46,29 @@ func candidate(e *engine.Engine, c *config.Config) (*engine.Snapshot, engine.Pro
 	return snapshot, problems, nil
 }
 
+// checkOPA judges OPA's own configuration as far as that goes without asking
+// anybody, and says where in the file a problem is.
+func checkOPA(c *config.Config) error {
+	var found distribute.KeyProblems
+	if err := distribute.CheckOPA(c.Policy.OPA, opaTerms(c)); !errors.As(err, &found) {
+		return err
+	}
+	var problems config.Problems
+	for _, p := range found {
+		problems = append(problems, c.Problem(p.Key, p.Message))
+	}
+	return problems
+}
+
+func opaTerms(c *config.Config) distribute.Terms {
+	return distribute.Terms{Roots: c.Policy.Roots, Secrets: c.Secrets()}
+}
+
 // managerOptions are what the configuration says about bringing policy in.
 func (s *server) managerOptions() distribute.Options {
 	c := s.config.Policy
 	return distribute.Options{
-		OPA: c.OPA, Paths: c.Paths, Data: c.Data,
+		OPA: c.OPA, Terms: opaTerms(s.config), Paths: c.Paths, Data: c.Data,
 		RunTests: c.RunTests, Deltas: c.Deltas, MaxAge: c.MaxAge,
 		Log: s.log, Check: s.forward, Decided: s.decided, Expired: s.expired,
 	}

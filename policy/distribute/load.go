@@ -161,17 +161,30 @@ func (l *loading) bundle(path, name string, files []file) {
 		switch base := filepath.Base(f.path); {
 		case isManifest(f):
 			l.manifest(f, &b)
-		case base == bundle.WasmFile, base == bundle.PlanFile, base == bundle.PlanProtoFile:
-			l.refuse(f.path, "is a compiled policy: build the bundle with `opa build --target rego`")
 		case base == patchFile:
-			l.refuse(f.path, "makes this a delta bundle, which changes another: want a whole one")
-		case strings.HasSuffix(base, bundle.ManifestExt), strings.HasSuffix(base, bundle.ManifestProtoExt):
-			l.refuse(f.path, "is not where a manifest belongs: want one .manifest, as JSON, at the bundle's root")
+			l.refuse(f.path, deltaRefused)
+		case l.foreign(f):
 		default:
 			l.take(f, name)
 		}
 	}
 	l.candidate.Bundles = append(l.candidate.Bundles, b)
+}
+
+const deltaRefused = "makes this a delta bundle, which changes another: want a whole one"
+
+// foreign refuses a file of a bundle that means something to OPA and nothing
+// here.
+func (l *loading) foreign(f file) bool {
+	switch base := filepath.Base(f.path); {
+	case base == bundle.WasmFile, base == bundle.PlanFile, base == bundle.PlanProtoFile:
+		l.refuse(f.path, "is a compiled policy: build the bundle with `opa build --target rego`")
+	case strings.HasSuffix(base, bundle.ManifestExt) && !isManifest(f), strings.HasSuffix(base, bundle.ManifestProtoExt):
+		l.refuse(f.path, "is not where a manifest belongs: want one .manifest, as JSON, at the bundle's root")
+	default:
+		return false
+	}
+	return true
 }
 
 func (l *loading) manifest(f file, b *engine.Bundle) {
@@ -246,7 +259,7 @@ func (l *loading) document(f file) (map[string]any, bool) {
 		return nil, false
 	}
 	if nests(value, maxNesting) {
-		l.refuse(f.path, fmt.Sprintf("nests deeper than %d levels", maxNesting))
+		l.refuse(f.path, tooNested())
 		return nil, false
 	}
 	for _, folder := range slices.Backward(f.place) {

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/open-policy-agent/opa/v1/hooks"
 	"github.com/open-policy-agent/opa/v1/logging"
 	"github.com/open-policy-agent/opa/v1/plugins"
 	"github.com/open-policy-agent/opa/v1/plugins/bundle"
@@ -22,7 +23,8 @@ import (
 
 // Options are what the configuration says about bringing policy in.
 type Options struct {
-	OPA      map[string]any // OPA's own configuration, keys and case untouched
+	OPA      map[string]any // OPA's own configuration, keys and case untouched; see [CheckOPA]
+	Terms    Terms          // what the rest of the configuration says about it
 	Paths    []string       // policy files, as for [Load]
 	Data     []string       // data files, as for [Load]
 	RunTests bool           // the tests that a bundle brings have to pass
@@ -78,7 +80,10 @@ type Manager struct {
 	started   bool
 
 	discovered atomic.Bool
+	takenAway  atomic.Bool // a bundle has been, and what comes of it is not judged yet
+	told       told
 	state      state
+	age        age
 
 	mu      sync.Mutex // one candidate at a time; never taken by those that hold a lock of OPA's but in a commit
 	engine  *engine.Engine
@@ -87,6 +92,9 @@ type Manager struct {
 	inForce map[string]string // digests of the bundles that decide
 	active  *Outcome          // nil: none yet
 	refused verdicts
+	lost    string // the bundle whose going was told of last
+
+	fileBundles fileBundles // of tend
 
 	end  context.CancelFunc
 	wake chan struct{}
@@ -101,18 +109,22 @@ func New(o Options) (*Manager, error) {
 	}
 	m := &Manager{
 		o: o, console: &console{}, files: &engine.Candidate{}, wake: make(chan struct{}, 1),
-		end: func() {},
+		end: func() {}, fileBundles: fileBundles{changed: make(chan struct{}, 1)},
 	}
 	m.store = newStore(m.pass)
+	guard := newGuard(o.OPA, o.Terms, o.Deltas)
+	hook := hooks.New(guard)
 	m.opa, err = plugins.New(raw, rand.Text(), m.store,
+		plugins.WithHooks(hook),
 		plugins.ConsoleLogger(m.console),
-		plugins.Logger(logging.NewLoggerFromSlogHandler(warnings{o.Log.Handler()}, logging.Warn)))
+		plugins.Logger(logging.NewLoggerFromSlogHandler(&opaLog{Handler: o.Log.Handler(), told: &m.told, secrets: o.Terms.Secrets}, logging.Warn)))
 	if err != nil {
 		return nil, fmt.Errorf("policy.opa: %w", err)
 	}
+	guard.attend(m.opa)
 	// It registers the plugins that are configured, and itself starts none before
 	// the manager does.
-	discover, err := discovery.New(m.opa)
+	discover, err := discovery.New(m.opa, discovery.Hooks(hook), discovery.BootConfig(o.OPA))
 	if err != nil {
 		return nil, fmt.Errorf("policy.opa: %w", err)
 	}
@@ -142,6 +154,7 @@ func (m *Manager) Start(ctx context.Context, e *engine.Engine) error {
 	if err := m.reconsider(ctx, nil, "start"); err != nil {
 		return err
 	}
+	m.told.attempts.Store(true)
 	m.done.Go(func() { m.tend(ctx) })
 	return nil
 }
@@ -180,11 +193,4 @@ func (m *Manager) sourceOf(source *bundle.Source) string {
 	}
 	u.User, u.RawQuery, u.Fragment = nil, "", ""
 	return u.String()
-}
-
-// warnings leaves out what OPA has to say when all is well.
-type warnings struct{ slog.Handler }
-
-func (w warnings) Enabled(ctx context.Context, level slog.Level) bool {
-	return level >= slog.LevelWarn && w.Handler.Enabled(ctx, level)
 }

@@ -2,6 +2,7 @@ package distribute
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -126,10 +127,11 @@ func (m *Manager) clearRefusal(bundles []Arrived) {
 func (m *Manager) noteRefusal(v *verdict) {
 	m.state.mu.Lock()
 	defer m.state.mu.Unlock()
-	m.state.refusal = v.Err.Error()
+	text := hide(m.o.Terms.Secrets, v.Err.Error())
+	m.state.refusal = text
 	if strings.HasPrefix(v.Trigger, "bundle") {
 		for _, b := range v.candidate.changed {
-			m.state.bundle(b.Name).Refusal = v.Err.Error()
+			m.state.bundle(b.Name).Refusal = text
 		}
 	}
 }
@@ -146,29 +148,59 @@ func (m *Manager) listen() {
 	}
 }
 
-// attempted is told of each attempt to bring a bundle.
+// attempted is told of each attempt to bring a bundle. One that OPA itself
+// refuses, for its signature or since it can't be read or compiled, is told of
+// like one that the gate does.
 func (m *Manager) attempted(s bundle.Status) {
-	m.state.mu.Lock()
-	b := m.state.bundle(s.Name)
-	if s.LastSuccessfulRequest.Equal(s.LastRequest) {
-		b.Contact = time.Now()
-	}
 	problem := s.Message
 	for _, err := range s.Errors {
 		problem += "\n" + err.Error()
 	}
+	problem = hide(m.o.Terms.Secrets, problem)
+	m.state.mu.Lock()
+	b := m.state.bundle(s.Name)
+	if s.LastSuccessfulRequest.Equal(s.LastRequest) {
+		b.Contact = time.Now()
+		m.keepContact(s.Name)
+	}
 	told := b.Problem == problem || problem == b.Refusal
-	b.Problem = problem
+	refused := problem != "" && !away(&s)
+	switch b.Problem = problem; {
+	case problem == "":
+		if m.state.refusal == b.Refusal {
+			m.state.refusal = ""
+		}
+		b.Refusal = ""
+	case refused:
+		m.state.refusal, b.Refusal = problem, problem
+	}
 	m.state.mu.Unlock()
 	m.signal()
-	if told {
-		return
-	}
-	if problem == "" {
+	switch {
+	case told:
+	case problem == "":
 		m.o.Log.Info("the bundle comes as it should again", "bundle", s.Name)
-		return
+	case !refused:
+		m.o.Log.Warn("the bundle does not come; the active one stays", "bundle", s.Name, "error", problem)
+	case m.o.Decided != nil:
+		m.o.Decided(&Outcome{
+			Time: time.Now(), Trigger: "bundle " + s.Name, Bundles: []Arrived{{Name: s.Name}}, Err: errors.New(problem),
+		})
 	}
-	m.o.Log.Warn("the bundle does not come; the active one stays", "bundle", s.Name, "error", problem)
+}
+
+// away tells whether an attempt failed before there was a bundle to refuse. OPA
+// tells its errors apart by their text alone; what the bounds refuse begins as
+// what does not come, and names the bundle.
+func away(s *bundle.Status) bool {
+	switch {
+	case s.HTTPCode != "":
+		return true
+	case strings.Contains(s.Message, "the bundle:"):
+		return false
+	}
+	return strings.HasPrefix(s.Message, "request failed: ") || strings.HasPrefix(s.Message, "failed to pull ") ||
+		strings.HasPrefix(s.Message, "stat ") || strings.HasPrefix(s.Message, "open ") // of a file
 }
 
 // pluginsChanged is told of each change in the state of a plugin. It must not
@@ -188,22 +220,33 @@ func (m *Manager) signal() {
 }
 
 // tend looks after what nobody calls for, until ctx ends: a policy that became
-// complete by a change in the configuration that was discovered, and age.
+// complete by a change in the configuration that was discovered, bundles in files,
+// and age.
 func (m *Manager) tend(ctx context.Context) {
 	names := m.bundleNames()
 	discovered := m.discovered.Load()
 	for {
+		m.watchBundles(ctx)
+		wait := m.checkAge()
+		older := time.NewTimer(wait)
+		if wait == 0 {
+			older.Stop()
+		}
 		select {
 		case <-ctx.Done():
-			return
 		case <-m.wake:
+		case <-older.C:
+		}
+		older.Stop()
+		if ctx.Err() != nil {
+			return
 		}
 		m.listen()
-		if now := m.bundleNames(); !slices.Equal(now, names) || m.discovered.Load() != discovered {
+		m.loadBundles(ctx)
+		gone := m.takenAway.Swap(false)
+		if now := m.bundleNames(); gone || !slices.Equal(now, names) || m.discovered.Load() != discovered {
 			names, discovered = now, m.discovered.Load()
-			if err := m.reconsider(ctx, nil, "discovery"); err != nil && ctx.Err() == nil {
-				m.o.Log.Error("policy refused; the active one stays", "error", err.Error())
-			}
+			m.reconsider(ctx, nil, "discovery") // what comes of it is told as usual
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -108,6 +109,38 @@ func isCredential(keys []string) bool {
 		}
 	}
 	return slices.Contains(keys, "credentials") || slices.Contains(keys, "headers")
+}
+
+// Secrets are the texts in OPA's own configuration that nobody may be shown, for those who pass on what OPA says.
+func (c *Config) Secrets() []string {
+	var found []string
+	var walk func(value any, keys []string, path string)
+	walk = func(value any, keys []string, path string) {
+		switch value := value.(type) {
+		case map[string]any:
+			for key, member := range value {
+				walk(member, append(slices.Clip(keys), strings.ToLower(key)), join(path, key))
+			}
+		case []any:
+			for i, item := range value {
+				walk(item, keys, index(path, i))
+			}
+		case string:
+			const shortest = 4 // anything shorter is in every sentence
+			switch {
+			case len(value) < shortest:
+			case c.origins[path].secret || isCredential(keys):
+				found = append(found, value)
+			default:
+				if _, query, asks := strings.Cut(value, "?"); asks && redactURL(value) != value {
+					found = append(found, query)
+				}
+			}
+		}
+	}
+	walk(c.Policy.OPA, nil, opaKey)
+	slices.SortFunc(found, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) }) // one may hold another
+	return slices.Compact(found)
 }
 
 // redactURL leaves out of a URL whom it names and what it asks, where passwords and signed requests are.

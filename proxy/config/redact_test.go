@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -87,7 +88,11 @@ policy:
     plugins: {p: {access_token: `+planted+`, password: `+planted+`}}
 `)
 	t.Setenv("PLANTED", planted)
-	text := shown(t, load(t, Options{File: file}))
+	c := load(t, Options{File: file})
+	if want := []string{"shown-" + planted, "token=" + planted, "sig=" + planted, planted}; !slices.Equal(c.Secrets(), want) {
+		t.Error(c.Secrets())
+	}
+	text := shown(t, c)
 	if strings.Contains(text, planted) || strings.Contains(text, "61234") || strings.Contains(text, fmt.Sprintf("%x", planted)) {
 		t.Errorf("shows a secret:\n%s", text)
 	}
