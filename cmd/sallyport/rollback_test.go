@@ -66,7 +66,7 @@ keys:
   old: {algorithm: HS256, key: %q}
 bundles: {main: {service: web, resource: main.tar.gz, signing: {keyid: ci}, persist: PERSIST, %s}}
 persistence_directory: %q
-`, strings.Replace(server.URL, "://", "://me:hunter2@", 1), ciKey, oldKey, longPolling, filepath.Join(dir, "persisted"))
+`, server.URL, ciKey, oldKey, longPolling, filepath.Join(dir, "persisted"))
 	persisting := strings.Replace(opa, "PERSIST", "true", 1)
 	opa = strings.Replace(opa, "PERSIST", "false", 1)
 	state := []string{"--set", "state.path=" + filepath.Join(dir, "state.db")}
@@ -210,5 +210,30 @@ state: {path: `+filepath.Join(dir, "state.db")+`}
 	s := start(t, append(args, "--set", "policy.rollback=allow")...)
 	if line := s.wait(t, 0, "a policy's record is not written"); line["level"] != "ERROR" {
 		t.Errorf("%v", line)
+	}
+}
+
+// Of several keys it is the signature that names one.
+func TestTheRecordNamesTheSigner(t *testing.T) {
+	server := serveBundles(t)
+	dir := t.TempDir()
+	s := startBundles(t, fmt.Sprintf(`
+services: {web: {url: %q}}
+keys:
+  ci: {algorithm: HS256, key: %q}
+  old: {algorithm: HS256, key: %q}
+bundles: {main: {service: web, resource: main.tar.gz, signing: {scope: ""}, %s}}
+`, server.URL, ciKey, oldKey, longPolling), "--set", "state.path="+filepath.Join(dir, "state.db"))
+	server.put("main.tar.gz", signed(t, "old", oldKey, release("one", 1)))
+	s.wait(t, 0, "policy active")
+	server.put("main.tar.gz", signed(t, "ci", ciKey, release("two", 2)))
+	s.wait(t, 1, "policy active")
+	result, _, _ := audited(t, filepath.Join(dir, "sallyport-audit.jsonl"))
+	var keys []string
+	for _, r := range result.Records[1:] {
+		keys = append(keys, r.Sources[0].KeyID)
+	}
+	if got := strings.Join(keys, " "); got != "old ci" {
+		t.Errorf("signed by %s", got)
 	}
 }

@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"unicode"
 
-	"github.com/open-policy-agent/opa/v1/bundle"
-
 	"sallyport/policy/audit"
 )
 
@@ -44,18 +42,6 @@ func Sequence(metadata map[string]any) (*uint64, error) {
 	}
 	n := uint64(f)
 	return &n, nil
-}
-
-// signer is the id of the key that a signature has to be of: the one that the
-// configuration names, or the only one there is. Where there are several it is the
-// signature that names one of them, and OPA does not tell which it was.
-func signer(v *bundle.VerificationConfig) string {
-	if v.KeyID == "" && len(v.PublicKeys) == 1 {
-		for id := range v.PublicKeys {
-			return id
-		}
-	}
-	return v.KeyID
 }
 
 func kind(value any) string {

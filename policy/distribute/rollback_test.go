@@ -10,13 +10,13 @@ import (
 	"sallyport/policy/audit"
 )
 
-func number(n uint64) *uint64 { return &n }
+func ordinal(n uint64) *uint64 { return &n }
 
 // of is a bundle with the revision and digest; a sequence below 0 is none.
 func of(revision, digest string, sequence int) audit.Source {
 	s := audit.Source{Name: "authz", Revision: revision, Digest: digest}
 	if sequence >= 0 {
-		s.Sequence = number(uint64(sequence))
+		s.Sequence = ordinal(uint64(sequence))
 	}
 	return s
 }
