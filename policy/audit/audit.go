@@ -12,8 +12,9 @@
 //
 //	{"time":"…",…,"previous":"…"}
 //
-// and "previous" is the hash of the record before, empty in the first. Nothing has
-// to be parsed or put in order for it, so sed and sha256sum can verify a file.
+// and "previous", the last member but one, is the hash of the record before, empty in
+// the first. Nothing has to be parsed or put in order for it, so sed and sha256sum can
+// verify a file.
 //
 // There is no key in this: who may write to the file can make all of it anew. What
 // shows that is a hash that was noted elsewhere, as in the program's log; and so does

@@ -43,7 +43,7 @@ func (s *signers) see(packed []byte) {
 		switch path.Clean("/" + header.Name) {
 		case "/" + bundle.ManifestExt:
 			manifest, err = io.ReadAll(io.LimitReader(entries, maxSignature))
-		case "/." + bundle.SignaturesFile:
+		case "/.signatures.json":
 			signatures, err = io.ReadAll(io.LimitReader(entries, maxSignature))
 		}
 		if err != nil {
