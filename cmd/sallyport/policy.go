@@ -39,6 +39,7 @@ func candidate(e *engine.Engine, c *config.Config) (*engine.Snapshot, engine.Pro
 	if err != nil {
 		return nil, nil, err
 	}
+	loaded.Partial = awaitsBundles(c)
 	snapshot, problems := e.Compile(loaded)
 	if snapshot == nil {
 		return nil, problems, problems
@@ -58,6 +59,12 @@ func checkOPA(c *config.Config) error {
 		problems = append(problems, c.Problem(p.Key, p.Message))
 	}
 	return problems
+}
+
+// awaitsBundles tells whether the files are only a part of the policy.
+func awaitsBundles(c *config.Config) bool {
+	bundles, _ := c.Policy.OPA["bundles"].(map[string]any)
+	return len(bundles) > 0 || c.Policy.OPA["discovery"] != nil
 }
 
 func opaTerms(c *config.Config) distribute.Terms {

@@ -144,7 +144,6 @@ func (m *Manager) Start(ctx context.Context, e *engine.Engine) error {
 		return err
 	}
 	ctx, m.end = context.WithCancel(ctx)
-	m.started = true
 	m.mu.Lock()
 	m.engine, m.files = e, files
 	m.mu.Unlock()
@@ -153,6 +152,7 @@ func (m *Manager) Start(ctx context.Context, e *engine.Engine) error {
 	if err := m.opa.Start(ctx); err != nil {
 		return fmt.Errorf("policy.opa: %w", err)
 	}
+	m.started = true
 	if err := m.reconsider(ctx, nil, "start"); err != nil {
 		return err
 	}
