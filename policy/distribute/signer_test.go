@@ -36,7 +36,7 @@ func TestNamedKey(t *testing.T) {
 	}
 }
 
-func bundleOf(t testing.TB, files ...string) []byte {
+func archiveOf(t testing.TB, files ...string) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	zip := gzip.NewWriter(&out)
@@ -56,8 +56,8 @@ func TestSigners(t *testing.T) {
 	var s signers
 	two := &bundle.VerificationConfig{PublicKeys: map[string]*bundle.KeyConfig{"a": {}, "b": {}}}
 	one := &bundle.VerificationConfig{PublicKeys: map[string]*bundle.KeyConfig{"a": {}}}
-	s.see(bundleOf(t, "/.signatures.json", string(signature(`{"kid":"b"}`, `{}`)), "/.manifest", `{"revision":"1","metadata":{"sequence":1}}`))
-	s.see(bundleOf(t, ".manifest", `{"revision":"2"}`, ".signatures.json", string(signature(`{"kid":"c"}`, `{}`))))
+	s.see(archiveOf(t, "/.signatures.json", string(signature(`{"kid":"b"}`, `{}`)), "/.manifest", `{"revision":"1","metadata":{"sequence":1}}`))
+	s.see(archiveOf(t, ".manifest", `{"revision":"2"}`, ".signatures.json", string(signature(`{"kid":"c"}`, `{}`))))
 	first := &Arrived{Revision: "1", Metadata: map[string]any{"sequence": json.Number("1")}}
 	for name, test := range map[string]struct {
 		by   *bundle.VerificationConfig
@@ -75,7 +75,7 @@ func TestSigners(t *testing.T) {
 		}
 	}
 	for i := range 3 * maxSigners {
-		s.see(bundleOf(t, ".manifest", `{"revision":"`+string(rune('a'+i))+`"}`))
+		s.see(archiveOf(t, ".manifest", `{"revision":"`+string(rune('a'+i))+`"}`))
 	}
 	if len(s.keys) != maxSigners || len(s.order) != maxSigners {
 		t.Errorf("%d keys, %d in order", len(s.keys), len(s.order))
@@ -83,7 +83,7 @@ func TestSigners(t *testing.T) {
 }
 
 func FuzzSigners(f *testing.F) {
-	f.Add(bundleOf(f, ".manifest", `{"revision":"2"}`, ".signatures.json", string(signature(`{"kid":"c"}`, `{}`))), []byte("{}"))
+	f.Add(archiveOf(f, ".manifest", `{"revision":"2"}`, ".signatures.json", string(signature(`{"kid":"c"}`, `{}`))), []byte("{}"))
 	f.Add([]byte("\x1f\x8b"), signature(`{"alg":"HS256"}`, `{"keyid":"b"}`))
 	f.Fuzz(func(_ *testing.T, bundle, signatures []byte) {
 		var s signers
