@@ -31,6 +31,7 @@ type bounded struct {
 	name   string
 	deltas bool          // delta bundles are welcome
 	whole  time.Duration // for one answer
+	seen   func([]byte)  // as in guard
 
 	mu     sync.Mutex
 	real   rest.HTTPAuthPlugin
@@ -74,7 +75,7 @@ func (b *bounded) NewClient(c rest.Config) (*http.Client, error) {
 		idle = time.Duration(*seconds) * time.Second
 		header = idle
 	}
-	client.Transport = &boundedTransport{base: base, host: service.Host, deltas: b.deltas, header: header, idle: idle, whole: b.whole}
+	client.Transport = &boundedTransport{base: base, host: service.Host, deltas: b.deltas, header: header, idle: idle, whole: b.whole, seen: b.seen}
 	b.mu.Lock()
 	b.real, b.host = real, service.Host
 	b.mu.Unlock()
@@ -112,6 +113,7 @@ type boundedTransport struct {
 	header time.Duration // until the headers; 0: the request says how long it polls
 	idle   time.Duration // between two bytes
 	whole  time.Duration // for the body
+	seen   func([]byte)  // as in guard
 
 	mu      sync.Mutex
 	refused [sha256.Size]byte // the latest bundle that was, and why
@@ -160,6 +162,9 @@ func (t *boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if wanted && isGzip(body) {
 		if err := t.judge(body); err != nil {
 			return nil, err
+		}
+		if t.seen != nil {
+			t.seen(body)
 		}
 	}
 	answer.Body = io.NopCloser(bytes.NewReader(body))

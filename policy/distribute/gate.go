@@ -330,7 +330,7 @@ func (m *Manager) describe(b *stored) {
 	}
 	b.Source = m.sourceOf(source)
 	if source.Signing != nil {
-		b.KeyID = source.Signing.KeyID
+		b.KeyID = m.signers.of(source.Signing, &b.Arrived)
 	}
 }
 

@@ -24,6 +24,7 @@ type guard struct {
 	terms  Terms
 	deltas bool
 	whole  time.Duration
+	seen   func(bundle []byte) // told of each bundle that is within the bounds; may be nil
 
 	mu       sync.Mutex
 	manager  *plugins.Manager // nil: not made yet
@@ -104,7 +105,7 @@ func (g *guard) plugin(service string, settings map[string]any) string {
 		return known.name
 	}
 	g.made++
-	b := &bounded{name: "bounds/" + strconv.Itoa(g.made), deltas: g.deltas, whole: g.whole}
+	b := &bounded{name: "bounds/" + strconv.Itoa(g.made), deltas: g.deltas, whole: g.whole, seen: g.seen}
 	g.services[service] = &guarded{clone(settings), b.name}
 	if g.manager == nil {
 		g.waiting = append(g.waiting, b)

@@ -52,7 +52,7 @@ type Arrived struct {
 	Revision string         // of the manifest
 	Digest   string         // SHA-256 of its manifest, modules and data, in hexadecimal
 	Source   string         // the URL, without credentials
-	KeyID    string         // of the key that its signature has to be of; empty: none is asked for, or it is the signature that names it
+	KeyID    string         // of the key that its signature was verified by; empty: none is asked for, or it is not known
 	Metadata map[string]any // of the manifest, numbers as json.Number
 }
 
@@ -84,6 +84,7 @@ type Manager struct {
 	told       told
 	state      state
 	age        age
+	signers    signers
 
 	mu      sync.Mutex // one candidate at a time; never taken by those that hold a lock of OPA's but in a commit
 	engine  *engine.Engine
@@ -113,6 +114,7 @@ func New(o Options) (*Manager, error) {
 	}
 	m.store = newStore(m.pass)
 	guard := newGuard(o.OPA, o.Terms, o.Deltas)
+	guard.seen = m.signers.see
 	hook := hooks.New(guard)
 	m.opa, err = plugins.New(raw, rand.Text(), m.store,
 		plugins.WithHooks(hook),
