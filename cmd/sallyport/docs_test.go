@@ -30,11 +30,13 @@ import (
 //	sh                run by sh -e; a `sallyport run`, which may have variables
 //	                  before it, goes on in the background until the next one or
 //	                  the end
+//	sh beside         a `sallyport run` that goes on beside the one before
 //	sh fails          the same, and the last command has to fail
 //	sh network        the same, but its names do not resolve here: the proxy has
 //	                  to have been asked for them
 //	text              what the block before printed; … stands for anything
-//	text log          lines of the running proxy's log and of its output
+//	text log          lines of the running proxy's log and of its output, of both
+//	                  where there are two
 //
 // The folder has a GeoIP database, country.mmdb, and the facts of a client with a
 // token, token.json.
@@ -112,17 +114,17 @@ func blocks(document, text string) []block {
 
 // reader does what a document says.
 type reader struct {
-	replace *strings.Replacer // the document's two ports by free ones
+	replace *strings.Replacer // the document's ports by free ones
 	listen  string
 	manage  string
-	running *process
-	printed string // by the last block
+	running []*process // the second one beside the first
+	printed string     // by the last block
 }
 
 func newReader(t *testing.T, root string) *reader {
 	proxy, manage := freePort(t), freePort(t)
 	r := &reader{
-		replace: strings.NewReplacer("1080", proxy, "9080", manage),
+		replace: strings.NewReplacer("1080", proxy, "9080", manage, "1081", freePort(t), "9081", freePort(t), "8080", freePort(t)),
 		listen:  "127.0.0.1:" + proxy, manage: "127.0.0.1:" + manage,
 	}
 	dir, tools := t.TempDir(), t.TempDir()
@@ -187,7 +189,7 @@ func (r *reader) play(t *testing.T, b block) {
 	case "sh":
 		line := strings.ReplaceAll(text, "\\\n", " ")
 		if parts := regexp.MustCompile(`^((?:[A-Z_]+=\S+\s+)*)sallyport run(.*)\n$`).FindStringSubmatch(line); parts != nil {
-			r.run(t, b, strings.Fields(parts[1]), parts[2])
+			r.run(t, b, how == "beside", strings.Fields(parts[1]), parts[2])
 			return
 		}
 		r.shell(t, b, how, text)
@@ -231,17 +233,20 @@ func (r *reader) write(t *testing.T, b block, kind, text string) {
 	}
 }
 
-// run starts a proxy in place of the one that runs.
-func (r *reader) run(t *testing.T, b block, variables []string, arguments string) {
+// run starts a proxy, in place of those that run or beside them. The second one
+// has its addresses from the document.
+func (r *reader) run(t *testing.T, b block, beside bool, variables []string, arguments string) {
 	if strings.ContainsAny(arguments, "'\"$") {
 		t.Fatalf("%s: keep quotes out of a `sallyport run`", b.place)
 	}
-	r.stop(t)
-	arguments = "run --listen " + r.listen + " --management " + r.manage + " " + arguments
-	cmd := program(strings.Fields(arguments)...)
+	if !beside {
+		r.stop(t)
+		arguments = "--listen " + r.listen + " --management " + r.manage + " " + arguments
+	}
+	cmd := program(strings.Fields("run " + arguments)...)
 	cmd.Env = append(cmd.Env, variables...)
-	r.running = follow(t, cmd)
-	s := r.running
+	s := follow(t, cmd)
+	r.running = append(r.running, s)
 	go func() { // until the process ends
 		lines := bufio.NewScanner(s.stdout)
 		lines.Buffer(nil, 1<<20)
@@ -256,13 +261,12 @@ func (r *reader) run(t *testing.T, b block, variables []string, arguments string
 }
 
 func (r *reader) stop(t *testing.T) {
-	if r.running == nil {
-		return
-	}
-	r.running.cmd.Process.Signal(syscall.SIGTERM)
-	r.running.wait(t, 0, "eof")
-	if err := r.running.cmd.Wait(); err != nil {
-		t.Errorf("sallyport run, when stopped: %v", err)
+	for _, s := range r.running {
+		s.cmd.Process.Signal(syscall.SIGTERM)
+		s.wait(t, 0, "eof")
+		if err := s.cmd.Wait(); err != nil {
+			t.Errorf("sallyport run, when stopped: %v", err)
+		}
 	}
 	r.running = nil
 }
@@ -301,10 +305,15 @@ func (r *reader) shell(t *testing.T, b block, how, text string) {
 
 // logged waits until the running proxy has written each line.
 func (r *reader) logged(t *testing.T, b block, text string) {
-	if r.running == nil {
+	if len(r.running) == 0 {
 		t.Fatalf("%s: no proxy runs", b.place)
 	}
-	s := r.running
+	for _, s := range r.running {
+		s.logged(t, b, text)
+	}
+}
+
+func (s *process) logged(t *testing.T, b block, text string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	defer context.AfterFunc(ctx, s.more.Broadcast)()
