@@ -3,7 +3,6 @@ package distribute
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,7 +18,6 @@ import (
 	"github.com/open-policy-agent/opa/v1/plugins/logs"
 	"github.com/open-policy-agent/opa/v1/server"
 	"github.com/open-policy-agent/opa/v1/storage"
-	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/util"
 
 	"sallyport/policy/engine"
@@ -47,78 +45,32 @@ type DecisionLog struct {
 }
 
 // NewDecisionLog begins to write the decisions that are recorded to output, one
-// JSON event a line. config is OPA's own configuration, of which this release
-// knows labels and decision_logs.console; anything else is an error. Without
+// JSON event a line, as the manager's decision_logs say. Without
 // decision_logs.console there is nothing to write, and the result is nil. log is
-// told what goes wrong.
+// told what goes wrong. It is to be closed before the manager.
 //
 // The caller has to see to it that a closed pipe on standard output is an error
 // and not a signal.
-func NewDecisionLog(config map[string]any, output io.Writer, log *slog.Logger) (*DecisionLog, error) {
-	return newDecisionLog(config, output, log, queueLength)
+func NewDecisionLog(m *Manager, output io.Writer, log *slog.Logger) (*DecisionLog, error) {
+	return newDecisionLog(m, output, log, queueLength)
 }
 
-func newDecisionLog(config map[string]any, output io.Writer, log *slog.Logger, length int) (*DecisionLog, error) {
-	if err := supported(config); err != nil {
-		return nil, err
-	}
-	raw, err := json.Marshal(config)
-	if err != nil {
-		return nil, fmt.Errorf("policy.opa: %w", err)
-	}
-	console := &console{output: output}
-	manager, err := plugins.New(raw, rand.Text(), inmem.New(),
-		plugins.ConsoleLogger(console),
-		plugins.Logger(logging.NewLoggerFromSlogHandler(warnings{log.Handler()}, logging.Warn)))
-	if err != nil {
-		return nil, fmt.Errorf("policy.opa: %w", err)
-	}
-	ctx := context.Background()
-	parsed, err := logs.NewConfigBuilder().WithBytes(manager.Config.DecisionLogs).WithLogger(manager.Logger()).Parse()
-	if err != nil || parsed == nil {
-		manager.Stop(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("policy.opa.decision_logs: %w", err)
-		}
+func newDecisionLog(m *Manager, output io.Writer, log *slog.Logger, length int) (*DecisionLog, error) {
+	plugin := logs.Lookup(m.opa)
+	if plugin == nil {
 		return nil, nil
 	}
-	labels, err := json.Marshal(manager.Labels())
+	m.console.output = output
+	labels, err := json.Marshal(m.opa.Labels())
 	if err != nil {
 		return nil, fmt.Errorf("decision log: labels: %w", err)
 	}
 	l := &DecisionLog{
-		manager: manager, plugin: logs.New(parsed, manager), console: console, labels: labels, log: log,
+		manager: m.opa, plugin: plugin, console: m.console, labels: labels, log: log,
 		queue: make(chan *engine.Event, length), closing: make(chan struct{}), done: make(chan struct{}),
-	}
-	manager.Register(logs.Name, l.plugin)
-	if err := manager.Start(ctx); err != nil {
-		return nil, fmt.Errorf("decision log: %w", err)
 	}
 	go l.write()
 	return l, nil
-}
-
-// supported names what this release would have to ignore.
-func supported(config map[string]any) error {
-	var problems []error
-	for _, key := range util.KeysSorted(config) {
-		switch key {
-		case "labels":
-		case "decision_logs":
-			settings, ok := config[key].(map[string]any)
-			if !ok {
-				problems = append(problems, errors.New("policy.opa.decision_logs: want an object"))
-			}
-			for _, setting := range util.KeysSorted(settings) {
-				if setting != "console" {
-					problems = append(problems, fmt.Errorf("policy.opa.decision_logs.%s is not supported by this release", setting))
-				}
-			}
-		default:
-			problems = append(problems, fmt.Errorf("policy.opa.%s is not supported by this release", key))
-		}
-	}
-	return errors.Join(problems...)
 }
 
 // Record takes a decision for the log, or counts it as dropped. It never blocks.
@@ -144,7 +96,6 @@ func (l *DecisionLog) Close(ctx context.Context) error {
 	l.close.Do(func() { close(l.closing) })
 	select {
 	case <-l.done:
-		l.manager.Stop(ctx)
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("decision log: %d decisions not written: %w", len(l.queue), ctx.Err())
@@ -296,11 +247,4 @@ func (c *consoleEvent) Info(string, ...any) {
 	if c.err = encoder.Encode(c.fields); c.err == nil {
 		_, c.err = c.output.Write(line.Bytes())
 	}
-}
-
-// warnings leaves out what OPA has to say when all is well.
-type warnings struct{ slog.Handler }
-
-func (w warnings) Enabled(ctx context.Context, level slog.Level) bool {
-	return level >= slog.LevelWarn && w.Handler.Enabled(ctx, level)
 }

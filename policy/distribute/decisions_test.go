@@ -23,9 +23,18 @@ var consoleConfig = map[string]any{
 	"labels":        map[string]any{"region": "eu"},
 }
 
+func manager(t *testing.T, config map[string]any, log *slog.Logger) *Manager {
+	t.Helper()
+	m, err := New(Options{OPA: config, Log: log})
+	do(t, err, m.Start(t.Context(), nil))
+	t.Cleanup(func() { m.Close(context.Background()) })
+	return m
+}
+
 func decisionLog(t *testing.T, output io.Writer, log io.Writer) *DecisionLog {
 	t.Helper()
-	l, err := NewDecisionLog(consoleConfig, output, slog.New(slog.NewTextHandler(log, nil)))
+	logger := slog.New(slog.NewTextHandler(log, nil))
+	l, err := NewDecisionLog(manager(t, consoleConfig, logger), output, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +145,8 @@ func (s *stalled) Write(p []byte) (int, error) {
 func TestAStalledOutputStallsNoDecision(t *testing.T) {
 	out := &stalled{writing: make(chan struct{}, 1), release: make(chan struct{})}
 	const length, extra = 20, 100
-	l, err := newDecisionLog(consoleConfig, out, slog.New(slog.DiscardHandler), length)
+	quiet := slog.New(slog.DiscardHandler)
+	l, err := newDecisionLog(manager(t, consoleConfig, quiet), out, quiet, length)
 	do(t, err)
 	l.Record(event("first"))
 	<-out.writing
@@ -215,20 +225,12 @@ func TestConfigurationOfTheDecisionLog(t *testing.T) {
 	for name, config := range map[string]map[string]any{
 		"none": nil, "empty": {}, "off": {"decision_logs": map[string]any{"console": false}}, "labels": {"labels": map[string]any{"a": "b"}},
 	} {
-		if l, err := NewDecisionLog(config, io.Discard, quiet); l != nil || err != nil {
+		if l, err := NewDecisionLog(manager(t, config, quiet), io.Discard, quiet); l != nil || err != nil {
 			t.Errorf("%s: %v, %v", name, l, err)
 		}
 	}
-	_, err := NewDecisionLog(map[string]any{
-		"bundles":       map[string]any{},
-		"decision_logs": map[string]any{"console": true, "service": "x"},
-	}, io.Discard, quiet)
-	const want = "policy.opa.bundles is not supported by this release\npolicy.opa.decision_logs.service is not supported by this release"
-	if err == nil || err.Error() != want {
-		t.Errorf("error %v, want %s", err, want)
-	}
 	for _, config := range []map[string]any{{"decision_logs": true}, {"decision_logs": map[string]any{"console": 7}}} {
-		if _, err := NewDecisionLog(config, io.Discard, quiet); err == nil {
+		if _, err := New(Options{OPA: config, Log: quiet}); err == nil {
 			t.Errorf("%v: no error", config)
 		}
 	}

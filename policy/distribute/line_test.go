@@ -100,7 +100,16 @@ func BenchmarkRecord(b *testing.B) {
 	for _, stage := range []policy.Stage{policy.Admit, policy.Authenticate, policy.Route, policy.Dial} {
 		e.Decide(b.Context(), stage, facts)
 	}
-	l, err := NewDecisionLog(consoleConfig, io.Discard, slog.New(slog.DiscardHandler))
+	quiet := slog.New(slog.DiscardHandler)
+	m, err := New(Options{OPA: consoleConfig, Log: quiet})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := m.Start(b.Context(), nil); err != nil {
+		b.Fatal(err)
+	}
+	defer m.Close(b.Context())
+	l, err := NewDecisionLog(m, io.Discard, quiet)
 	if err != nil {
 		b.Fatal(err)
 	}
