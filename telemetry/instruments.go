@@ -129,6 +129,12 @@ func observe(meter metric.Meter, o *Options) error {
 			metric.WithInt64Callback(read(o.DecisionLogDropped)))
 		problems = append(problems, err)
 	}
+	if o.AuditFailed != nil {
+		_, err := meter.Int64ObservableCounter("sallyport.audit.failed", metric.WithUnit("{record}"),
+			metric.WithDescription("Records of policies that could not be written to the audit log."),
+			metric.WithInt64Callback(read(o.AuditFailed)))
+		problems = append(problems, err)
+	}
 	if o.GeoIP != nil {
 		_, err := meter.Float64ObservableGauge("sallyport.geoip.age", metric.WithUnit("s"),
 			metric.WithDescription("Time since a GeoIP database was built."),

@@ -16,6 +16,7 @@ import (
 // down.
 var rooms = map[string][]string{
 	"policy":            {},
+	"policy/audit":      {},
 	"bundles":           {},
 	"proxy/relay":       {},
 	"proxy/secret":      {},
@@ -24,7 +25,7 @@ var rooms = map[string][]string{
 	"proxy/wire/socks5": {},
 	"proxy/wire/target": {},
 	"policy/engine":     {"bundles", "policy"},
-	"policy/distribute": {"policy", "policy/engine"},
+	"policy/distribute": {"policy", "policy/audit", "policy/engine"},
 	"proxy/config":      {"proxy/secret"},
 	"proxy/dial":        {},
 	"proxy/geo":         {"policy"},
@@ -69,8 +70,8 @@ func TestRooms(t *testing.T) {
 			if ours && may != nil && !slices.Contains(may, below) {
 				t.Errorf("%s may not import %s", room, below)
 			}
-			if room == "policy" && strings.Contains(strings.Split(i, "/")[0], ".") {
-				t.Errorf("policy may import the standard library only, not %s", i)
+			if (room == "policy" || room == "policy/audit") && strings.Contains(strings.Split(i, "/")[0], ".") {
+				t.Errorf("%s may import the standard library only, not %s", room, i)
 			}
 		}
 	}

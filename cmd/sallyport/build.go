@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"sallyport/policy/audit"
 	"sallyport/policy/distribute"
 	"sallyport/policy/engine"
 	"sallyport/proxy"
@@ -45,6 +46,7 @@ type server struct {
 	logFile   *telemetry.File      // nil: standard error
 	manager   *distribute.Manager
 	decisions *distribute.DecisionLog
+	audit     *audit.Log
 	telemetry *telemetry.Telemetry
 	engine    *engine.Engine
 	geo       *geo.Databases
@@ -74,6 +76,9 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if s.geo, err = openGeo(c); err != nil {
 		return nil, err
 	}
+	if err := s.openAudit(); err != nil {
+		return nil, err
+	}
 	options := engineOptions(c, s.geo)
 	if s.manager, err = distribute.New(s.managerOptions()); err != nil {
 		return nil, err
@@ -97,6 +102,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		Log: s.log, LogExport: s.logExport, Prometheus: c.Telemetry.Prometheus, Version: version,
 		ActiveSessions: func() int64 { return int64(s.sessions.Len()) },
 		LogDropped:     s.logLines.Dropped,
+		AuditFailed:    s.audit.Failed,
 		GeoIP:          s.geoAges,
 		DecisionLogDropped: func() int64 {
 			if s.decisions == nil {
@@ -123,7 +129,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	}
 	if watched := slices.Concat(c.Policy.Paths, c.Policy.Data); len(watched) > 0 {
 		// Watching comes first, so that no edit falls between.
-		if err := distribute.Watch(ctx, watched, func() { s.reread(ctx, "watch") }); err != nil {
+		if err := distribute.Watch(ctx, watched, func() { s.reload(ctx, "watch") }); err != nil {
 			return nil, err
 		}
 	}
@@ -153,16 +159,14 @@ func (s *server) openLog(ctx context.Context) error {
 
 // reload is what HUP and the management API do: GeoIP databases that have changed
 // and the policy are read again, and the log file opened again for those that
-// rotate it. The configuration is read at the start only.
-func (s *server) reload(ctx context.Context) error { return s.reread(ctx, "reload") }
-
-func (s *server) reread(ctx context.Context, trigger string) error {
+// rotate it. The configuration is read at the start only. by is who asks for it.
+func (s *server) reload(ctx context.Context, by string) error {
 	if s.logFile != nil {
 		if err := s.logFile.Reopen(); err != nil {
 			s.log.Error("log file is not reopened", "error", err)
 		}
 	}
-	return join(s.reloadGeo(), s.manager.Reload(ctx, trigger))
+	return join(s.reloadGeo(), s.manager.Reload(ctx, by))
 }
 
 // run serves until stop is closed, then drains until the grace period ends or
@@ -287,6 +291,9 @@ func (s *server) close() {
 	}
 	if s.manager != nil {
 		s.manager.Close(ctx)
+	}
+	if s.audit != nil {
+		s.audit.Close()
 	}
 	if s.telemetry != nil {
 		if err := s.telemetry.Shutdown(ctx); err != nil {

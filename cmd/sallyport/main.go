@@ -74,7 +74,7 @@ func root() *cobra.Command {
 		}
 		return nil
 	}
-	c.AddCommand(runCommand(), checkCommand(), testCommand(), evalCommand(), schemaCommand(), userCommand(), versionCommand())
+	c.AddCommand(runCommand(), checkCommand(), testCommand(), evalCommand(), schemaCommand(), userCommand(), auditCommand(), versionCommand())
 	// Cobra's own two commands take an unknown word for a request for help.
 	c.InitDefaultHelpCmd()
 	c.InitDefaultCompletionCmd()
@@ -216,7 +216,7 @@ TERM and INT let sessions finish for shutdown.grace; a second one stops at once.
 				ends := []chan struct{}{stop, now}
 				for sig := range signals {
 					if sig == syscall.SIGHUP {
-						s.reload(ctx)
+						s.reload(ctx, "HUP")
 					} else if len(ends) > 0 {
 						close(ends[0])
 						ends = ends[1:]

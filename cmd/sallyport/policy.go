@@ -70,7 +70,7 @@ func (s *server) managerOptions() distribute.Options {
 	return distribute.Options{
 		OPA: c.OPA, Terms: opaTerms(s.config), Paths: c.Paths, Data: c.Data,
 		RunTests: c.RunTests, Deltas: c.Deltas, MaxAge: c.MaxAge,
-		Log: s.log, Decided: s.decided, Expired: s.expired,
+		Log: s.log, Check: s.forward, Decided: s.decided, Expired: s.expired,
 	}
 }
 
@@ -84,6 +84,7 @@ func (s *server) decided(o *distribute.Outcome) {
 	}
 	if o.Snapshot == nil {
 		s.telemetry.Activated("refused")
+		s.judged(o)
 		if o.Trigger != "start" { // the program ends, and says so
 			s.log.Error("policy refused; the active one stays", "error", o.Err.Error(), "trigger", o.Trigger)
 		}
@@ -93,7 +94,8 @@ func (s *server) decided(o *distribute.Outcome) {
 	s.verifier.SetUsers(users)
 	s.engine.Activate(o.Snapshot)
 	s.telemetry.Activated("ok")
-	s.log.Info("policy active", "policy.revision", o.Revision)
+	s.judged(o)
+	s.log.Info("policy active", "policy.revision", o.Revision, "audit.hash", s.audit.Head())
 }
 
 // expired has every request refused while the policy is too old.

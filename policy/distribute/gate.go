@@ -309,7 +309,7 @@ func (m *Manager) describe(b *stored) {
 	}
 	b.Source = m.sourceOf(source)
 	if source.Signing != nil {
-		b.KeyID = source.Signing.KeyID
+		b.KeyID = signer(source.Signing)
 	}
 }
 

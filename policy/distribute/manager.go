@@ -52,7 +52,7 @@ type Arrived struct {
 	Revision string         // of the manifest
 	Digest   string         // SHA-256 of its manifest, modules and data, in hexadecimal
 	Source   string         // the URL, without credentials
-	KeyID    string         // of the key that its signature has to be of; empty: none is asked for, or it is the signature that names it
+	KeyID    string         // of the key that its signature has to be of; empty: none is asked for, or several would do
 	Metadata map[string]any // of the manifest, numbers as json.Number
 }
 

@@ -49,7 +49,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call) {
 		}
 	case slices.Equal(path, []string{"v1", "reload"}):
 		if methods(w, r, http.MethodPost) {
-			s.reload(w, r)
+			s.reload(w, r, c)
 		}
 	case slices.Equal(path, []string{"v1", "sessions"}):
 		if methods(w, r, http.MethodGet, http.MethodHead, http.MethodDelete) {
@@ -96,17 +96,21 @@ func (s *Server) session(w http.ResponseWriter, r *http.Request, c *call, id str
 
 // cut is why the sessions end that this call cuts.
 func (c *call) cut() session.ErrCut {
-	reason := "by the management API"
+	return session.ErrCut{Reason: "by " + c.caller()}
+}
+
+// caller is who calls, in words.
+func (c *call) caller() string {
 	if c.facts.Token.Name != "" {
-		reason += ", token " + c.facts.Token.Name
+		return "the management API, token " + c.facts.Token.Name
 	}
-	return session.ErrCut{Reason: reason}
+	return "the management API"
 }
 
 // reload reads configuration and policy again, to its end even when the caller
 // goes away. What is wrong with them is told to the caller.
-func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
-	if err := s.options.Reload(context.WithoutCancel(r.Context())); err != nil {
+func (s *Server) reload(w http.ResponseWriter, r *http.Request, c *call) {
+	if err := s.options.Reload(context.WithoutCancel(r.Context()), c.caller()); err != nil {
 		problem(w, http.StatusUnprocessableEntity, err.Error(), "")
 		return
 	}

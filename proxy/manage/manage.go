@@ -63,10 +63,10 @@ type Options struct {
 	Observe  Observer
 	Tokens   map[string]Token // by name
 	Sessions Sessions
-	Policy   func() any                  // what /v1/policy shows, as encoding/json takes it
-	Ready    func() error                // nil, or why the server is not ready
-	Reload   func(context.Context) error // reads configuration and policy again
-	Metrics  http.Handler                // nil: there is no /metrics
+	Policy   func() any                                 // what /v1/policy shows, as encoding/json takes it
+	Ready    func() error                               // nil, or why the server is not ready
+	Reload   func(ctx context.Context, by string) error // reads configuration and policy again; by is who asks for it
+	Metrics  http.Handler                               // nil: there is no /metrics
 	Log      *slog.Logger
 }
 

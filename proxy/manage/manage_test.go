@@ -122,7 +122,7 @@ func start(t *testing.T, answer func(policy.API) policy.Decision, change ...func
 		},
 		Policy:  func() any { return map[string]string{"revision": "r9"} },
 		Ready:   func() error { return nil },
-		Reload:  func(context.Context) error { return nil },
+		Reload:  func(context.Context, string) error { return nil },
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "up 1\n") }),
 		Log:     slog.New(slog.NewJSONHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
@@ -422,7 +422,7 @@ func TestSessionsAreListedAndCut(t *testing.T) {
 func TestADeniedCallDoesNothing(t *testing.T) {
 	reloaded := false
 	b := start(t, byToken, func(o *Options) {
-		o.Reload = func(context.Context) error { reloaded = true; return nil }
+		o.Reload = func(context.Context, string) error { reloaded = true; return nil }
 	})
 	s, err := b.sessions.Open(t.Context(), "main", netip.AddrPort{})
 	if err != nil {
@@ -438,9 +438,12 @@ func TestADeniedCallDoesNothing(t *testing.T) {
 
 func TestReload(t *testing.T) {
 	var problem error
-	b := start(t, byToken, func(o *Options) { o.Reload = func(context.Context) error { return problem } })
-	if got := b.do(t, "POST", "/v1/reload", bearer(opsToken)); got.status != 204 {
-		t.Errorf("%d %s", got.status, got.body)
+	var by string
+	b := start(t, byToken, func(o *Options) {
+		o.Reload = func(_ context.Context, caller string) error { by = caller; return problem }
+	})
+	if got := b.do(t, "POST", "/v1/reload", bearer(opsToken)); got.status != 204 || by != "the management API, token ops" {
+		t.Errorf("%d %s, by %s", got.status, got.body, by)
 	}
 	problem = errors.New("a.rego:3: did you mean deny?")
 	if got := b.do(t, "POST", "/v1/reload", bearer(opsToken)); got.status != 422 || got.body != `{"error":"a.rego:3: did you mean deny?"}`+"\n" {
