@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // TestDocuments plays every document as its reader would, from top to bottom in
@@ -25,8 +27,9 @@ import (
 //	rego, json, yaml  written to the file that the text before it names; a
 //	                  policy is judged by check, with what lies in its folder
 //	                  and the configuration (sallyport.yaml) that was written
-//	                  before; that is judged as well. Rules without a package
-//	                  are fragments (docs_rego_test.go)
+//	                  before; that is judged as well, and a workflow's steps are
+//	                  run. Rules without a package are fragments
+//	                  (docs_rego_test.go)
 //	sh                run by sh -e; a `sallyport run`, which may have variables
 //	                  before it, goes on in the background until the next one or
 //	                  the end
@@ -156,6 +159,7 @@ PATH=$READERS_PATH make -s -C '` + root + `' "$opa" >&2 && exec '` + root + `'/"
 	t.Setenv("READERS_PATH", os.Getenv("PATH"))
 	t.Setenv("PATH", tools+string(os.PathListSeparator)+os.Getenv("PATH"))
 	t.Setenv(asProgram, "1")
+	t.Setenv("LOGS_TOKEN", "of a decision-log service")
 	t.Setenv("SALLYPORT_DNS_SERVERS", "127.0.0.1:1") // where nobody answers
 	for _, name := range []string{"http_proxy", "https_proxy", "all_proxy", "no_proxy"} {
 		t.Setenv(name, "")
@@ -223,8 +227,11 @@ func (r *reader) write(t *testing.T, b block, kind, text string) {
 		if _, err := os.Stat("sallyport.yaml"); err == nil {
 			judge.Args = append(judge.Args, "--config", "sallyport.yaml")
 		}
-	case strings.HasPrefix(file, "sallyport."):
+	case strings.HasPrefix(file, "sallyport"):
 		judge = program("check", "--config", file)
+	case strings.HasPrefix(file, ".github/"):
+		r.workflow(t, b, text)
+		return
 	default:
 		return
 	}
@@ -258,6 +265,65 @@ func (r *reader) run(t *testing.T, b block, beside bool, variables []string, arg
 		}
 	}()
 	s.wait(t, 0, "management")
+}
+
+// workflow runs the steps of a workflow as GitHub would for a push to main, but
+// for the actions of others, in a fresh clone of a repository that holds what the
+// document has written. What it publishes has to be a bundle.
+func (r *reader) workflow(t *testing.T, b block, text string) {
+	var workflow struct {
+		Jobs map[string]struct {
+			Steps []struct {
+				Name, Uses, Run string
+				Env             map[string]string
+			}
+		}
+	}
+	if err := yaml.Unmarshal([]byte(text), &workflow); err != nil || len(workflow.Jobs) != 1 {
+		t.Fatalf("%s: no workflow of one job: %v", b.place, err)
+	}
+	clone, home, tools := t.TempDir(), t.TempDir(), t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := os.ReadFile("signing.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := strings.NewReplacer(
+		"${{ vars.SALLYPORT_URL }}", "file://"+self,
+		"${{ secrets.SIGNING_KEY }}", strings.TrimSpace(string(key)),
+		"${{ secrets.POLICY_URL }}", "file://"+filepath.Join(home, "published.tar.gz"),
+	)
+	setUp := exec.Command("sh", "-e", "-c", `cp -r egress "$0" && cd "$0" && git init -q && git add . &&
+		git -c user.name=t -c user.email=t@example.com commit -qm one`, clone)
+	if out, err := setUp.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", b.place, err, out)
+	}
+	for _, job := range workflow.Jobs {
+		for _, step := range job.Steps {
+			if step.Uses != "" {
+				continue
+			}
+			run := exec.Command("bash", "-e", "-o", "pipefail", "-c", step.Run)
+			run.Dir = clone
+			run.Env = append(os.Environ(), "HOME="+home, "GITHUB_PATH="+filepath.Join(tools, "path"))
+			for name, value := range step.Env {
+				run.Env = append(run.Env, name+"="+values.Replace(value))
+			}
+			if out, err := run.CombinedOutput(); err != nil {
+				t.Fatalf("%s: the step %q: %v\n%s", b.place, step.Name, err, out)
+			}
+		}
+	}
+	published := program("check", "--policy", filepath.Join(home, "published.tar.gz"))
+	if out, err := published.CombinedOutput(); err != nil {
+		t.Errorf("%s: what was published: %v\n%s", b.place, err, out)
+	}
+	if _, err := os.Stat(filepath.Join(clone, "signing.pem")); err == nil {
+		t.Errorf("%s: the key is left behind", b.place)
+	}
 }
 
 func (r *reader) stop(t *testing.T) {
