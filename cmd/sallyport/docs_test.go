@@ -46,9 +46,7 @@ import (
 // No query for a name leaves the machine. make is a stand-in that knows the
 // Makefile's targets.
 func TestDocuments(t *testing.T) {
-	if _, err := exec.LookPath("curl"); err != nil && os.Getenv("CI") == "" {
-		t.Skip("curl is not installed")
-	}
+	need(t, "curl")
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
@@ -65,6 +63,9 @@ func TestDocuments(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Run(name, func(t *testing.T) {
+			if name == "docs/distribution.md" {
+				need(t, "nginx", "jq", "openssl", "git")
+			}
 			text, err := os.ReadFile(document)
 			if err != nil {
 				t.Fatal(err)
@@ -75,6 +76,15 @@ func TestDocuments(t *testing.T) {
 			}
 			r.stop(t)
 		})
+	}
+}
+
+// need skips a test where a program is not installed, but in CI.
+func need(t *testing.T, programs ...string) {
+	for _, name := range programs {
+		if _, err := exec.LookPath(name); err != nil && os.Getenv("CI") == "" {
+			t.Skip(name + " is not installed")
+		}
 	}
 }
 
