@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // TestDocuments plays every document as its reader would, from top to bottom in
@@ -25,25 +27,26 @@ import (
 //	rego, json, yaml  written to the file that the text before it names; a
 //	                  policy is judged by check, with what lies in its folder
 //	                  and the configuration (sallyport.yaml) that was written
-//	                  before; that is judged as well. Rules without a package
-//	                  are fragments (docs_rego_test.go)
+//	                  before; that is judged as well, and a workflow's steps are
+//	                  run. Rules without a package are fragments
+//	                  (docs_rego_test.go)
 //	sh                run by sh -e; a `sallyport run`, which may have variables
 //	                  before it, goes on in the background until the next one or
 //	                  the end
+//	sh beside         a `sallyport run` that goes on beside the one before
 //	sh fails          the same, and the last command has to fail
 //	sh network        the same, but its names do not resolve here: the proxy has
 //	                  to have been asked for them
 //	text              what the block before printed; … stands for anything
-//	text log          lines of the running proxy's log and of its output
+//	text log          lines of the running proxy's log and of its output, of both
+//	                  where there are two
 //
 // The folder has a GeoIP database, country.mmdb, and the facts of a client with a
 // token, token.json.
 // No query for a name leaves the machine. make is a stand-in that knows the
 // Makefile's targets.
 func TestDocuments(t *testing.T) {
-	if _, err := exec.LookPath("curl"); err != nil && os.Getenv("CI") == "" {
-		t.Skip("curl is not installed")
-	}
+	need(t, "curl")
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
@@ -60,6 +63,9 @@ func TestDocuments(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Run(name, func(t *testing.T) {
+			if name == "docs/distribution.md" {
+				need(t, "nginx", "jq", "openssl", "git")
+			}
 			text, err := os.ReadFile(document)
 			if err != nil {
 				t.Fatal(err)
@@ -70,6 +76,15 @@ func TestDocuments(t *testing.T) {
 			}
 			r.stop(t)
 		})
+	}
+}
+
+// need skips a test where a program is not installed, but in CI.
+func need(t *testing.T, programs ...string) {
+	for _, name := range programs {
+		if _, err := exec.LookPath(name); err != nil && os.Getenv("CI") == "" {
+			t.Skip(name + " is not installed")
+		}
 	}
 }
 
@@ -112,17 +127,17 @@ func blocks(document, text string) []block {
 
 // reader does what a document says.
 type reader struct {
-	replace *strings.Replacer // the document's two ports by free ones
+	replace *strings.Replacer // the document's ports by free ones
 	listen  string
 	manage  string
-	running *process
-	printed string // by the last block
+	running []*process // the second one beside the first
+	printed string     // by the last block
 }
 
 func newReader(t *testing.T, root string) *reader {
 	proxy, manage := freePort(t), freePort(t)
 	r := &reader{
-		replace: strings.NewReplacer("1080", proxy, "9080", manage),
+		replace: strings.NewReplacer("1080", proxy, "9080", manage, "1081", freePort(t), "9081", freePort(t), "8080", freePort(t)),
 		listen:  "127.0.0.1:" + proxy, manage: "127.0.0.1:" + manage,
 	}
 	dir, tools := t.TempDir(), t.TempDir()
@@ -154,6 +169,7 @@ PATH=$READERS_PATH make -s -C '` + root + `' "$opa" >&2 && exec '` + root + `'/"
 	t.Setenv("READERS_PATH", os.Getenv("PATH"))
 	t.Setenv("PATH", tools+string(os.PathListSeparator)+os.Getenv("PATH"))
 	t.Setenv(asProgram, "1")
+	t.Setenv("LOGS_TOKEN", "of a decision-log service")
 	t.Setenv("SALLYPORT_DNS_SERVERS", "127.0.0.1:1") // where nobody answers
 	for _, name := range []string{"http_proxy", "https_proxy", "all_proxy", "no_proxy"} {
 		t.Setenv(name, "")
@@ -187,7 +203,7 @@ func (r *reader) play(t *testing.T, b block) {
 	case "sh":
 		line := strings.ReplaceAll(text, "\\\n", " ")
 		if parts := regexp.MustCompile(`^((?:[A-Z_]+=\S+\s+)*)sallyport run(.*)\n$`).FindStringSubmatch(line); parts != nil {
-			r.run(t, b, strings.Fields(parts[1]), parts[2])
+			r.run(t, b, how == "beside", strings.Fields(parts[1]), parts[2])
 			return
 		}
 		r.shell(t, b, how, text)
@@ -221,8 +237,11 @@ func (r *reader) write(t *testing.T, b block, kind, text string) {
 		if _, err := os.Stat("sallyport.yaml"); err == nil {
 			judge.Args = append(judge.Args, "--config", "sallyport.yaml")
 		}
-	case strings.HasPrefix(file, "sallyport."):
+	case strings.HasPrefix(file, "sallyport"):
 		judge = program("check", "--config", file)
+	case strings.HasPrefix(file, ".github/"):
+		r.workflow(t, b, text)
+		return
 	default:
 		return
 	}
@@ -231,17 +250,20 @@ func (r *reader) write(t *testing.T, b block, kind, text string) {
 	}
 }
 
-// run starts a proxy in place of the one that runs.
-func (r *reader) run(t *testing.T, b block, variables []string, arguments string) {
+// run starts a proxy, in place of those that run or beside them. The second one
+// has its addresses from the document.
+func (r *reader) run(t *testing.T, b block, beside bool, variables []string, arguments string) {
 	if strings.ContainsAny(arguments, "'\"$") {
 		t.Fatalf("%s: keep quotes out of a `sallyport run`", b.place)
 	}
-	r.stop(t)
-	arguments = "run --listen " + r.listen + " --management " + r.manage + " " + arguments
-	cmd := program(strings.Fields(arguments)...)
+	if !beside {
+		r.stop(t)
+		arguments = "--listen " + r.listen + " --management " + r.manage + " " + arguments
+	}
+	cmd := program(strings.Fields("run " + arguments)...)
 	cmd.Env = append(cmd.Env, variables...)
-	r.running = follow(t, cmd)
-	s := r.running
+	s := follow(t, cmd)
+	r.running = append(r.running, s)
 	go func() { // until the process ends
 		lines := bufio.NewScanner(s.stdout)
 		lines.Buffer(nil, 1<<20)
@@ -255,14 +277,72 @@ func (r *reader) run(t *testing.T, b block, variables []string, arguments string
 	s.wait(t, 0, "management")
 }
 
-func (r *reader) stop(t *testing.T) {
-	if r.running == nil {
-		return
+// workflow runs the steps of a workflow as GitHub would for a push to main, but
+// for the actions of others, in a fresh clone of a repository that holds what the
+// document has written. What it publishes has to be a bundle.
+func (r *reader) workflow(t *testing.T, b block, text string) {
+	var workflow struct {
+		Jobs map[string]struct {
+			Steps []struct {
+				Name, Uses, Run string
+				Env             map[string]string
+			}
+		}
 	}
-	r.running.cmd.Process.Signal(syscall.SIGTERM)
-	r.running.wait(t, 0, "eof")
-	if err := r.running.cmd.Wait(); err != nil {
-		t.Errorf("sallyport run, when stopped: %v", err)
+	if err := yaml.Unmarshal([]byte(text), &workflow); err != nil || len(workflow.Jobs) != 1 {
+		t.Fatalf("%s: no workflow of one job: %v", b.place, err)
+	}
+	clone, home, tools := t.TempDir(), t.TempDir(), t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := os.ReadFile("signing.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := strings.NewReplacer(
+		"${{ vars.SALLYPORT_URL }}", "file://"+self,
+		"${{ secrets.SIGNING_KEY }}", strings.TrimSpace(string(key)),
+		"${{ secrets.POLICY_URL }}", "file://"+filepath.Join(home, "published.tar.gz"),
+	)
+	setUp := exec.Command("sh", "-e", "-c", `cp -r egress "$0" && cd "$0" && git init -q && git add . &&
+		git -c user.name=t -c user.email=t@example.com commit -qm one`, clone)
+	if out, err := setUp.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", b.place, err, out)
+	}
+	for _, job := range workflow.Jobs {
+		for _, step := range job.Steps {
+			if step.Uses != "" {
+				continue
+			}
+			run := exec.Command("bash", "-e", "-o", "pipefail", "-c", step.Run)
+			run.Dir = clone
+			run.Env = append(os.Environ(), "HOME="+home, "GITHUB_PATH="+filepath.Join(tools, "path"))
+			for name, value := range step.Env {
+				run.Env = append(run.Env, name+"="+values.Replace(value))
+			}
+			if out, err := run.CombinedOutput(); err != nil {
+				t.Fatalf("%s: the step %q: %v\n%s", b.place, step.Name, err, out)
+			}
+		}
+	}
+	published := program("check", "--policy", filepath.Join(home, "published.tar.gz"))
+	if out, err := published.CombinedOutput(); err != nil {
+		t.Errorf("%s: what was published: %v\n%s", b.place, err, out)
+	}
+	if _, err := os.Stat(filepath.Join(clone, "signing.pem")); err == nil {
+		t.Errorf("%s: the key is left behind", b.place)
+	}
+}
+
+func (r *reader) stop(t *testing.T) {
+	for _, s := range r.running {
+		s.cmd.Process.Signal(syscall.SIGTERM)
+		s.wait(t, 0, "eof")
+		if err := s.cmd.Wait(); err != nil {
+			t.Errorf("sallyport run, when stopped: %v", err)
+		}
 	}
 	r.running = nil
 }
@@ -301,10 +381,15 @@ func (r *reader) shell(t *testing.T, b block, how, text string) {
 
 // logged waits until the running proxy has written each line.
 func (r *reader) logged(t *testing.T, b block, text string) {
-	if r.running == nil {
+	if len(r.running) == 0 {
 		t.Fatalf("%s: no proxy runs", b.place)
 	}
-	s := r.running
+	for _, s := range r.running {
+		s.logged(t, b, text)
+	}
+}
+
+func (s *process) logged(t *testing.T, b block, text string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	defer context.AfterFunc(ctx, s.more.Broadcast)()
