@@ -58,7 +58,8 @@ func startLive(t *testing.T, args ...string) *liveWorld {
 	dir := t.TempDir()
 	w := &liveWorld{t: t, target: serveEcho(t, "127.0.0.1:0"), file: filepath.Join(dir, "data.json")}
 	write(t, filepath.Join(dir, "route.rego"), "package sallyport.route\n"+livePolicy)
-	write(t, filepath.Join(dir, "dial.rego"), "package sallyport.dial\n\ndefault allow := false\n\nallow if data.scopes[input.address.scope]\n")
+	write(t, filepath.Join(dir, "dial.rego"), "package sallyport.dial\n\ndefault allow := false\n\nallow if data.scopes[input.address.scope]\n\n"+
+		"deny contains \"not the mirror\" if {\n\tinput.asked.host == \"back.test\"\n\tinput.target.host != \"mirror.test\"\n}\n")
 	write(t, filepath.Join(dir, "authenticate.rego"), "package sallyport.authenticate\n\ndefault allow := false\n\nallow if input.credentials.verified\n\nallow if input.credentials.method == \"none\"\n")
 	open := map[string]any{}
 	for _, name := range []string{"keep", "shut", "gone", "moved", "back", "dev", "mirror", "user", "limits", "once"} {
@@ -325,4 +326,36 @@ func TestLiveSessionsEndWithTheirUsers(t *testing.T) {
 	}
 	w.expect(r, "cut: policy REV: the user has expired")
 	bob.say("still").hear("still")
+}
+
+// Everybody has gone when a policy says so, and nothing is left of them.
+func TestAllLiveSessionsAreCut(t *testing.T) {
+	const n = 300
+	w := startLive(t)
+	before := w.descriptors(t)
+	var all []*talk
+	for range n {
+		all = append(all, w.tunnel("keep.test", "", ""))
+	}
+	w.set("shut", "keep.test", "enough")
+	saved := time.Now()
+	if r := w.edited(); r["sessions"] != float64(n) || r["cut"] != float64(n) {
+		t.Errorf("the round is told of as %v", r["raw"])
+	}
+	for _, d := range all {
+		if got, err := d.rest(); got != "" || err != nil {
+			t.Fatalf("after the cut there come %q, %v", got, err)
+		}
+	}
+	t.Logf("all were closed %v after the edit", time.Since(saved))
+	for i := range n {
+		if r := w.wait(t, i, "session"); r["outcome"] != "cut" || r["cause"] != fmt.Sprintf("cut: policy %s denies (route): enough", r["policy.revision"]) {
+			t.Fatalf("it is recorded as %v", r["raw"])
+		}
+	}
+	for deadline := time.Now().Add(10 * time.Second); w.descriptors(t) > before+10; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d descriptors are open, %d were before", w.descriptors(t), before)
+		}
+	}
 }

@@ -23,7 +23,8 @@ type Flow struct {
 	ctx      context.Context // Run's
 	early    []byte
 	counters *Counters
-	spare    atomic.Int64  // how many more bytes Limits.Bytes allows, or unbounded
+	granted  atomic.Int64  // bytes that were delivered, or are about to be
+	most     atomic.Int64  // how many may be: Limits.Bytes, or unbounded
 	stopped  chan struct{} // closed when the flow is over; made before the first pace, and nil without one
 	up, down direction
 

@@ -5,13 +5,12 @@ import (
 	"time"
 )
 
-// unbounded is what is left to a flow that may deliver any number of bytes.
+// unbounded is how many bytes a flow may deliver that may deliver any number.
 const unbounded = math.MaxInt64
 
 // Limit puts other limits in the place of those that the flow has. Bytes counts
-// from the flow's beginning, what has been received already may still be
-// delivered, and idleness goes on from when bytes last moved. It may be called
-// at any time.
+// from the flow's beginning, and idleness goes on from when bytes last moved. It
+// may be called at any time.
 func (f *Flow) Limit(l Limits) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -20,12 +19,10 @@ func (f *Flow) Limit(l Limits) {
 	}
 	before := f.limits
 	f.limits = l
-	if l.Bytes != before.Bytes {
-		spare := int64(unbounded)
-		if l.Bytes > 0 {
-			spare = max(0, l.Bytes-f.counters.Up.Load()-f.counters.Down.Load())
-		}
-		f.spare.Store(spare)
+	if l.Bytes > 0 {
+		f.most.Store(l.Bytes)
+	} else {
+		f.most.Store(unbounded)
 	}
 	if f.stopped == nil && (l.Up > 0 || l.Down > 0) {
 		f.stopped = make(chan struct{})
@@ -47,13 +44,10 @@ func (f *Flow) Limit(l Limits) {
 func (d *direction) grant(n int) int {
 	f := d.flow
 	for {
-		spare := f.spare.Load()
-		if spare == unbounded {
-			return n
-		}
-		granted := min(int64(n), spare)
-		if f.spare.CompareAndSwap(spare, spare-granted) {
-			return int(granted)
+		before, most := f.granted.Load(), f.most.Load()
+		now := max(before, min(before+int64(n), most))
+		if f.granted.CompareAndSwap(before, now) {
+			return int(now - before)
 		}
 	}
 }

@@ -88,7 +88,7 @@ func Join(client, target net.Conn, early []byte, limits Limits, n *Counters) *Fl
 	f := &Flow{early: early, counters: n}
 	f.up = direction{flow: f, reverse: &f.down, src: client, dst: target, reset: ClientReset, moved: &n.Up}
 	f.down = direction{flow: f, reverse: &f.up, src: target, dst: client, reset: TargetReset, moved: &n.Down}
-	f.spare.Store(unbounded)
+	f.most.Store(unbounded)
 	f.Limit(limits)
 	return f
 }
