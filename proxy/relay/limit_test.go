@@ -185,7 +185,7 @@ func TestLimitWhileBytesMove(t *testing.T) {
 		}
 	})
 	go func() { client.Write(noise(8 << 20)); client.CloseWrite() }()
-	go func() { target.Write(noise(40<<20 + 1)); target.CloseWrite() }()
+	go func() { target.Write(noise(8<<20 + 1)); target.CloseWrite() }()
 	var sides sync.WaitGroup
 	sides.Go(func() { same(t, readAll(t, target), noise(8<<20)) })
 	sides.Go(func() { same(t, readAll(t, client), noise(8<<20+1)) })
