@@ -8,8 +8,10 @@
 //
 // proxy.go has the life, ask.go the questions, handshake.go the conversation
 // whatever the client speaks (socks5.go and http.go are the two dialects),
-// reach.go the way to the target, and ending.go the one table that says how an
-// end is told to a client and to a log.
+// reach.go the way to the target, live.go the session once it is granted, and
+// ending.go the one table that says how an end is told to a client and to a log.
+// again.go asks about a live session again, and follow.go sees to it that all of
+// them follow a new policy and their users.
 package proxy
 
 import (
@@ -42,15 +44,21 @@ type Observer interface {
 	// Began tells of a step: authenticate, resolve, dial or relay. It ends with
 	// the next one, or with the session; a dial also with Dialled.
 	Began(ctx context.Context, step string)
+	// DecidedAgain tells of a decision about a live session. A fault is told once
+	// for all of them, by Reasked.
+	DecidedAgain(ctx context.Context, d *policy.Decision, took time.Duration)
+	Reasked(r *session.Round)
 	AddressDecided(ctx context.Context, ip netip.Addr, d *policy.Decision)
 	Dialled(ctx context.Context, upstream, outcome string, to netip.AddrPort, took time.Duration)
 	Refused(cause string)
 	SessionEnded(ctx context.Context, r *session.Record)
 }
 
-// Verifier says what the user directory knows of a name and a password.
+// Verifier says what the user directory knows of a name and a password, and
+// later what has become of a user that it has verified.
 type Verifier interface {
 	Verify(ctx context.Context, username, password string) (identity.Result, error)
+	Lookup(username string) identity.Standing
 }
 
 // Resolver looks up a name that route has allowed.
@@ -84,6 +92,8 @@ type Proxy struct {
 	Limits   Limits
 
 	Protocols map[string][]string // by listener: what it speaks, socks5 and http
+
+	live live
 }
 
 // Serve lives one connection's life, and sees to it that the connection is
@@ -111,11 +121,7 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 		l.end()
 		return
 	}
-	l.session.Granted()
-	p.Observe.Began(l.observed, "relay")
-	l.outcome = "ok"
-	flow := relay.Join(c.TCPConn, up, l.early, l.limits, &s.Bytes)
-	go l.relay(flow, up)
+	l.live(up)
 }
 
 // open takes the session from its first byte to the moment before the relay.
@@ -140,14 +146,6 @@ func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 		return nil, err
 	}
 	return up, nil
-}
-
-// relay moves bytes until the session ends, notes why it ended, and ends it.
-// It needs so little stack that an idle session keeps two of the smallest.
-func (l *life) relay(flow *relay.Flow, up *net.TCPConn) {
-	l.cause, l.err = flow.Run(l.session.Context())
-	up.Close()
-	l.end()
 }
 
 // bounds joins the policy's limits with the configuration's: the strictest of

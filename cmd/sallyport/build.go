@@ -199,6 +199,7 @@ func (s *server) run(stop, now <-chan struct{}) error {
 			}
 		})
 	}
+	serving.Go(func() { s.proxy.Follow(ctx) })
 	serving.Go(func() {
 		if err := management(); err != nil {
 			s.log.Error("management", "error", err)

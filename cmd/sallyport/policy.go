@@ -100,6 +100,7 @@ func (s *server) decided(o *distribute.Outcome) {
 	users, _ := identity.Parse(o.Snapshot.Data("users")) // the engine's check has seen the errors
 	s.verifier.SetUsers(users)
 	s.engine.Activate(o.Snapshot)
+	s.proxy.Reask(o.Revision) // the last to be told: both answer by then
 	s.telemetry.Activated("ok")
 	s.judged(o)
 	s.log.Info("policy active", "policy.revision", o.Revision, "audit.hash", s.audit.Head())
