@@ -98,9 +98,10 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		return nil, err
 	}
 	options := engineOptions(c, s.geo)
-	s.decisions, err = distribute.NewDecisionLog(map[string]any{
-		"decision_logs": map[string]any{"console": c.Policy.OPA.DecisionLogs.Console},
-	}, os.Stdout, s.log)
+	s.decisions, err = distribute.NewDecisionLog(distribute.LogOptions{
+		OPA:    map[string]any{"decision_logs": map[string]any{"console": c.Policy.OPA.DecisionLogs.Console}},
+		Output: os.Stdout, Log: s.log,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -375,7 +375,7 @@ allow if time.now_ns() > 0`)
 
 func TestRecord(t *testing.T) {
 	var events []*Event
-	e := engineWith(t, Options{Timeout: time.Minute, Record: func(e *Event) { events = append(events, e) }})
+	e := engineWith(t, Options{Timeout: time.Minute, Record: func(e *Event) error { events = append(events, e); return nil }})
 	facts := egressFacts()
 	facts.Credentials = policy.Credentials{Username: "u", Token: "eyJh.eyJz.c2VjcmV0"}
 	facts.Request.Headers = map[string][]string{"user-agent": {"curl"}}
