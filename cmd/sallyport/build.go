@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,7 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"sallyport/policy"
 	"sallyport/policy/distribute"
 	"sallyport/policy/engine"
 	"sallyport/proxy"
@@ -45,6 +43,7 @@ type server struct {
 	logLines  *telemetry.Writer
 	logExport *telemetry.LogExport // nil: not asked for
 	logFile   *telemetry.File      // nil: standard error
+	manager   *distribute.Manager
 	decisions *distribute.DecisionLog
 	telemetry *telemetry.Telemetry
 	engine    *engine.Engine
@@ -53,29 +52,7 @@ type server struct {
 	sessions  *session.Table
 	proxy     *proxy.Proxy
 
-	loading  sync.Mutex             // one candidate at a time
-	refusal  atomic.Pointer[string] // why the latest candidate was refused
 	draining atomic.Bool
-}
-
-// engineOptions are what the configuration says to the engine, and which geo
-// facts there will be. Without databases, nil, nothing is said of those.
-func engineOptions(c *config.Config, d *geo.Databases) engine.Options {
-	o := engine.Options{
-		Timeout: c.Policy.Timeout, Lenient: !c.Policy.Strict,
-		Roots: c.Policy.Roots, Capabilities: c.Policy.Capabilities,
-		CheckData: func(data map[string]any) []error {
-			_, errs := identity.Parse(data["users"])
-			return errs
-		},
-	}
-	if d != nil {
-		o.Missing = missing(d)
-	}
-	for _, name := range c.Policy.Stages {
-		o.Required = append(o.Required, policy.Stage(name))
-	}
-	return o
 }
 
 // build wires the rooms, loads the policy and watches its files until ctx ends.
@@ -98,11 +75,10 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		return nil, err
 	}
 	options := engineOptions(c, s.geo)
-	s.decisions, err = distribute.NewDecisionLog(distribute.LogOptions{
-		OPA:    map[string]any{"decision_logs": map[string]any{"console": c.Policy.OPA.DecisionLogs.Console}},
-		Output: os.Stdout, Log: s.log,
-	})
-	if err != nil {
+	if s.manager, err = distribute.New(s.managerOptions()); err != nil {
+		return nil, err
+	}
+	if s.decisions, err = distribute.NewDecisionLog(s.manager, s.logOptions()); err != nil {
 		return nil, err
 	}
 	if s.decisions != nil {
@@ -147,11 +123,11 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	}
 	if watched := slices.Concat(c.Policy.Paths, c.Policy.Data); len(watched) > 0 {
 		// Watching comes first, so that no edit falls between.
-		if err := distribute.Watch(ctx, watched, func() { s.reload(ctx) }); err != nil {
+		if err := distribute.Watch(ctx, watched, func() { s.reread(ctx, "watch") }); err != nil {
 			return nil, err
 		}
 	}
-	return s, s.load()
+	return s, s.manager.Start(ctx, s.engine)
 }
 
 // openLog starts the log that everything else writes to.
@@ -175,63 +151,23 @@ func (s *server) openLog(ctx context.Context) error {
 	return err
 }
 
-// load reads the policy files, judges them, and makes them the policy that
-// answers. What is refused changes nothing.
-func (s *server) load() error {
-	s.loading.Lock()
-	defer s.loading.Unlock()
-	snapshot, problems, err := candidate(s.engine, s.config)
-	for _, p := range problems {
-		if p.Warning {
-			s.log.Warn("policy", "problem", p.String())
-		}
-	}
-	if err != nil {
-		text := err.Error()
-		s.refusal.Store(&text)
-		s.telemetry.Activated("refused")
-		return err
-	}
-	users, errs := identity.Parse(snapshot.Data("users"))
-	if len(errs) > 0 {
-		return errors.Join(errs...) // the engine's check has seen them already
-	}
-	s.verifier.SetUsers(users)
-	s.engine.Activate(snapshot)
-	s.refusal.Store(nil)
-	s.telemetry.Activated("ok")
-	s.log.Info("policy active", "policy.revision", snapshot.Revision())
-	return nil
-}
-
-// candidate loads and judges what the configuration names.
-func candidate(e *engine.Engine, c *config.Config) (*engine.Snapshot, engine.Problems, error) {
-	loaded, err := distribute.Load(c.Policy.Paths, c.Policy.Data)
-	if err != nil {
-		return nil, nil, err
-	}
-	snapshot, problems := e.Compile(loaded)
-	if snapshot == nil {
-		return nil, problems, problems
-	}
-	return snapshot, problems, nil
-}
-
 // reload is what HUP and the management API do: GeoIP databases that have changed
 // and the policy are read again, and the log file opened again for those that
 // rotate it. The configuration is read at the start only.
-func (s *server) reload(context.Context) error {
+func (s *server) reload(ctx context.Context) error { return s.reread(ctx, "reload") }
+
+func (s *server) reread(ctx context.Context, trigger string) error {
 	if s.logFile != nil {
 		if err := s.logFile.Reopen(); err != nil {
 			s.log.Error("log file is not reopened", "error", err)
 		}
 	}
-	unread := s.reloadGeo()
-	err := s.load()
-	if err != nil {
-		s.log.Error("policy refused; the active one stays", "error", err.Error())
+	if s.decisions != nil {
+		if err := s.decisions.Reopen(); err != nil {
+			s.log.Error("decision log file is not reopened", "error", err)
+		}
 	}
-	return join(unread, err)
+	return join(s.reloadGeo(), s.manager.Reload(ctx, trigger))
 }
 
 // run serves until stop is closed, then drains until the grace period ends or
@@ -342,44 +278,6 @@ func (s *server) management(ctx context.Context) (func() error, error) {
 	return func() error { return api.Serve(ctx, l) }, nil
 }
 
-func (s *server) ready() error {
-	switch {
-	case s.draining.Load():
-		return errors.New("draining")
-	case s.engine.Active() == nil:
-		return errors.New("no policy is active")
-	}
-	return nil
-}
-
-// policy is what /v1/policy shows.
-func (s *server) policy() any {
-	type stage struct {
-		Stage   policy.Stage `json:"stage"`
-		Default bool         `json:"default"`
-		Fields  []string     `json:"fields"`
-	}
-	var view struct {
-		Revision  string    `json:"revision"`
-		Activated time.Time `json:"activated"`
-		Stages    []stage   `json:"stages"`
-		Refusal   string    `json:"refusal,omitempty"` // why the latest candidate was refused
-
-		GeoIP []geoDatabase `json:"geoip,omitempty"`
-	}
-	view.GeoIP = s.geoDatabases()
-	if active := s.engine.Active(); active != nil {
-		view.Revision, view.Activated = active.Revision(), active.Activated()
-		for _, i := range active.Stages() {
-			view.Stages = append(view.Stages, stage{i.Stage, i.ByDefault, i.Fields})
-		}
-	}
-	if text := s.refusal.Load(); text != nil {
-		view.Refusal = *text
-	}
-	return view
-}
-
 // close ends what build started, the log last.
 func (s *server) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
@@ -391,6 +289,9 @@ func (s *server) close() {
 		if err := s.decisions.Close(ctx); err != nil {
 			s.log.Warn("decision log", "error", err)
 		}
+	}
+	if s.manager != nil {
+		s.manager.Close(ctx)
 	}
 	if s.telemetry != nil {
 		if err := s.telemetry.Shutdown(ctx); err != nil {

@@ -176,6 +176,9 @@ func load(c *cobra.Command, o *config.Options) (*config.Config, error) {
 	if len(settings.Policy.LogFacts) > 0 {
 		return nil, errors.New("policy.log_facts: not supported by this release")
 	}
+	if err := checkOPA(settings); err != nil {
+		return nil, err
+	}
 	return settings, nil
 }
 

@@ -25,9 +25,6 @@ const (
 
 // LogOptions are what the configuration says of the decision log.
 type LogOptions struct {
-	// OPA is OPA's own configuration, keys and case untouched; of it count labels,
-	// services, keys, decision_logs, nd_builtin_cache and plugins.file_logger.
-	OPA map[string]any
 	// Output is the console: one JSON event a line. A closed pipe has to be an
 	// error of it and not a signal.
 	Output io.Writer
@@ -68,14 +65,17 @@ type DecisionLog struct {
 
 var errClosed = errors.New("the decision log is closed")
 
-// NewDecisionLog begins to write the decisions that are recorded. Where OPA's
-// configuration asks for no decision log the result is nil.
-func NewDecisionLog(o LogOptions) (*DecisionLog, error) {
-	return newDecisionLog(o, queueBytes)
+// NewDecisionLog begins to write the decisions that are recorded, to where the
+// manager's configuration of OPA says. Where that asks for no decision log the
+// result is nil. The log is to be closed before the manager.
+func NewDecisionLog(m *Manager, o LogOptions) (*DecisionLog, error) {
+	return newDecisionLog(&sinkOptions{
+		LogOptions: o, opa: m.o.OPA, id: m.opa.ID, secrets: m.o.Terms.Secrets, uploaded: m.uploadedDecisions,
+	}, queueBytes)
 }
 
-func newDecisionLog(o LogOptions, most int64) (*DecisionLog, error) {
-	sink, err := newSink(&o)
+func newDecisionLog(o *sinkOptions, most int64) (*DecisionLog, error) {
+	sink, err := newSink(o)
 	if sink == nil || err != nil {
 		return nil, err
 	}

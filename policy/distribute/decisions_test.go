@@ -43,12 +43,13 @@ func policyOf(t testing.TB, module string) *engine.Snapshot {
 }
 
 // started is a log of the default policy, which masks nothing.
-func started(t testing.TB, o LogOptions, most int64) *DecisionLog {
+func started(t testing.TB, o sinkOptions, most int64) *DecisionLog {
 	t.Helper()
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	l, err := newDecisionLog(o, most)
+	o.id = "here"
+	l, err := newDecisionLog(&o, most)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +59,7 @@ func started(t testing.TB, o LogOptions, most int64) *DecisionLog {
 
 func decisionLog(t testing.TB, output io.Writer, log io.Writer) *DecisionLog {
 	t.Helper()
-	return started(t, LogOptions{OPA: consoleConfig, Output: output, Log: slog.New(slog.NewTextHandler(log, nil))}, queueBytes)
+	return started(t, sinkOptions{opa: consoleConfig, LogOptions: LogOptions{Output: output, Log: slog.New(slog.NewTextHandler(log, nil))}}, queueBytes)
 }
 
 func event(id string) *engine.Event {
@@ -166,7 +167,7 @@ func TestAStalledOutputStallsNoDecision(t *testing.T) {
 	out := &stalled{writing: make(chan struct{}, 1), release: make(chan struct{})}
 	const length, extra = 20, 100
 	size := sizeOf(event("first"))
-	l := started(t, LogOptions{OPA: consoleConfig, Output: out}, (length+1)*size) // one is being written
+	l := started(t, sinkOptions{opa: consoleConfig, LogOptions: LogOptions{Output: out}}, (length+1)*size) // one is being written
 	l.Record(event("first"))
 	<-out.writing
 	for range length + extra {

@@ -1,10 +1,8 @@
 package distribute
 
 import (
-	"context"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -129,10 +127,3 @@ func (c *complaints) Error(format string, a ...any) {
 
 // WithFields leaves the fields out: they name the plugin.
 func (c *complaints) WithFields(map[string]any) logging.Logger { return c }
-
-// warnings leaves out what OPA has to say when all is well.
-type warnings struct{ slog.Handler }
-
-func (w warnings) Enabled(ctx context.Context, level slog.Level) bool {
-	return level >= slog.LevelWarn && w.Handler.Enabled(ctx, level)
-}

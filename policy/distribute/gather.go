@@ -143,39 +143,51 @@ func (l *loading) open(path string) (*os.File, bool) {
 	return f, true
 }
 
-// unpack reads the files of a bundle. It gives up at the first thing that is
-// wrong with the archive.
+// unpack reads the files of a bundle.
 func (l *loading) unpack(archive string) ([]file, bool) {
 	packed, ok := l.open(archive)
 	if !ok {
 		return nil, false
 	}
 	defer packed.Close()
+	var files []file
+	ok = l.entries(archive, packed, func(f file, content io.Reader) bool {
+		var ok bool
+		f.text, ok = l.text(f.path, content)
+		files = append(files, f)
+		return ok
+	})
+	return files, ok
+}
+
+// entries shows the files of an archive that mean something in a bundle, while
+// show says yes. It gives up at the first thing that is wrong with the archive,
+// and tells whether nothing was.
+func (l *loading) entries(archive string, packed io.Reader, show func(f file, content io.Reader) bool) bool {
 	unzip, err := gzip.NewReader(packed)
 	if err != nil {
 		l.refuse(archive, "is not a bundle: "+err.Error())
-		return nil, false
+		return false
 	}
 	// Headers, padding and files that mean nothing come on top of the policy.
 	bounded := &io.LimitedReader{R: unzip, N: 2 * l.bytes}
 	entries := tar.NewReader(bounded)
-	var files []file
 	seen := map[string]bool{}
 	for {
 		header, err := entries.Next()
 		if errors.Is(err, io.EOF) {
 			// The checksum is behind the end of the archive.
 			if _, err = io.Copy(io.Discard, bounded); err == nil && bounded.N > 0 {
-				return files, true
+				return true
 			}
 		}
 		switch {
-		case err != nil && bounded.N == 0:
+		case err != nil && bounded.N == 0, err == nil && header.Size > bounded.N:
 			l.refuse(archive, tooLarge())
-			return nil, false
+			return false
 		case err != nil:
 			l.refuse(archive, "is not a whole bundle: "+err.Error())
-			return nil, false
+			return false
 		}
 		inside := path.Clean("/" + header.Name)
 		at := archive + ":" + inside
@@ -183,27 +195,25 @@ func (l *loading) unpack(archive string) ([]file, bool) {
 		case header.Typeflag == tar.TypeDir:
 			continue
 		case !l.count(at):
-			return nil, false
+			return false
 		case header.Typeflag != tar.TypeReg:
 			l.refuse(at, "is not a regular file")
-			return nil, false
+			return false
 		case seen[inside]:
 			l.refuse(at, "is in the bundle twice")
-			return nil, false
+			return false
 		}
 		seen[inside] = true
 		if name := path.Base(inside); !isPolicy(name) && !isBundle(name) {
 			continue
 		}
-		text, ok := l.text(at, entries)
-		if !ok {
-			return nil, false
-		}
 		var place []string
 		if folder := strings.Trim(path.Dir(inside), "/"); folder != "" {
 			place = strings.Split(folder, "/")
 		}
-		files = append(files, file{path: at, place: place, text: text})
+		if !show(file{path: at, place: place}, entries) {
+			return false
+		}
 	}
 }
 

@@ -40,7 +40,7 @@ func TestLinesAreThePluginS(t *testing.T) {
 	events = append(events, traced)
 
 	var out bytes.Buffer
-	sink := sinkOf(t, LogOptions{OPA: consoleConfig, Output: &out})
+	sink := sinkOf(t, sinkOptions{opa: consoleConfig, LogOptions: LogOptions{Output: &out}})
 	for _, e := range events {
 		out.Reset()
 		do(t, sink.event(e))
@@ -64,7 +64,7 @@ func everyKindOfEvent() []*engine.Event {
 }
 
 // sinkOf is a sink of the default policy, which nobody else uses.
-func sinkOf(t testing.TB, o LogOptions) *sink {
+func sinkOf(t testing.TB, o sinkOptions) *sink {
 	t.Helper()
 	o.Log = slog.New(slog.DiscardHandler)
 	s, err := newSink(&o)
@@ -119,7 +119,7 @@ func BenchmarkRecord(b *testing.B) {
 	for _, stage := range []policy.Stage{policy.Admit, policy.Authenticate, policy.Route, policy.Dial} {
 		e.Decide(b.Context(), stage, facts)
 	}
-	sink := sinkOf(b, LogOptions{OPA: consoleConfig, Output: io.Discard})
+	sink := sinkOf(b, sinkOptions{opa: consoleConfig, LogOptions: LogOptions{Output: io.Discard}})
 	b.Run("line", func(b *testing.B) {
 		b.ReportAllocs()
 		var line []byte

@@ -76,6 +76,7 @@ func (l *loading) load(paths, data []string) (*engine.Candidate, error) {
 	if len(l.problems) > 0 {
 		return nil, l.problems
 	}
+	l.candidate.Digest = l.sum()
 	l.candidate.Revision = l.revision(len(paths) + len(data))
 	return &l.candidate, nil
 }
@@ -160,17 +161,30 @@ func (l *loading) bundle(path, name string, files []file) {
 		switch base := filepath.Base(f.path); {
 		case isManifest(f):
 			l.manifest(f, &b)
-		case base == bundle.WasmFile, base == bundle.PlanFile, base == bundle.PlanProtoFile:
-			l.refuse(f.path, "is a compiled policy: build the bundle with `opa build --target rego`")
 		case base == patchFile:
-			l.refuse(f.path, "makes this a delta bundle, which changes another: want a whole one")
-		case strings.HasSuffix(base, bundle.ManifestExt), strings.HasSuffix(base, bundle.ManifestProtoExt):
-			l.refuse(f.path, "is not where a manifest belongs: want one .manifest, as JSON, at the bundle's root")
+			l.refuse(f.path, deltaRefused)
+		case l.foreign(f):
 		default:
 			l.take(f, name)
 		}
 	}
 	l.candidate.Bundles = append(l.candidate.Bundles, b)
+}
+
+const deltaRefused = "makes this a delta bundle, which changes another: want a whole one"
+
+// foreign refuses a file of a bundle that means something to OPA and nothing
+// here.
+func (l *loading) foreign(f file) bool {
+	switch base := filepath.Base(f.path); {
+	case base == bundle.WasmFile, base == bundle.PlanFile, base == bundle.PlanProtoFile:
+		l.refuse(f.path, "is a compiled policy: build the bundle with `opa build --target rego`")
+	case strings.HasSuffix(base, bundle.ManifestExt) && !isManifest(f), strings.HasSuffix(base, bundle.ManifestProtoExt):
+		l.refuse(f.path, "is not where a manifest belongs: want one .manifest, as JSON, at the bundle's root")
+	default:
+		return false
+	}
+	return true
 }
 
 func (l *loading) manifest(f file, b *engine.Bundle) {
@@ -245,7 +259,7 @@ func (l *loading) document(f file) (map[string]any, bool) {
 		return nil, false
 	}
 	if nests(value, maxNesting) {
-		l.refuse(f.path, fmt.Sprintf("nests deeper than %d levels", maxNesting))
+		l.refuse(f.path, tooNested())
 		return nil, false
 	}
 	for _, folder := range slices.Backward(f.place) {
@@ -313,13 +327,18 @@ func (l *loading) revision(sources int) string {
 	case sources == 1 && len(bundles) == 1 && bundles[0].Revision != "":
 		return bundles[0].Revision
 	}
+	return "files-" + l.candidate.Digest[:12]
+}
+
+// sum is the digest of everything that was read.
+func (l *loading) sum() string {
 	slices.SortFunc(l.digests, func(a, b digest) int { return strings.Compare(a.path, b.path) })
 	hash := sha256.New()
 	for _, d := range l.digests {
 		fmt.Fprintf(hash, "%d:%s", len(d.path), d.path)
 		hash.Write(d.sum[:])
 	}
-	return "files-" + hex.EncodeToString(hash.Sum(nil))[:12]
+	return hex.EncodeToString(hash.Sum(nil))
 }
 
 func (l *loading) refuse(path, message string) {

@@ -4,15 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	filelogger "github.com/open-policy-agent/opa/v1/plugins/logger/file"
+	"github.com/open-policy-agent/opa/v1/plugins/logs"
 	"github.com/open-policy-agent/opa/v1/storage"
-	"github.com/open-policy-agent/opa/v1/util"
 )
 
 // What OPA leaves without a bound, or with one that does not bound memory.
@@ -31,156 +31,129 @@ type logSettings struct {
 	file      *filelogger.Config // nil: none
 }
 
-// readLogSettings is nil where there is no decision log. OPA is told of no
-// bounds and of no time to upload: it would drop events uncounted, and what it
-// holds while it uploads is beside its bound (upload.go sees to both).
-func readLogSettings(opa map[string]any, wait bool) (*logSettings, error) {
-	if opa["decision_logs"] == nil {
-		return nil, nil
+// decisionLogs judges the configuration of the decision log.
+func (c *opaCheck) decisionLogs() {
+	const key = opaKey + ".decision_logs"
+	settings := c.logSettings()
+	if settings == nil || !c.clean(key) {
+		return
 	}
-	var problems []error
-	problem := func(format string, args ...any) {
-		problems = append(problems, fmt.Errorf("policy.opa."+format, args...))
+	var read struct{ Decision_logs json.RawMessage }
+	if err := json.Unmarshal(settings.raw, &read); err != nil {
+		c.fail(key, err)
+	} else if _, err := logs.ParseConfig(read.Decision_logs, c.services, []string{fileLogger}); err != nil {
+		c.fail(key, err)
 	}
-	object := func(of map[string]any, key, name string) map[string]any {
-		value, ok := of[key].(map[string]any)
-		if !ok && of[key] != nil {
-			problem("%s: want an object", name)
-		}
-		out := make(map[string]any, len(value))
-		for k, v := range value {
-			out[k] = v
-		}
-		return out
+}
+
+// logSettings is nil where there is no decision log. OPA is told of no bounds,
+// and not when to upload: it would drop events uncounted, and what it holds while
+// it uploads is beside its bound. The rest of the log sees to both (upload.go).
+func (c *opaCheck) logSettings() *logSettings {
+	const key = opaKey + ".decision_logs"
+	if c.opa["decision_logs"] == nil {
+		return nil
 	}
-	log := object(opa, "decision_logs", "decision_logs")
-	reporting := object(log, "reporting", "decision_logs.reporting")
-	out := &logSettings{builtins: true}
-	for _, at := range []map[string]any{opa, log} {
-		if on, isBool := at["nd_builtin_cache"].(bool); isBool && !on {
-			out.builtins = false
+	log := maps.Clone(object(c.opa["decision_logs"]))
+	reporting := maps.Clone(object(log["reporting"]))
+	if reporting == nil {
+		reporting = map[string]any{}
+	}
+	out := &logSettings{builtins: c.opa["nd_builtin_cache"] != false && log["nd_builtin_cache"] != false}
+	console := log["console"] == true
+	switch name := log["service"]; {
+	case name == nil && log["plugin"] == nil && !console:
+		if len(c.services) == 0 {
+			return nil
 		}
+		c.from(key, log)
+	case name != nil && !slices.ContainsFunc(c.services, func(s string) bool { return s == name }):
+		c.refuse(key+".service", "there is no such service")
 	}
 	if log["request_context"] != nil {
-		problem("decision_logs.request_context is not supported: decisions are not asked for over HTTP")
+		c.refuse(key+".request_context", "has no effect here: decisions are not asked for over HTTP")
 	}
-	services := names(opa["services"])
-	if _, said := log["console"]; log["service"] == nil && log["plugin"] == nil && len(services) > 1 && (!said || log["console"] == false) {
-		problem("decision_logs.service: say which of the services takes them: %s", strings.Join(services, ", "))
-	}
-	if name, ok := log["service"].(string); ok && name != "" && !slices.Contains(services, name) {
-		problem("decision_logs.service: there is no service %q", name)
-	}
+	c.polling(key+".reporting", reporting)
+	out.immediate = reporting["trigger"] == "immediate"
 	if log["plugin"] != nil {
-		var err error
-		if out.file, err = readFileSettings(log["plugin"], object(opa, "plugins", "plugins")[fileLogger]); err != nil {
-			problems = append(problems, err)
-		}
+		out.file = c.fileLogger(log["plugin"])
 	}
-
-	switch reporting["trigger"] {
-	case nil, "periodic":
-	case "immediate":
-		out.immediate = true
-	default:
-		problem("decision_logs.reporting.trigger: want periodic or immediate, since nobody would trigger it by hand")
-	}
-	delete(reporting, "trigger")
 	if reporting["upload_size_limit_bytes"] == nil {
 		reporting["upload_size_limit_bytes"] = uploadBytes
 	}
-	if wait && reporting["max_decisions_per_second"] != nil {
-		problem("decision_logs.reporting.max_decisions_per_second drops decisions, and policy.decision_log.when_full: wait says that none is dropped")
+	if c.terms.LogWaits && reporting["max_decisions_per_second"] != nil {
+		c.refuse(key+".reporting.max_decisions_per_second", "drops decisions, and policy.decision_log.when_full: wait says that none is dropped")
 	}
-	bound, unit := "buffer_size_limit_bytes", int64(bufferBytes)
-	if reporting["buffer_type"] == "event" {
-		bound, unit = "buffer_size_limit_events", bufferEvents
+	out.most = c.bufferSize(key, reporting)
+	if log["plugin"] == nil && log["service"] == nil && len(c.services) > 0 && !console {
+		log["service"] = c.services[0]
 	}
-	out.most = unit
-	if value := reporting[bound]; value != nil {
-		n, err := json.Number(fmt.Sprint(value)).Int64()
-		if err != nil || n <= 0 {
-			problem("decision_logs.reporting.%s: want a whole number above 0", bound)
+	delete(reporting, "trigger")
+	delete(log, "nd_builtin_cache")
+	log["reporting"] = reporting
+	raw := map[string]any{"decision_logs": log}
+	for _, name := range []string{"labels", "services", "keys"} {
+		if c.opa[name] != nil {
+			raw[name] = c.opa[name]
 		}
-		out.most = n
+	}
+	out.raw = encode(raw)
+	return out
+}
+
+// bufferSize takes the bound of the buffer out of what OPA is told.
+func (c *opaCheck) bufferSize(key string, reporting map[string]any) int64 {
+	bound, most := "buffer_size_limit_bytes", int64(bufferBytes)
+	if reporting["buffer_type"] == "event" {
+		bound, most = "buffer_size_limit_events", bufferEvents
+	}
+	if value := reporting[bound]; value != nil {
+		n, ok := number(value)
+		if !ok || n < 1 || n > math.MaxInt32 || n != math.Trunc(n) {
+			c.refuse(key+".reporting."+bound, "want a whole number from 1 to %d", math.MaxInt32)
+			return most
+		}
+		most = int64(n)
 	}
 	delete(reporting, bound)
-	if bound == "buffer_size_limit_events" {
-		reporting[bound] = 2*out.most + 1024 // with what is uploaded meanwhile
+	if reporting["buffer_type"] == "event" {
+		reporting[bound] = 2*most + 1024 // with what is uploaded meanwhile
 	}
-
-	log["reporting"] = reporting
-	delete(log, "nd_builtin_cache")
-	raw := map[string]any{"decision_logs": log}
-	for _, key := range []string{"labels", "services", "keys"} {
-		if opa[key] != nil {
-			raw[key] = opa[key]
-		}
-	}
-	if err := errors.Join(problems...); err != nil {
-		return nil, err
-	}
-	var err error
-	if out.raw, err = json.Marshal(raw); err != nil {
-		return nil, fmt.Errorf("policy.opa: %w", err)
-	}
-	if log["console"] != true && out.file == nil && log["service"] == nil && len(services) == 0 {
-		return nil, nil
-	}
-	return out, nil
+	return most
 }
 
-// names are those of OPA's services, which are an object or a list.
-func names(services any) []string {
-	switch services := services.(type) {
-	case map[string]any:
-		return util.KeysSorted(services)
-	case []any:
-		var out []string
-		for _, s := range services {
-			if s, ok := s.(map[string]any); ok {
-				out = append(out, fmt.Sprint(s["name"]))
-			}
-		}
-		return out
-	}
-	return nil
-}
-
-// readFileSettings reads plugins.file_logger as OPA's own plugin does, but for
-// the keys that this does not know.
-func readFileSettings(plugin, settings any) (*filelogger.Config, error) {
+// fileLogger reads plugins.file_logger as OPA's own plugin does, but for the
+// keys that this does not know.
+func (c *opaCheck) fileLogger(plugin any) *filelogger.Config {
+	const key = opaKey + ".plugins." + fileLogger
 	if plugin != fileLogger {
-		return nil, fmt.Errorf("policy.opa.decision_logs.plugin: want %s, the one plugin there is, not %v", fileLogger, plugin)
+		c.refuse(opaKey+".decision_logs.plugin", "there is no such plugin here; the one that there is is %s", fileLogger)
+		return nil
 	}
-	raw, err := json.Marshal(settings)
+	raw := encode(object(object(c.opa["plugins"])[fileLogger]))
+	strict := json.NewDecoder(bytes.NewReader(raw))
+	strict.DisallowUnknownFields()
+	err := strict.Decode(&filelogger.Config{})
+	var read any
+	if err == nil {
+		read, err = (&filelogger.Factory{}).Validate(nil, raw)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("policy.opa.plugins.%s: %w", fileLogger, err)
-	}
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&filelogger.Config{}); err != nil {
-		return nil, fmt.Errorf("policy.opa.plugins.%s: %w", fileLogger, err)
-	}
-	read, err := (&filelogger.Factory{}).Validate(nil, raw)
-	if err != nil {
-		return nil, fmt.Errorf("policy.opa.plugins.%s: %w", fileLogger, err)
+		c.refuse(key, "%s", strings.TrimPrefix(err.Error(), "json: "))
+		return nil
 	}
 	config := read.(filelogger.Config)
 	if config.Level != "info" && config.Level != "debug" {
-		return nil, fmt.Errorf("policy.opa.plugins.%s.level: decisions are logged at the level info, so that %s would leave them all out", fileLogger, config.Level)
+		c.refuse(key+".level", "decisions have the level info, so that %s would leave them all out", config.Level)
 	}
-	return &config, nil
+	return &config
 }
 
 // asks tells whether a policy has anything to say at a path of data, such as
 // "/system/log/mask".
 func asks(compiler *ast.Compiler, store storage.Store, txn storage.Transaction, at string) bool {
-	path, ok := storage.ParsePathEscaped(at)
-	if !ok {
-		return true
-	}
-	if len(compiler.GetRules(path.Ref(ast.DefaultRootDocument))) > 0 {
+	path, ok := storage.ParsePathEscaped("/" + strings.Trim(at, "/"))
+	if !ok || len(compiler.GetRules(path.Ref(ast.DefaultRootDocument))) > 0 {
 		return true
 	}
 	_, err := store.Read(context.Background(), txn, path)
@@ -201,3 +174,16 @@ func (f *follower) Register(_ context.Context, _ storage.Transaction, config sto
 
 // Unregister is for the trigger's handle.
 func (f *follower) Unregister(context.Context, storage.Transaction) {}
+
+// logSettingsOf reads the settings of a configuration that was judged.
+func logSettingsOf(opa map[string]any, waits bool) (*logSettings, error) {
+	c := opaCheck{opa: opa, terms: Terms{LogWaits: waits}}
+	for _, s := range servicesOf(opa) {
+		c.services = append(c.services, s.name)
+	}
+	settings := c.logSettings()
+	if len(c.problems) > 0 {
+		return nil, c.problems
+	}
+	return settings, nil
+}

@@ -2,7 +2,6 @@ package distribute
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,29 +53,39 @@ type sink struct {
 	closed   bool
 }
 
+// sinkOptions are what a sink is made from.
+type sinkOptions struct {
+	LogOptions
+	opa      map[string]any // OPA's own configuration
+	id       string         // of the instance, a label
+	secrets  []string       // that no message may show
+	uploaded func(error)    // is told of each upload; nil: nobody is
+}
+
 // newSink is nil where the configuration asks for no decision log.
-func newSink(o *LogOptions) (*sink, error) {
-	settings, err := readLogSettings(o.OPA, o.Wait > 0)
+func newSink(o *sinkOptions) (*sink, error) {
+	settings, err := logSettingsOf(o.opa, o.Wait > 0)
 	if settings == nil || err != nil {
 		return nil, err
 	}
+	log := &opaLog{Handler: o.Log.Handler(), told: &told{}, secrets: o.secrets}
 	s := &sink{
 		store: &follower{Store: inmem.New()}, console: &console{output: &wholeLines{out: o.Output}}, counts: metrics.New(),
-		masking: &complaints{Logger: logging.NewLoggerFromSlogHandler(warnings{o.Log.Handler()}, logging.Warn)}, builtins: settings.builtins,
+		masking: &complaints{Logger: logging.NewLoggerFromSlogHandler(log, logging.Warn)}, builtins: settings.builtins,
 	}
-	s.manager, err = plugins.New(settings.raw, rand.Text(), s.store,
+	s.manager, err = plugins.New(settings.raw, o.id, s.store,
 		plugins.ConsoleLogger(s.console), plugins.Logger(s.masking), plugins.WithStoreCloseOnStop(false))
 	if err != nil {
 		return nil, fmt.Errorf("policy.opa: %w", err)
 	}
-	if err := s.start(settings); err != nil {
+	if err := s.start(o, settings); err != nil {
 		s.manager.Stop(context.Background())
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *sink) start(settings *logSettings) error {
+func (s *sink) start(o *sinkOptions, settings *logSettings) error {
 	ctx := context.Background()
 	var names []string
 	if settings.file != nil {
@@ -108,7 +117,7 @@ func (s *sink) start(settings *logSettings) error {
 		return fmt.Errorf("decision log: %w", err)
 	}
 	if s.config.Service != "" {
-		s.uploads = upload(s.plugin, settings)
+		s.uploads = upload(s.plugin, settings, o.uploaded)
 	}
 	return nil
 }

@@ -31,6 +31,7 @@ type uploads struct {
 	slack     int64 // what the encoder holds back, and one event more
 	min, max  time.Duration
 	immediate bool
+	told      func(error) // may be nil
 
 	due   chan struct{} // one place: to upload now
 	after chan struct{} // one place: an upload has ended
@@ -44,10 +45,10 @@ type uploads struct {
 	failure error // of the latest upload
 }
 
-func upload(plugin *logs.Plugin, settings *logSettings) *uploads {
+func upload(plugin *logs.Plugin, settings *logSettings, told func(error)) *uploads {
 	reporting := plugin.Config().Reporting
 	u := &uploads{
-		plugin: plugin, most: settings.most, slack: 1, immediate: settings.immediate,
+		plugin: plugin, told: told, most: settings.most, slack: 1, immediate: settings.immediate,
 		min: time.Duration(*reporting.MinDelaySeconds), max: time.Duration(*reporting.MaxDelaySeconds),
 		due: make(chan struct{}, 1), after: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
@@ -130,6 +131,9 @@ func (u *uploads) once(ctx context.Context) error {
 	u.sending, u.taken, u.failure = 0, 0, err
 	u.mu.Unlock()
 	signal(u.after)
+	if u.told != nil {
+		u.told(err)
+	}
 	return err
 }
 

@@ -12,9 +12,11 @@ import (
 // It is never changed after it has been handed over.
 type Candidate struct {
 	Revision  string     // what logs call it: a manifest's revision, or a digest of the files
+	Digest    string     // SHA-256 of everything below, in hexadecimal
 	Modules   []Module   // Rego, tests included
 	Documents []Document // base data
 	Bundles   []Bundle   // those that brought modules or documents
+	Partial   bool       // more is awaited: what is missing is not a problem yet, and nothing of it may be activated
 }
 
 // Module is one Rego file.

@@ -60,7 +60,8 @@ type Engine struct {
 	options  Options
 	defaults []Module
 	active   atomic.Pointer[Snapshot]
-	copies   sync.Pool // of *policy.Facts, whose geo has been filled in
+	halted   atomic.Pointer[error] // why no question is answered
+	copies   sync.Pool             // of *policy.Facts, whose geo has been filled in
 
 	evaluators
 }
@@ -101,6 +102,24 @@ func (e *Engine) Activate(s *Snapshot) {
 // Active is the snapshot that answers, nil before the first.
 func (e *Engine) Active() *Snapshot { return e.active.Load() }
 
+// Suspend makes every question a fault for that reason, until it is called with
+// nil.
+func (e *Engine) Suspend(why error) {
+	if why == nil {
+		e.halted.Store(nil)
+		return
+	}
+	e.halted.Store(&why)
+}
+
+// Suspended is why every question is a fault, or nil.
+func (e *Engine) Suspended() error {
+	if why := e.halted.Load(); why != nil {
+		return *why
+	}
+	return nil
+}
+
 // Decide answers one question. It never fails: what goes wrong is a decision
 // with the verdict [policy.Fault]. The facts are not kept, and must not change
 // until it returns. The lists and maps of the decision are shared with other
@@ -113,6 +132,9 @@ func (e *Engine) Decide(ctx context.Context, stage policy.Stage, facts *policy.F
 	s := e.active.Load()
 	if s == nil {
 		return e.done(ctx, fault(stage, nil, errNoPolicy), nil, facts, begun)
+	}
+	if why := e.halted.Load(); why != nil {
+		return e.done(ctx, fault(stage, s, *why), s, facts, begun)
 	}
 	st := s.stages[stage]
 	if st == nil {

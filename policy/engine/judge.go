@@ -58,7 +58,9 @@ func judge(c *Candidate, o Options, defaults []Module) (verdict *judged, problem
 	// What cannot be parsed would show again as something undefined.
 	if !j.unparsed {
 		j.addDefaults(defaults)
-		j.checkSettings()
+		if !j.candidate.Partial { // whose settings they are is not known yet
+			j.checkSettings()
+		}
 		verdict = j.compile()
 	}
 

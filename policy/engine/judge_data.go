@@ -213,11 +213,16 @@ func (j *judging) checkBundles() {
 		for _, path := range outside(d.Value, nil, rootsOf(b)) {
 			j.refuse(at, "%s is outside the roots of the bundle %s (%s)", dataPath(path), b.Name, quoted(rootsOf(b)))
 		}
-		if _, ok := d.Value["settings"]; ok && !ownsDecisions(b) {
-			j.refuse(at, "data.settings is read only from files and from the bundle that owns sallyport, not from the bundle %s", b.Name)
+		for _, key := range []string{"settings", "users"} {
+			if _, ok := d.Value[key]; ok && !ownsDecisions(b) {
+				j.refuse(at, notFromBundle, key, b.Name)
+			}
 		}
 	}
 }
+
+// notFromBundle is said of what Go code and the default policy go by.
+const notFromBundle = "data.%s is read only from files and from the bundle that owns sallyport, not from the bundle %s"
 
 // checkModuleRoots holds a module of a bundle against the bundle's roots.
 func (j *judging) checkModuleRoots(m *module) {
@@ -230,8 +235,8 @@ func (j *judging) checkModuleRoots(m *module) {
 	if !slices.ContainsFunc(rootsOf(b), func(root string) bool { return within(strings.Join(pkg, "/"), root) }) {
 		j.refuse(at, "package %s is outside the roots of the bundle %s (%s)", name, b.Name, quoted(rootsOf(b)))
 	}
-	if pkg[0] == "settings" && !ownsDecisions(b) {
-		j.refuse(at, "data.settings is read only from files and from the bundle that owns sallyport, not from the bundle %s", b.Name)
+	if (pkg[0] == "settings" || pkg[0] == "users") && !ownsDecisions(b) {
+		j.refuse(at, notFromBundle, pkg[0], b.Name)
 	}
 }
 

@@ -285,7 +285,7 @@ func (j *judging) checkStages() {
 		if s != nil && s.pkg != nil && stage.Enforced() && len(s.fields) == 0 {
 			j.refuse(s.pkg, "package %s decides nothing: it has no rule for any of %s", stage.Package(), list(fieldsOf(stage)))
 		}
-		if s == nil && slices.Contains(j.options.Required, stage) && !j.unparsed {
+		if s == nil && slices.Contains(j.options.Required, stage) && !j.unparsed && !j.candidate.Partial {
 			j.refuse(nil, "the stage %s must be defined (policy.stages), but no policy has package %s", stage, stage.Package())
 		}
 	}

@@ -70,12 +70,18 @@ func (e *Engine) Test(ctx context.Context, c *Candidate, o TestOptions) (*TestRe
 	if s == nil {
 		return nil, problems, nil
 	}
+	report, err := e.TestSnapshot(ctx, s, c, o)
+	return report, problems, err
+}
+
+// TestSnapshot is Test for a candidate that has been compiled to s.
+func (e *Engine) TestSnapshot(ctx context.Context, s *Snapshot, c *Candidate, o TestOptions) (*TestReport, error) {
 	run := e.testRun(s)
 	report, err := run.run(ctx, c, o)
 	if err == nil {
 		run.explain(ctx, report)
 	}
-	return report, problems, err
+	return report, err
 }
 
 func (e *Engine) testRun(s *Snapshot) *testRun {

@@ -6,7 +6,8 @@
 // their own. Each of these is first read into the same small tree (see node) in which every key and value knows where
 // it was written, so that a problem can be told with its file and line whatever the format. Viper then settles which
 // source wins for every setting that has a fixed name. It is not given the maps whose keys the operator chooses (tokens,
-// bundle roots), since it would lower-case those keys and split them at dots; they are merged key by key in the tree.
+// bundle roots, OPA's own configuration), since it would lower-case those keys and split them at dots; they are merged
+// key by key in the tree.
 //
 // Nothing is ignored: a key that is not known, a type that does not fit, a variable that is not set, and a setting of
 // the documented configuration that this release does not implement yet are all problems, and all of them are reported
@@ -62,18 +63,31 @@ type Policy struct {
 	Roots        map[string][]string `key:"roots" doc:"which roots of data each bundle may own, by the bundle's name"`
 	Capabilities []string            `key:"capabilities" doc:"built-ins that reach out or reveal and are allowed nevertheless: http.send, net.lookup_ip_addr, opa.runtime"`
 	LogFacts     []string            `key:"log_facts" doc:"facts that are gathered and logged even where no policy reads them; not supported by this release"`
-	OPA          OPA                 `key:"opa" doc:"OPA's own configuration"`
+	OPA          map[string]any      `key:"opa" doc:"OPA's own configuration, as OPA's documentation has it: services, bundles, discovery, decision_logs, status, keys, labels, persistence_directory"`
+	RunTests     bool                `key:"run_tests" doc:"the tests that come with a policy have to pass before it is active"`
+	Rollback     string              `key:"rollback" doc:"what becomes of a bundle that is older than the one before it: refuse or allow. Older is a lower metadata.sequence in its manifest, else a lower integer revision, else one that was active before"`
+	MaxAge       time.Duration       `key:"max_age" doc:"how old what the bundle servers said last may get before no request is allowed any more; 0s: any age"`
+	Deltas       bool                `key:"deltas" doc:"accept delta bundles, which change the data of the bundle before"`
+	Audit        string              `key:"audit" doc:"the file that records which policies were active and which were refused; empty: sallyport-audit.jsonl beside the state file"`
+	DecisionLog  DecisionLog         `key:"decision_log" doc:"what the decision log may cost; where it goes is policy.opa.decision_logs"`
 }
 
-// OPA is the part of OPA's own configuration that this release passes on.
-type OPA struct {
-	DecisionLogs DecisionLogs `key:"decision_logs" doc:"where decisions are logged"`
+// What becomes of a bundle that is older than the one before it.
+const (
+	Refuse = "refuse"
+	Allow  = "allow"
+)
+
+// DecisionLog is what the decision log may cost. Where it goes is OPA's own configuration.
+type DecisionLog struct {
+	WhenFull string `key:"when_full" doc:"what a decision does that finds the log's queue full: drop, so that it is missing in the log and counted, or wait for room"`
 }
 
-// DecisionLogs says where decision-log events go.
-type DecisionLogs struct {
-	Console bool `key:"console" doc:"write each decision as one JSON event a line to standard output"`
-}
+// What a decision does that finds the decision log full.
+const (
+	Drop = "drop"
+	Wait = "wait"
+)
 
 // GeoIP says by which databases addresses are located.
 type GeoIP struct {
@@ -132,7 +146,7 @@ type Shutdown struct {
 func Default() *Config {
 	return &Config{
 		Listeners:  []Listener{{Name: "main", Address: "127.0.0.1:1080", Protocols: defaultProtocols()}},
-		Policy:     Policy{Timeout: 500 * time.Millisecond, Strict: true},
+		Policy:     Policy{Timeout: 500 * time.Millisecond, Strict: true, Rollback: Refuse, DecisionLog: DecisionLog{WhenFull: Drop}},
 		State:      State{Path: "sallyport.db"},
 		Limits:     Limits{Connections: 10000, Memory: 1 << 30, Handshake: 10 * time.Second, Dial: 15 * time.Second, Idle: 10 * time.Minute},
 		Management: Management{Address: "127.0.0.1:9080"},

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"iter"
 	"math"
 	"net/netip"
@@ -62,9 +63,10 @@ func (l *loader) decode(n *node, target reflect.Value, path string) {
 			l.unread = append(l.unread, path)
 			return
 		}
-		expanded := node{kind: n.kind, at: n.at, text: value}
+		expanded := node{kind: n.kind, at: n.at, text: value, written: n.written}
 		if isSecret {
 			expanded.kind, expanded.at.secret = untyped, true
+			expanded.written = text // where any type will do; a password may be all digits
 		}
 		n = &expanded
 		if n.kind == untyped && target.Kind() == reflect.Slice {
@@ -160,11 +162,80 @@ func (l *loader) decodeKind(n *node, target reflect.Value, path string) {
 			values.SetMapIndex(reflect.ValueOf(e.key), value)
 		}
 		target.Set(values)
+	case reflect.Interface:
+		l.decodeFree(n, target, path)
 	case reflect.Struct:
 		for field, e := range l.fields(target.Type(), n, path) {
 			l.decode(e.value, target.FieldByIndex(field.Index), join(path, e.key))
 		}
 	}
+}
+
+// decodeFree is decode where any JSON value will do: nil, bool, int64, float64, string, []any, map[string]any.
+func (l *loader) decodeFree(n *node, target reflect.Value, path string) {
+	var value any
+	switch n.kind {
+	case null:
+		return
+	case mapping:
+		members := make(map[string]any, len(n.entries))
+		l.decode(n, reflect.ValueOf(&members).Elem(), path)
+		value = members
+	case list:
+		items := make([]any, len(n.items))
+		l.decode(n, reflect.ValueOf(&items).Elem(), path)
+		value = items
+	case text:
+		value = n.text
+	case untyped:
+		value = guess(n)
+	default:
+		var valid bool
+		if value, valid = parseScalar(n.kind, n.text); !valid {
+			l.want("a string, a number, true or false", n, path)
+			return
+		}
+	}
+	target.Set(reflect.ValueOf(value))
+}
+
+// guess gives an untyped scalar the type that JSON would, unless YAML or a secret has told.
+func guess(n *node) any {
+	switch n.written {
+	case null: // it comes from no YAML
+	case boolean, integer, number:
+		if value, valid := parseScalar(n.written, n.text); valid {
+			return value
+		}
+		return n.text
+	default:
+		return n.text
+	}
+	for _, kind := range []kind{boolean, integer, number} {
+		if value, valid := parseScalar(kind, n.text); valid && json.Valid([]byte(n.text)) {
+			return value
+		}
+	}
+	return n.text
+}
+
+// parseScalar reads what YAML, JSON and TOML write as true or false, or as a number that JSON has too.
+func parseScalar(kind kind, text string) (any, bool) {
+	digits := strings.ReplaceAll(text, "_", "")
+	switch kind {
+	case boolean:
+		value, err := strconv.ParseBool(text)
+		return value, err == nil
+	case integer:
+		if value, err := strconv.ParseInt(digits, 0, 64); err == nil {
+			return value, true
+		}
+	case number:
+	default:
+		return nil, false
+	}
+	value, err := strconv.ParseFloat(digits, 64)
+	return value, err == nil && !math.IsInf(value, 0) && !math.IsNaN(value)
 }
 
 // splitList makes a list of a text in which commas separate the items.

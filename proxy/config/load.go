@@ -171,6 +171,8 @@ func (l *loader) layEnvironment(options Options, document []byte) {
 		case !strings.HasPrefix(name, "SALLYPORT_") || named[name]:
 		case slices.Contains(names, name):
 			layer[key] = &node{kind: untyped, at: at, text: value}
+		case strings.HasPrefix(name, variableOf(opaKey)+"_"):
+			l.layFree(&node{kind: untyped, at: at, text: value})
 		case ofKubernetes.MatchString(name):
 		case key != "":
 			l.problems.add(at, key, "cannot be set by a variable; use the file or --set")
@@ -184,7 +186,50 @@ func (l *loader) layEnvironment(options Options, document []byte) {
 }
 
 func variableOf(key string) string {
-	return "SALLYPORT_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+	return "SALLYPORT_" + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(key))
+}
+
+// opaKey is the one setting that is a tree of any shape.
+const opaKey = "policy.opa"
+
+// layFree lays a variable over OPA's configuration. Its name does not tell the dots and the case of the keys, so it has
+// to be that of a scalar which is there already, or of the one that needs none beside it.
+func (l *loader) layFree(value *node) {
+	const console = "decision_logs.console"
+	name := value.at.file
+	var found [][]string
+	var walk func(n *node, keys []string)
+	walk = func(n *node, keys []string) {
+		if n == nil {
+			return
+		}
+		for _, e := range n.entries {
+			walk(e.value, append(slices.Clip(keys), e.key))
+		}
+		if n.kind != mapping && n.kind != list && variableOf(opaKey+"."+strings.Join(keys, ".")) == name {
+			found = append(found, keys)
+		}
+	}
+	walk(l.maps[opaKey], nil)
+	if len(found) == 0 && name == variableOf(opaKey+"."+console) {
+		found = append(found, strings.Split(console, "."))
+	}
+	switch len(found) {
+	case 0:
+		l.problems.add(value.at, "", "unknown setting: a variable sets only what %s in the file has a value for; use the file or --set", opaKey)
+	case 1:
+		l.maps[opaKey] = merge(l.maps[opaKey], nested(found[0], value))
+	default:
+		l.problems.add(value.at, "", "is the name of more than one setting in %s; use the file or --set", opaKey)
+	}
+}
+
+// nested is a value below keys.
+func nested(keys []string, value *node) *node {
+	for _, key := range slices.Backward(keys) {
+		value = &node{kind: mapping, at: value.at, entries: []entry{{key, value.at, value}}}
+	}
+	return value
 }
 
 // settableByVariable tells whether one line of text can say the value: a scalar or a list of scalars.
@@ -215,10 +260,7 @@ func (l *loader) parseSet(argument string) *node {
 		}
 		value = asUntyped(read, at)
 	}
-	for _, key := range slices.Backward(keys) {
-		value = &node{kind: mapping, at: at, entries: []entry{{key, at, value}}}
-	}
-	return value
+	return nested(keys, value)
 }
 
 // asUntyped gives a tree the place of its flag, and its scalars no type: a shell has none.
@@ -231,8 +273,8 @@ func asUntyped(n *node, at origin) *node {
 		n.entries[i].at = at
 		asUntyped(n.entries[i].value, at)
 	}
-	if n.kind != list && n.kind != mapping {
-		n.kind = untyped
+	if n.kind != list && n.kind != mapping && n.kind != null {
+		n.kind, n.written = untyped, n.kind
 	}
 	return n
 }

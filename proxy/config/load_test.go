@@ -71,7 +71,18 @@ policy:
   roots: {Teams.X: [teams/x], b: []}
   capabilities: [http.send]
   log_facts: [source.geo]
-  opa: {decision_logs: {console: true}}
+  rollback: allow
+  run_tests: true
+  max_age: 1h
+  deltas: true
+  audit: /var/lib/audit.jsonl
+  decision_log: {when_full: wait}
+  opa:
+    decision_logs: {console: true}
+    services:
+      Main.One: {url: "https://bundles.example", response_header_timeout_seconds: 0x5, tls: {ca_cert: ca.pem}}
+    labels: {a.b: "7"}
+    list: [a, 1.5, false]
 state: {path: /var/lib/sallyport.db}
 limits: {connections: 1_000, memory: 64MiB, handshake: 5s, dial: 7, idle: 1h}
 management:
@@ -92,7 +103,13 @@ shutdown: {grace: 0s}
 	"policy": {
 		"paths": ["policies/", "extra.rego"], "data": ["data.json"], "timeout": 2.5e-1, "strict": false,
 		"stages": ["route", "dial"], "roots": {"Teams.X": ["teams\/x"], "b": []}, "capabilities": ["http.send"],
-		"log_facts": ["source.geo"], "opa": {"decision_logs": {"console": true}}
+		"log_facts": ["source.geo"], "rollback": "allow", "run_tests": true, "max_age": 3600, "deltas": true,
+		"audit": "/var/lib/audit.jsonl", "decision_log": {"when_full": "wait"},
+		"opa": {
+			"decision_logs": {"console": true},
+			"services": {"Main.One": {"url": "https://bundles.example", "response_header_timeout_seconds": 5, "tls": {"ca_cert": "ca.pem"}}},
+			"labels": {"a.b": "7"}, "list": ["a", 1.5, false]
+		}
 	},
 	"geoip": {"databases": ["country.mmdb", "asn.mmdb"]},
 	"state": {"path": "/var/lib/sallyport.db"},
@@ -130,8 +147,21 @@ stages = ["route", "dial"]
 roots = {"Teams.X" = ["teams/x"], b = []}
 capabilities = ["http.send"]
 log_facts = ["source.geo"]
+rollback = "allow"
+run_tests = true
+max_age = "1h"
+deltas = true
+audit = "/var/lib/audit.jsonl"
+decision_log.when_full = "wait"
+[policy.opa]
+list = ["a", 1.5, false]
+labels = {"a.b" = "7"}
 [policy.opa.decision_logs]
 console = true
+[policy.opa.services."Main.One"]
+url = "https://bundles.example"
+response_header_timeout_seconds = 5
+tls = {ca_cert = "ca.pem"}
 
 [state]
 path = "/var/lib/sallyport.db"
@@ -165,7 +195,15 @@ func TestWholeInEachFormat(t *testing.T) {
 		Policy: Policy{
 			Paths: []string{"policies/", "extra.rego"}, Data: []string{"data.json"}, Timeout: 250 * time.Millisecond,
 			Stages: []string{"route", "dial"}, Roots: map[string][]string{"Teams.X": {"teams/x"}, "b": {}},
-			Capabilities: []string{"http.send"}, LogFacts: []string{"source.geo"}, OPA: OPA{DecisionLogs{Console: true}},
+			Capabilities: []string{"http.send"}, LogFacts: []string{"source.geo"}, Rollback: "allow", RunTests: true,
+			MaxAge: time.Hour, Deltas: true, Audit: "/var/lib/audit.jsonl", DecisionLog: DecisionLog{WhenFull: "wait"},
+			OPA: map[string]any{
+				"decision_logs": map[string]any{"console": true},
+				"services": map[string]any{"Main.One": map[string]any{
+					"url": "https://bundles.example", "response_header_timeout_seconds": int64(5), "tls": map[string]any{"ca_cert": "ca.pem"},
+				}},
+				"labels": map[string]any{"a.b": "7"}, "list": []any{"a", 1.5, false},
+			},
 		},
 		GeoIP:  GeoIP{Databases: []string{"country.mmdb", "asn.mmdb"}},
 		State:  State{Path: "/var/lib/sallyport.db"},
@@ -204,7 +242,10 @@ policy:
   strict: "yes"
   stages: [inspect, rout]
   shadow: {paths: [x]}
-  opa: {services: {}, decision_logs: {service: x, consle: true}}
+  opa: [services]
+  rollback: refused
+  decision_log: {when_full: wiat}
+  max_age: -1s
 geoip: {databases: [""]}
 dns: {servers: [one]}
 limits: {}
@@ -224,15 +265,16 @@ c.yaml:12: policy.strict: want true or false, got "yes"
 c.yaml:13: policy.stages[0]: inspect is not supported by this release
 c.yaml:13: policy.stages[1]: want admit, authenticate, route, dial or manage, got "rout"; did you mean route?
 c.yaml:14: policy.shadow: not supported by this release
-c.yaml:15: policy.opa.services: not supported by this release
-c.yaml:15: policy.opa.decision_logs.service: not supported by this release
-c.yaml:15: policy.opa.decision_logs.consle: unknown key; did you mean console?
-c.yaml:16: geoip.databases[0]: must not be empty
-c.yaml:17: dns.servers[0]: want an IP address or IP:PORT, got "one"
-c.yaml:18: limits: duplicate key; it is on line 1 already
-c.yaml:19: management.tokens.ops.token: want a token of at least 16 characters
-c.yaml:19: management.tokens.ops.rolls: unknown key; did you mean roles?
-c.yaml:20: Log: unknown key; did you mean log?`},
+c.yaml:15: policy.opa: want a map, got a list
+c.yaml:16: policy.rollback: want refuse or allow, got "refused"; did you mean refuse?
+c.yaml:17: policy.decision_log.when_full: want drop or wait, got "wiat"; did you mean wait?
+c.yaml:18: policy.max_age: must not be negative
+c.yaml:19: geoip.databases[0]: must not be empty
+c.yaml:20: dns.servers[0]: want an IP address or IP:PORT, got "one"
+c.yaml:21: limits: duplicate key; it is on line 1 already
+c.yaml:22: management.tokens.ops.token: want a token of at least 16 characters
+c.yaml:22: management.tokens.ops.rolls: unknown key; did you mean roles?
+c.yaml:23: Log: unknown key; did you mean log?`},
 		"c.json": {`{
  "limits": {"conections": 5,
   "connections": "many",
@@ -258,7 +300,7 @@ c.json:11: upstreams: not supported by this release
 c.json:12: state: want a map, got a list
 c.json:13: log.level: want debug, info, warn or error, got "loud"
 c.json:13: log.file: want a string, got nothing`},
-		"c.toml": {`policy.max_age = "1h"
+		"c.toml": {`policy.opa.x = 1979-05-27
 policy.paths = "policies/"
 
 [limits]
@@ -283,7 +325,7 @@ tokens."b.c" = {
 
 [shutdown]
 grace = "-1s"
-`, `c.toml:1: policy.max_age: not supported by this release
+`, `c.toml:1: policy.opa.x: want a string, a number, true or false, got "1979-05-27"
 c.toml:2: policy.paths: want a list, got "policies/"
 c.toml:5: limits.conections: unknown key; did you mean connections?
 c.toml:6: limits.connections: must be greater than zero
@@ -395,7 +437,8 @@ func TestPrecedence(t *testing.T) {
 func TestEverySettingFromEverySource(t *testing.T) {
 	values := map[string]string{
 		"policy.paths": "a,b", "policy.data": "a", "policy.timeout": "9", "policy.strict": "false", "policy.stages": "route",
-		"policy.capabilities": "opa.runtime", "policy.log_facts": "x", "policy.opa.decision_logs.console": "true",
+		"policy.capabilities": "opa.runtime", "policy.log_facts": "x", "policy.run_tests": "true", "policy.rollback": "allow",
+		"policy.max_age": "1s", "policy.deltas": "true", "policy.audit": "x", "policy.decision_log.when_full": "wait",
 		"geoip.databases": "a,b", "state.path": "x", "limits.connections": "7", "limits.memory": "33MiB", "limits.handshake": "1s", "limits.dial": "1s",
 		"limits.idle": "1s", "management.address": "127.0.0.1:7", "dns.servers": "192.0.2.1,192.0.2.2:54", "log.level": "warn",
 		"log.format": "text", "log.file": "x", "telemetry.prometheus": "false", "shutdown.grace": "1s",
@@ -426,7 +469,7 @@ func TestEnvironmentProblems(t *testing.T) {
 		"SALLYPORT_LISTENERS=x":                                   "SALLYPORT_LISTENERS: listeners: cannot be set by a variable; use the file or --set",
 		"SALLYPORT_MANAGEMENT_TOKENS=x":                           "SALLYPORT_MANAGEMENT_TOKENS: management.tokens: cannot be set by a variable; use the file or --set",
 		"SALLYPORT_GEOIP_DATABASES=,x":                            "SALLYPORT_GEOIP_DATABASES: geoip.databases[0]: must not be empty",
-		"SALLYPORT_POLICY_RUN_TESTS=true":                         "SALLYPORT_POLICY_RUN_TESTS: not supported by this release",
+		"SALLYPORT_POLICY_SHADOW_PATHS=true":                      "SALLYPORT_POLICY_SHADOW_PATHS: not supported by this release",
 		"SALLYPORT_X\n=1":                                         `"SALLYPORT_X\n": unknown setting`,
 		"SALLYPORT_DNS_SERVERS=192.0.2.1,x":                       `SALLYPORT_DNS_SERVERS: dns.servers[1]: want an IP address or IP:PORT, got "x"`,
 		"SALLYPORT_DNS_SERVERS=192.0.2.1:0":                       `SALLYPORT_DNS_SERVERS: dns.servers[0]: no name server can have the address "192.0.2.1:0"`,
@@ -461,7 +504,7 @@ func TestSet(t *testing.T) {
 	if token := c.Management.Tokens["ops"]; token.Token.Reveal() != "#*&%:all-of-it,123" || !reflect.DeepEqual(token.Roles, []string{"admin"}) {
 		t.Error(token.Token.Reveal(), token.Roles)
 	}
-	if !c.Policy.OPA.DecisionLogs.Console || c.Log.File != "quoted" || len(c.DNS.Servers) != 1 {
+	if !reflect.DeepEqual(c.Policy.OPA, map[string]any{"decision_logs": map[string]any{"console": true}}) || c.Log.File != "quoted" || len(c.DNS.Servers) != 1 {
 		t.Error(c)
 	}
 	if want := map[string][]string{"a.B": {"x", "y"}, "c": {"z"}}; !reflect.DeepEqual(c.Policy.Roots, want) {
@@ -480,12 +523,75 @@ func TestSet(t *testing.T) {
 		"listeners.main.address=x":  "--set: listeners: want a list, got a map",
 		"policy.paths=[":            "--set: policy.paths: not YAML: did not find expected node content",
 		"policy.paths=[*hunter2]":   "--set: policy.paths: aliases (*NAME) are not supported; put quotes around a text that begins with *",
-		"policy.rollback=refuse":    "--set: policy.rollback: not supported by this release",
+		"policy.shadow={}":          "--set: policy.shadow: not supported by this release",
 		"log.level.x=1":             "--set: log.level: want a string, got a map",
 		"policy.capabilities=[env]": `--set: policy.capabilities[0]: want http.send, net.lookup_ip_addr or opa.runtime, got "env"`,
 	} {
 		if got := problems(t, Options{Set: []string{argument}}); got != want {
 			t.Errorf("%s\ngot  %s\nwant %s", argument, got, want)
+		}
+	}
+}
+
+// OPA's own configuration keeps its keys and its types, from wherever it comes.
+func TestOPAsOwnConfiguration(t *testing.T) {
+	t.Setenv("DIGITS", "0123456789")
+	file := write(t, "c.yaml", `
+policy:
+  opa:
+    services:
+      - {name: Main.One, credentials: {bearer: {token: "${env:DIGITS}"}}, retries: 3, url: "a$${b}"}
+    bundles: {main: {service: Main.One, polling: {min_delay_seconds: 10, a-b: x}}, other: }
+    labels: {id: 1_000, ratio: 1e3, hex: 0x10, quoted: "5"}
+`)
+	c := load(t, Options{
+		File: file,
+		Env: []string{
+			"SALLYPORT_POLICY_OPA_BUNDLES_MAIN_POLLING_MIN_DELAY_SECONDS=20", "SALLYPORT_POLICY_OPA_BUNDLES_MAIN_POLLING_A_B=true",
+			"SALLYPORT_POLICY_OPA_DECISION_LOGS_CONSOLE=true", "SALLYPORT_POLICY_OPA_LABELS_HEX=${env:DIGITS}",
+		},
+		Set: []string{
+			"policy.opa.labels.quoted=6", `policy.opa.labels.text="7"`, "policy.opa.labels.code=007", "policy.opa.labels.list=[1, '1', null]",
+			"policy.opa.bundles={Third: {persist: true}}",
+		},
+	})
+	want := map[string]any{
+		"services": []any{map[string]any{
+			"name": "Main.One", "credentials": map[string]any{"bearer": map[string]any{"token": "0123456789"}}, "retries": int64(3), "url": "a${b}",
+		}},
+		"bundles": map[string]any{
+			"main":  map[string]any{"service": "Main.One", "polling": map[string]any{"min_delay_seconds": int64(20), "a-b": true}},
+			"other": nil, "Third": map[string]any{"persist": true},
+		},
+		"labels": map[string]any{
+			"id": int64(1000), "ratio": 1000.0, "hex": "0123456789", "quoted": int64(6), "text": "7", "code": "007", "list": []any{int64(1), "1", nil},
+		},
+		"decision_logs": map[string]any{"console": true},
+	}
+	if !reflect.DeepEqual(c.Policy.OPA, want) {
+		t.Errorf("got  %#v\nwant %#v", c.Policy.OPA, want)
+	}
+	if got := c.Problem("policy.opa.services[0].x.y", "is wrong").String(); got != file+":5: policy.opa.services[0].x.y: is wrong" {
+		t.Error(got)
+	}
+	for variable, want := range map[string]string{
+		"SALLYPORT_POLICY_OPA=x":                      "policy.opa: cannot be set by a variable; use the file or --set",
+		"SALLYPORT_POLICY_OPA_BUNDLES_MAIN_POLLING=x": "unknown setting: a variable sets only what policy.opa in the file has a value for; use the file or --set",
+		"SALLYPORT_POLICY_OPA_STATUS_CONSOLE=true":    "unknown setting: a variable sets only what policy.opa in the file has a value for; use the file or --set",
+		"SALLYPORT_POLICY_OPA_A_B=x":                  "is the name of more than one setting in policy.opa; use the file or --set",
+	} {
+		file := write(t, "c.yaml", "policy: {opa: {a: {b: 1}, a_b: 1, bundles: {main: {polling: {x: 1}}}}}")
+		if got := problems(t, Options{File: file, Env: []string{variable}}); !strings.HasSuffix(got, want) {
+			t.Errorf("%s: %s", variable, got)
+		}
+	}
+	for document, want := range map[string]string{
+		".inf":         "c.yaml:1: policy.opa.x: want a string, a number, true or false, got .inf",
+		"!!binary aGk": `c.yaml:1: policy.opa.x: want a string, a number, true or false, got "aGk"`,
+		"['${HOME}']":  "c.yaml:1: policy.opa.x[0]: after ${ comes env:NAME} or file:PATH}; a literal ${ is written $${",
+	} {
+		if got := problems(t, Options{File: write(t, "c.yaml", "policy: {opa: {x: "+document+"}}")}); got != want {
+			t.Errorf("%s: %s", document, got)
 		}
 	}
 }

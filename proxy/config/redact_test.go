@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -67,6 +68,38 @@ limits: {connections: "${env:NUMBER}"}
 	}
 	if !strings.Contains(text, secret.Redacted) || !strings.Contains(text, "127.0.0.1:9080") {
 		t.Errorf("shows nothing else:\n%s", text)
+	}
+}
+
+// Credentials stand in OPA's configuration in places that OPA names.
+func TestCredentialsOfOPAsOwnConfigurationAreNotShown(t *testing.T) {
+	file := write(t, "c.yaml", `
+policy:
+  opa:
+    services:
+      one:
+        url: https://user:`+planted+`@bundles.example/p?sig=`+planted+`
+        headers: {X-Api: `+planted+`, Authorization: `+planted+`}
+        tls: {private_key: `+planted+`, private_key_passphrase: `+planted+`, ca_cert: shown-ca.pem}
+        credentials: {oauth2: {client_secret: `+planted+`, scopes: [`+planted+`]}, s3_signing: {environment_credentials: {}}, n: 61234}
+    keys: {k: {algorithm: shown-HS256, key: `+planted+`, private_key: "`+planted+`", Key: `+planted+`, scope: "a?b"}}
+    bundles: {main: {resource: "b.tar.gz?token=`+planted+`", service: one}}
+    labels: {x: "shown-${env:PLANTED}", y: shown-label}
+    plugins: {p: {access_token: `+planted+`, password: `+planted+`}}
+`)
+	t.Setenv("PLANTED", planted)
+	c := load(t, Options{File: file})
+	if want := []string{"shown-" + planted, "token=" + planted, "sig=" + planted, planted}; !slices.Equal(c.Secrets(), want) {
+		t.Error(c.Secrets())
+	}
+	text := shown(t, c)
+	if strings.Contains(text, planted) || strings.Contains(text, "61234") || strings.Contains(text, fmt.Sprintf("%x", planted)) {
+		t.Errorf("shows a secret:\n%s", text)
+	}
+	for _, want := range []string{"shown-ca.pem", "shown-HS256", "shown-label", "a?b", "https://[redacted]@bundles.example/p?[redacted]", "b.tar.gz?[redacted]"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%s is not shown:\n%s", want, text)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ type node struct {
 	kind    kind
 	at      origin
 	text    string  // of a scalar
+	written kind    // of an untyped scalar: what it was in the YAML that it comes from, if it does
 	items   []*node // of a list
 	entries []entry // of a mapping, in the order written; keys are unique
 }

@@ -39,11 +39,23 @@ type validator struct {
 
 // add reports a problem where its key was written, or else where the nearest key above was.
 func (v *validator) add(key, format string, arguments ...any) {
-	at, known := v.config.origins[key]
-	for above := key; !known && strings.ContainsAny(above, ".["); at, known = v.config.origins[above] {
+	v.problems.add(v.config.origin(key), key, format, arguments...)
+}
+
+// Problem is what is wrong with a value that was loaded, for those who judge what only they understand. The key is
+// written as in [Problem.Key].
+func (c *Config) Problem(key, message string) Problem {
+	at := c.origin(key)
+	return Problem{File: at.file, Line: at.line, Column: at.column, Key: key, Message: message}
+}
+
+// origin is where a key was written, or else the nearest key above it.
+func (c *Config) origin(key string) origin {
+	at, known := c.origins[key]
+	for above := key; !known && strings.ContainsAny(above, ".["); at, known = c.origins[above] {
 		above = above[:strings.LastIndexAny(above, ".[")]
 	}
-	v.problems.add(at, key, format, arguments...)
+	return at
 }
 
 // show quotes a value for a message, unless it came out of ${env:} or ${file:}.
@@ -193,6 +205,11 @@ func (v *validator) policy() {
 	}
 	for i, capability := range policy.Capabilities {
 		v.oneOf(index("policy.capabilities", i), capability, []string{"http.send", "net.lookup_ip_addr", "opa.runtime"})
+	}
+	v.oneOf("policy.rollback", policy.Rollback, []string{Refuse, Allow})
+	v.oneOf("policy.decision_log.when_full", policy.DecisionLog.WhenFull, []string{Drop, Wait})
+	if policy.MaxAge < 0 {
+		v.add("policy.max_age", "must not be negative")
 	}
 	for _, bundle := range slices.Sorted(maps.Keys(policy.Roots)) {
 		key := join("policy.roots", bundle)

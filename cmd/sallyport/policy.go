@@ -1,0 +1,165 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"sallyport/policy"
+	"sallyport/policy/distribute"
+	"sallyport/policy/engine"
+	"sallyport/proxy/config"
+	"sallyport/proxy/geo"
+	"sallyport/proxy/identity"
+)
+
+// engineOptions are what the configuration says to the engine, and which geo
+// facts there will be. Without databases, nil, nothing is said of those.
+func engineOptions(c *config.Config, d *geo.Databases) engine.Options {
+	o := engine.Options{
+		Timeout: c.Policy.Timeout, Lenient: !c.Policy.Strict,
+		Roots: c.Policy.Roots, Capabilities: c.Policy.Capabilities,
+		CheckData: func(data map[string]any) []error {
+			_, errs := identity.Parse(data["users"])
+			return errs
+		},
+	}
+	if d != nil {
+		o.Missing = missing(d)
+	}
+	for _, name := range c.Policy.Stages {
+		o.Required = append(o.Required, policy.Stage(name))
+	}
+	return o
+}
+
+// candidate loads and judges what the configuration names.
+func candidate(e *engine.Engine, c *config.Config) (*engine.Snapshot, engine.Problems, error) {
+	loaded, err := distribute.Load(c.Policy.Paths, c.Policy.Data)
+	if err != nil {
+		return nil, nil, err
+	}
+	snapshot, problems := e.Compile(loaded)
+	if snapshot == nil {
+		return nil, problems, problems
+	}
+	return snapshot, problems, nil
+}
+
+// checkOPA judges OPA's own configuration as far as that goes without asking
+// anybody, and says where in the file a problem is.
+func checkOPA(c *config.Config) error {
+	var found distribute.KeyProblems
+	if err := distribute.CheckOPA(c.Policy.OPA, opaTerms(c)); !errors.As(err, &found) {
+		return err
+	}
+	var problems config.Problems
+	for _, p := range found {
+		problems = append(problems, c.Problem(p.Key, p.Message))
+	}
+	return problems
+}
+
+func opaTerms(c *config.Config) distribute.Terms {
+	return distribute.Terms{
+		Roots: c.Policy.Roots, Secrets: c.Secrets(), LogWaits: c.Policy.DecisionLog.WhenFull == config.Wait,
+	}
+}
+
+// managerOptions are what the configuration says about bringing policy in.
+func (s *server) managerOptions() distribute.Options {
+	c := s.config.Policy
+	return distribute.Options{
+		OPA: c.OPA, Terms: opaTerms(s.config), Paths: c.Paths, Data: c.Data,
+		RunTests: c.RunTests, Deltas: c.Deltas, MaxAge: c.MaxAge,
+		Log: s.log, Decided: s.decided, Expired: s.expired,
+	}
+}
+
+// logOptions are what the configuration says of the decision log, but for where
+// it goes: the manager knows.
+func (s *server) logOptions() distribute.LogOptions {
+	o := distribute.LogOptions{Output: os.Stdout, Log: s.log}
+	if s.config.Policy.DecisionLog.WhenFull == config.Wait {
+		o.Wait = s.config.Policy.Timeout
+	}
+	return o
+}
+
+// decided makes a policy that was found good the one that answers, by whatever
+// way it came, and tells of one that was refused. What is refused changes nothing.
+func (s *server) decided(o *distribute.Outcome) {
+	for _, p := range o.Problems {
+		if p.Warning {
+			s.log.Warn("policy", "problem", p.String())
+		}
+	}
+	if o.Snapshot == nil {
+		s.telemetry.Activated("refused")
+		if o.Trigger != "start" { // the program ends, and says so
+			s.log.Error("policy refused; the active one stays", "error", o.Err.Error(), "trigger", o.Trigger)
+		}
+		return
+	}
+	users, _ := identity.Parse(o.Snapshot.Data("users")) // the engine's check has seen the errors
+	s.verifier.SetUsers(users)
+	s.engine.Activate(o.Snapshot)
+	if s.decisions != nil {
+		s.decisions.Follow(o.Snapshot)
+	}
+	s.telemetry.Activated("ok")
+	s.log.Info("policy active", "policy.revision", o.Revision)
+}
+
+// expired has every request refused while the policy is too old.
+func (s *server) expired(why error) {
+	s.engine.Suspend(why)
+	if why != nil {
+		s.log.Error("the policy is too old: nothing is allowed any more", "error", why.Error())
+		return
+	}
+	s.log.Info("the policy is young enough again")
+}
+
+func (s *server) ready() error {
+	switch {
+	case s.draining.Load():
+		return errors.New("draining")
+	case s.engine.Active() == nil:
+		if err := s.manager.Ready(); err != nil {
+			return fmt.Errorf("no policy is active: %w", err)
+		}
+		return errors.New("no policy is active")
+	}
+	return s.engine.Suspended()
+}
+
+// policy is what /v1/policy shows.
+func (s *server) policy() any {
+	type stage struct {
+		Stage   policy.Stage `json:"stage"`
+		Default bool         `json:"default"`
+		Fields  []string     `json:"fields"`
+	}
+	var view struct {
+		Revision  string    `json:"revision"`
+		Activated time.Time `json:"activated"`
+		Stages    []stage   `json:"stages"`
+		Refusal   string    `json:"refusal,omitempty"` // why the latest candidate was refused
+
+		Bundles []distribute.BundleState `json:"bundles,omitempty"`
+		Awaited []string                 `json:"awaited,omitempty"` // sources without which nothing new becomes active
+		GeoIP   []geoDatabase            `json:"geoip,omitempty"`
+	}
+	view.GeoIP = s.geoDatabases()
+	if active := s.engine.Active(); active != nil {
+		view.Revision, view.Activated = active.Revision(), active.Activated()
+		for _, i := range active.Stages() {
+			view.Stages = append(view.Stages, stage{i.Stage, i.ByDefault, i.Fields})
+		}
+	}
+	state := s.manager.State()
+	view.Refusal, view.Bundles, view.Awaited = state.Refusal, state.Bundles, state.Awaited
+	return view
+}

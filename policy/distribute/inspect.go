@@ -1,0 +1,99 @@
+package distribute
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/open-policy-agent/opa/v1/bundle"
+
+	"sallyport/policy/engine"
+)
+
+// inspect judges what a bundle costs, before anybody parses it: how many files
+// it has, how many bytes those have unpacked, and how deep its data nests. It
+// refuses what of a bundle means nothing here as well, and a delta unless it is
+// welcome. The error is an [engine.Problems].
+func inspect(name string, packed io.Reader, deltas bool) error {
+	l := loading{files: maxFiles, bytes: maxBytes, seen: map[string]bool{}}
+	l.entries(name, packed, func(f file, content io.Reader) bool { return l.inspect(f, content, deltas) })
+	if len(l.problems) > 0 {
+		return l.problems
+	}
+	return nil
+}
+
+func (l *loading) inspect(f file, content io.Reader, deltas bool) bool {
+	base := filepath.Base(f.path)
+	switch {
+	case l.foreign(f):
+		return false
+	case base == patchFile && !deltas:
+		l.refuse(f.path, deltaRefused)
+		return false
+	case isManifest(f):
+		text, ok := l.text(f.path, content)
+		if ok && l.shallow(f.path, text) {
+			f.text = text
+			l.manifest(f, &engine.Bundle{})
+		}
+		return len(l.problems) == 0
+	case bundle.IsYAMLFile(f.path):
+		text, ok := l.text(f.path, content)
+		if ok {
+			f.text = text
+			_, ok = l.document(f)
+		}
+		return ok
+	}
+	depth := &nesting{}
+	read, err := io.Copy(depth, io.LimitReader(content, l.bytes+1))
+	l.bytes -= read
+	switch {
+	case err != nil:
+		l.fail(f.path, err)
+	case l.bytes < 0:
+		l.refuse(f.path, tooLarge())
+	case !isRego(f.path) && depth.deepest > maxNesting:
+		l.refuse(f.path, tooNested())
+	default:
+		return true
+	}
+	return false
+}
+
+func (l *loading) shallow(path string, text []byte) bool {
+	depth := &nesting{}
+	depth.Write(text)
+	if depth.deepest > maxNesting {
+		l.refuse(path, tooNested())
+	}
+	return depth.deepest <= maxNesting
+}
+
+// nesting finds out how deep JSON nests that is written to it.
+type nesting struct {
+	depth, deepest  int
+	quoted, escaped bool
+}
+
+func (n *nesting) Write(p []byte) (int, error) {
+	for _, c := range p {
+		switch {
+		case n.escaped:
+			n.escaped = false
+		case n.quoted:
+			n.quoted, n.escaped = c != '"', c == '\\'
+		case c == '"':
+			n.quoted = true
+		case c == '{' || c == '[':
+			n.depth++
+			n.deepest = max(n.deepest, n.depth)
+		case c == '}' || c == ']':
+			n.depth--
+		}
+	}
+	return len(p), nil
+}
+
+func tooNested() string { return fmt.Sprintf("nests deeper than %d levels", maxNesting) }
