@@ -26,12 +26,21 @@ var consoleConfig = map[string]any{
 // policyOf is a snapshot of one Rego file, or of the default policy.
 func policyOf(t testing.TB, module string) *engine.Snapshot {
 	t.Helper()
+	return policyWith(t, module, `{}`)
+}
+
+func policyWith(t testing.TB, module, data string) *engine.Snapshot {
+	t.Helper()
+	var value map[string]any
+	if err := json.Unmarshal([]byte(data), &value); err != nil {
+		t.Fatal(err)
+	}
 	e, err := engine.New(engine.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(e.Close)
-	candidate := &engine.Candidate{Revision: "1"}
+	candidate := &engine.Candidate{Revision: "1", Documents: []engine.Document{{Path: "data.json", Value: value}}}
 	if module != "" {
 		candidate.Modules = []engine.Module{{Path: "a.rego", Text: []byte(module)}}
 	}

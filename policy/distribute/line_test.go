@@ -67,6 +67,7 @@ func everyKindOfEvent() []*engine.Event {
 func sinkOf(t testing.TB, o sinkOptions) *sink {
 	t.Helper()
 	o.Log = slog.New(slog.DiscardHandler)
+	o.id = "here"
 	s, err := newSink(&o)
 	if err != nil {
 		t.Fatal(err)

@@ -35,8 +35,10 @@ type uploads struct {
 
 	due   chan struct{} // one place: to upload now
 	after chan struct{} // one place: an upload has ended
-	stop  context.CancelFunc
+	stop  chan struct{} // closed when the loop is to end, after the upload that goes on: one that is cut off gives back later what it holds
 	ended chan struct{}
+	quit  context.Context // ends when what is left is given up
+	end   context.CancelFunc
 
 	mu      sync.Mutex
 	sending int64 // what the buffer held when the upload began, which goes on
@@ -50,14 +52,13 @@ func upload(plugin *logs.Plugin, settings *logSettings, told func(error)) *uploa
 	u := &uploads{
 		plugin: plugin, told: told, most: settings.most, slack: 1, immediate: settings.immediate,
 		min: time.Duration(*reporting.MinDelaySeconds), max: time.Duration(*reporting.MaxDelaySeconds),
-		due: make(chan struct{}, 1), after: make(chan struct{}, 1), ended: make(chan struct{}),
+		due: make(chan struct{}, 1), after: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{}),
 	}
 	if reporting.BufferType == "size" {
 		u.slack = min(2**reporting.UploadSizeLimitBytes, u.most/2)
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	u.stop = stop
-	go u.run(ctx)
+	u.quit, u.end = context.WithCancel(context.Background())
+	go u.run()
 	return u
 }
 
@@ -91,7 +92,7 @@ func (u *uploads) pushed(n int64) {
 	u.waiting += n
 }
 
-func (u *uploads) run(ctx context.Context) {
+func (u *uploads) run() {
 	defer close(u.ended)
 	next := time.NewTimer(u.delay())
 	defer next.Stop()
@@ -100,10 +101,10 @@ func (u *uploads) run(ctx context.Context) {
 		select {
 		case <-next.C:
 		case <-due:
-		case <-ctx.Done():
+		case <-u.stop:
 			return
 		}
-		if u.once(ctx) == nil {
+		if u.once() == nil {
 			due, retry = u.due, 100*time.Millisecond
 			next.Reset(u.delay())
 			continue
@@ -118,12 +119,12 @@ func (u *uploads) run(ctx context.Context) {
 func (u *uploads) delay() time.Duration { return u.min + rand.N(u.max-u.min+1) }
 
 // once uploads what there is. What is not taken stays in the buffer.
-func (u *uploads) once(ctx context.Context) error {
+func (u *uploads) once() error {
 	_, held := u.plugin.BufferSize()
 	u.mu.Lock()
 	u.sending, u.taken, u.waiting = held+u.slack, u.waiting, 0
 	u.mu.Unlock()
-	err := u.plugin.Trigger(ctx)
+	err := u.plugin.Trigger(u.quit)
 	u.mu.Lock()
 	if err != nil {
 		u.waiting += u.taken // compressed it is less
@@ -139,10 +140,12 @@ func (u *uploads) once(ctx context.Context) error {
 
 // close uploads what is left, and tries to until ctx ends.
 func (u *uploads) close(ctx context.Context) error {
-	u.stop()
+	defer context.AfterFunc(ctx, u.end)()
+	defer u.end()
+	close(u.stop)
 	<-u.ended
 	for {
-		err := u.once(ctx)
+		err := u.once()
 		if err == nil {
 			return nil
 		}

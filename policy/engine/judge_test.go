@@ -156,10 +156,11 @@ func TestJudgeNames(t *testing.T) {
 			"b.rego:1:1: the stage inspect is not enforced by this release",
 			"c.rego:2:1: the stage inspect is not enforced by this release",
 			"d.rego:1:1: package system.authz is not enforced by this release: system packages are OPA's own"}},
-		{name: "what the decision log leaves out", files: with(route(`allow := true`), map[string]string{
-			"m.rego": "package system.log\nimport data.lib\nmask contains \"/input/source/ip\"\ndrop if input.path == lib.path\n_masks := 1\nother := 2\nmasks(x) := x",
+		{name: "what the decision log leaves out", files: map[string]string{
+			"r.rego": "package sallyport.route\nallow := true",
+			"m.rego": "package system.log\nimport data.lib\nmask contains \"/input/source/ip\"\ndrop if input.path == lib.path\n_masks := 1\nother := 2\nmasky(x) := x",
 			"n.rego": "package system.log\nmasks contains \"/input\"\ndropp := true",
-			"l.rego": "package lib\npath := \"sallyport/admit\""}), want: []string{
+			"l.rego": "package lib\npath := \"sallyport/admit\""}, want: []string{
 			"n.rego:2:1: system.log.masks is never asked: did you mean mask?",
 			"n.rego:3:1: system.log.dropp is never asked: did you mean drop?"}},
 		{name: "a required stage", files: route(`allow := true`), options: Options{Required: []policy.Stage{policy.Route, policy.Dial}}, want: []string{
