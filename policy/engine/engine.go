@@ -205,8 +205,9 @@ func (e *Engine) record(ctx context.Context, d *policy.Decision, a *answered, s 
 		event.Bundles = s.bundles
 		if st := s.stages[d.Stage]; st != nil {
 			logged = &st.logged
-			if st.withheld {
-				event.Result = withoutSecrets(event.Result, facts.Credentials.Token)
+			if token := facts.Credentials.Token; st.secret && token != "" {
+				// What its rules have copied; a token has no byte that JSON escapes.
+				event.Result = bytes.ReplaceAll(event.Result, []byte(token), []byte("[redacted]"))
 			}
 		}
 	}
@@ -221,18 +222,6 @@ func (e *Engine) record(ctx context.Context, d *policy.Decision, a *answered, s 
 	}
 	event.Input = slices.Clone(input)
 	return e.options.Record(event)
-}
-
-// withoutSecrets is a stage's result without what its rules have copied from
-// the client's token or a user's entry. A token has no byte that JSON escapes.
-func withoutSecrets(result json.RawMessage, token string) json.RawMessage {
-	if token != "" && bytes.Contains(result, []byte(token)) {
-		result = bytes.ReplaceAll(result, []byte(token), []byte("[redacted]"))
-	}
-	if holdsHash(string(result)) {
-		return json.RawMessage(`{}`)
-	}
-	return result
 }
 
 // fault is the answer where there is none.
