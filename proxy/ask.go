@@ -104,8 +104,9 @@ func (l *life) ask(stage policy.Stage) policy.Decision {
 	start := time.Now()
 	l.facts.Time = policy.MinuteOf(start)
 	// The engine has a deadline of its own. A client that hangs up must not look
-	// like a policy that fails, so the session's context has no say here.
-	l.answer = l.proxy.Decide.Decide(context.Background(), stage, &l.facts)
+	// like a policy that fails, so the session's context has no say here. The
+	// observer's has the span that the decision is logged with.
+	l.answer = l.proxy.Decide.Decide(l.observed, stage, &l.facts)
 	l.proxy.Observe.Decided(l.observed, &l.answer, time.Since(start))
 	l.keep(&l.answer)
 	return l.answer

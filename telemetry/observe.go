@@ -7,16 +7,21 @@ import (
 	"net/netip"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"sallyport/policy"
 	"sallyport/proxy/session"
 )
 
 // Accepted begins what is told of a session with the context that it returns.
+// Where sessions are traced that context has the session's span, for those who
+// note its ids; there is no more to it.
 func (t *Telemetry) Accepted(ctx context.Context, s *session.Session) context.Context {
 	if t.tracer == nil {
 		return ctx
 	}
-	return context.WithValue(ctx, traceKey{}, &sessionTrace{session: s, kept: make([]decided, 0, 3)})
+	tr := &sessionTrace{session: s, ids: newIDs(), kept: make([]decided, 0, 3)}
+	return context.WithValue(trace.ContextWithSpan(ctx, tr), traceKey{}, tr)
 }
 
 // Decided counts a decision and how long it took; a second telling of the same

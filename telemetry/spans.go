@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"sallyport/policy"
 	"sallyport/proxy/session"
@@ -26,9 +27,17 @@ import (
 // The latencies of a session that is not settled are kept as well, so that
 // their exemplars point to a trace that there is.
 
+// What stands in the decision log before that has to carry the ids of a span that
+// is not there yet, and so they are chosen when the session is accepted: its
+// context has a span that is nothing but those ids. Only where the policy believes
+// the client's trace context the session becomes a part of another trace than the
+// decisions before route were logged with; its span id stays.
+
 // sessionTrace is one session's. It is used by the one goroutine that lives the
 // session's life.
 type sessionTrace struct {
+	noop.Span // of the session's context
+
 	session *session.Session
 	claimed session.TraceContext
 
@@ -36,6 +45,7 @@ type sessionTrace struct {
 	verifying time.Time // when the client's credentials were presented
 	handshake time.Duration
 
+	ids     trace.SpanContext // of the session's span, be there one or not
 	settled bool
 	ctx     context.Context // has the session's span, where it is sampled
 	tracer  trace.Tracer    // which made it; nil where it is not sampled
@@ -57,6 +67,9 @@ type decided struct {
 const maxKept = 8
 
 type traceKey struct{}
+
+// SpanContext makes the session's context one of its span.
+func (tr *sessionTrace) SpanContext() trace.SpanContext { return tr.ids }
 
 // traceOf is the trace of the session that ctx belongs to; nil where nothing
 // is traced.
@@ -109,11 +122,11 @@ func (t *Telemetry) settle(tr *sessionTrace, wish *bool) {
 			tracer, parent = t.tracer.forced, believed(tr.claimed)
 		}
 		s := tr.session
-		ctx, span := tracer.Start(parent, "session",
+		_, span := tracer.Start(context.WithValue(parent, idsKey{}, tr.ids), "session",
 			trace.WithTimestamp(s.Started), trace.WithSpanKind(trace.SpanKindServer),
 			trace.WithAttributes(attribute.String("network.transport", "tcp")))
-		if span.SpanContext().IsSampled() {
-			tr.ctx, tr.tracer = ctx, tracer
+		if tr.ids = span.SpanContext(); tr.ids.IsSampled() {
+			tr.ctx, tr.tracer = trace.ContextWithSpan(tr.ctx, span), tracer
 		}
 	}
 	for i := range tr.kept {

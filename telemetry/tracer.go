@@ -2,6 +2,8 @@ package telemetry
 
 import (
 	"context"
+	"encoding/binary"
+	"math/rand/v2"
 	"slices"
 
 	"go.opentelemetry.io/contrib/exporters/autoexport"
@@ -31,7 +33,7 @@ func newTracer(ctx context.Context, process *resource.Resource, version string) 
 	}
 	q := &queue{size: int64(queueSize("OTEL_BSP_MAX_QUEUE_SIZE"))}
 	batch := sdk.NewBatchSpanProcessor(spanExit{exporter, q}, sdk.WithMaxQueueSize(int(q.size)))
-	common := []sdk.TracerProviderOption{sdk.WithResource(process), sdk.WithSpanProcessor(spanEntry{batch, q})}
+	common := []sdk.TracerProviderOption{sdk.WithResource(process), sdk.WithIDGenerator(ids{}), sdk.WithSpanProcessor(spanEntry{batch, q})}
 	scope := []trace.TracerOption{trace.WithInstrumentationVersion(version), trace.WithSchemaURL(semconv.SchemaURL)}
 	always := append(slices.Clone(common), sdk.WithSampler(sdk.AlwaysSample()))
 	return &tracer{
@@ -40,4 +42,37 @@ func newTracer(ctx context.Context, process *resource.Resource, version string) 
 		queue:    q,
 		shutdown: batch.Shutdown,
 	}, nil
+}
+
+// ids generates random ids, as W3C Trace Context has them, but for a span whose
+// ids were chosen before it began. They name a span and open nothing, so they
+// need not be hard to guess.
+type ids struct{}
+
+type idsKey struct{}
+
+func newIDs() trace.SpanContext {
+	traceID, spanID := ids{}.NewIDs(context.Background())
+	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: traceID, SpanID: spanID})
+}
+
+// NewIDs is for a span without a parent.
+func (g ids) NewIDs(ctx context.Context) (trace.TraceID, trace.SpanID) {
+	if chosen, ok := ctx.Value(idsKey{}).(trace.SpanContext); ok {
+		return chosen.TraceID(), chosen.SpanID()
+	}
+	var traceID trace.TraceID
+	binary.BigEndian.PutUint64(traceID[:8], rand.Uint64())
+	binary.BigEndian.PutUint64(traceID[8:], rand.Uint64()|1) // none is all zeros
+	return traceID, g.NewSpanID(ctx, traceID)
+}
+
+// NewSpanID is for a span with a parent.
+func (ids) NewSpanID(ctx context.Context, _ trace.TraceID) trace.SpanID {
+	if chosen, ok := ctx.Value(idsKey{}).(trace.SpanContext); ok {
+		return chosen.SpanID()
+	}
+	var spanID trace.SpanID
+	binary.BigEndian.PutUint64(spanID[:], rand.Uint64()|1)
+	return spanID
 }

@@ -83,7 +83,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if s.manager, err = distribute.New(s.managerOptions()); err != nil {
 		return nil, err
 	}
-	if s.decisions, err = distribute.NewDecisionLog(s.manager, os.Stdout, s.log); err != nil {
+	if s.decisions, err = distribute.NewDecisionLog(s.manager, s.logOptions()); err != nil {
 		return nil, err
 	}
 	if s.decisions != nil {
@@ -164,6 +164,11 @@ func (s *server) reload(ctx context.Context, by string) error {
 	if s.logFile != nil {
 		if err := s.logFile.Reopen(); err != nil {
 			s.log.Error("log file is not reopened", "error", err)
+		}
+	}
+	if s.decisions != nil {
+		if err := s.decisions.Reopen(); err != nil {
+			s.log.Error("decision log file is not reopened", "error", err)
 		}
 	}
 	return join(s.reloadGeo(), s.manager.Reload(ctx, by))

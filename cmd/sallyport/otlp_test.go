@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
@@ -68,7 +69,7 @@ func testSignals(t *testing.T, c *collector, protocol string) {
 	port := target[strings.LastIndex(target, ":")+1:]
 	data := write(t, filepath.Join(t.TempDir(), "settings.json"), settings)
 	s := startWith(t, append(c.exported(protocol), "OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20hunter2hunter2",
-		"OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=test"), "--data", data)
+		"OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=test"), "--data", data, "--set", "policy.opa.decision_logs.console=true")
 
 	if out, code := curl(t, "-x", "socks5h://"+s.addr, "http://localhost:"+port); code != 0 {
 		t.Fatalf("curl exits %d: %s", code, out)
@@ -118,6 +119,15 @@ func testSignals(t *testing.T, c *collector, protocol string) {
 		t.Errorf("the log has trace %v and span %v, want %s and %s", line["trace_id"], line["span_id"], root.TraceID, root.SpanID)
 	}
 
+	for decisions, n := json.NewDecoder(s.stdout), 0; n < 4; n++ {
+		var event struct {
+			Trace string `json:"trace_id"`
+			Span  string `json:"span_id"`
+		}
+		if err := decisions.Decode(&event); err != nil || event.Trace != root.TraceID || event.Span != root.SpanID {
+			t.Errorf("a decision is logged with %+v, want trace %s and span %s: %v", event, root.TraceID, root.SpanID, err)
+		}
+	}
 	var record otlpLog
 	c.wait(t, "the session's log record", func() bool {
 		at := slices.IndexFunc(c.logs, func(l otlpLog) bool { return l.Body.StringValue == "session" })

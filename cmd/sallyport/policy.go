@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"sallyport/policy"
@@ -68,7 +69,9 @@ func awaitsBundles(c *config.Config) bool {
 }
 
 func opaTerms(c *config.Config) distribute.Terms {
-	return distribute.Terms{Roots: c.Policy.Roots, Secrets: c.Secrets()}
+	return distribute.Terms{
+		Roots: c.Policy.Roots, Secrets: c.Secrets(), LogWaits: c.Policy.DecisionLog.WhenFull == config.Wait,
+	}
 }
 
 // managerOptions are what the configuration says about bringing policy in.
@@ -79,6 +82,16 @@ func (s *server) managerOptions() distribute.Options {
 		RunTests: c.RunTests, Deltas: c.Deltas, MaxAge: c.MaxAge,
 		Log: s.log, Check: s.forward, Decided: s.decided, Expired: s.expired,
 	}
+}
+
+// logOptions are what the configuration says of the decision log, but for where
+// it goes: the manager knows.
+func (s *server) logOptions() distribute.LogOptions {
+	o := distribute.LogOptions{Output: os.Stdout, Log: s.log}
+	if s.config.Policy.DecisionLog.WhenFull == config.Wait {
+		o.Wait = s.config.Policy.Timeout
+	}
+	return o
 }
 
 // decided makes a policy that was found good the one that answers, by whatever
@@ -100,7 +113,10 @@ func (s *server) decided(o *distribute.Outcome) {
 	users, _ := identity.Parse(o.Snapshot.Data("users")) // the engine's check has seen the errors
 	s.verifier.SetUsers(users)
 	s.engine.Activate(o.Snapshot)
-	s.proxy.Reask(o.Revision) // the last to be told: both answer by then
+	if s.decisions != nil {
+		s.decisions.Follow(o.Snapshot)
+	}
+	s.proxy.Reask(o.Revision) // the last to be told: everybody answers by then
 	s.telemetry.Activated("ok")
 	s.judged(o)
 	s.log.Info("policy active", "policy.revision", o.Revision, "audit.hash", s.audit.Head())

@@ -1,110 +1,192 @@
 package distribute
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
-	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/logging"
-	"github.com/open-policy-agent/opa/v1/metrics"
-	"github.com/open-policy-agent/opa/v1/plugins"
-	"github.com/open-policy-agent/opa/v1/plugins/logs"
-	"github.com/open-policy-agent/opa/v1/server"
-	"github.com/open-policy-agent/opa/v1/storage"
-	"github.com/open-policy-agent/opa/v1/util"
+	"golang.org/x/sync/semaphore"
 
 	"sallyport/policy/engine"
 )
 
-// queueLength is how many decisions may wait to be logged.
-const queueLength = 8192
+const (
+	// queueBytes bounds the decisions that wait to be logged: what they take in
+	// memory, more or less.
+	queueBytes = 16 << 20
+	// eventBytes is what an event takes beside its JSON.
+	eventBytes = 1 << 10
+)
+
+// LogOptions are what the configuration says of the decision log.
+type LogOptions struct {
+	// Output is the console: one JSON event a line. A closed pipe has to be an
+	// error of it and not a signal.
+	Output io.Writer
+	Log    *slog.Logger // is told what goes wrong
+	// Wait is how long a decision waits for room where the log has none. After
+	// that, and where an event can't be written, it is refused. Zero: it doesn't
+	// wait, and its event is dropped.
+	Wait time.Duration
+}
 
 // DecisionLog writes decisions by OPA's decision_logs plugin, in OPA's event
-// format. A decision never waits for it: those that find the queue full, as they
-// do behind an output that stalls, are dropped and counted.
+// format, to where OPA's configuration says. A decision is put into a bounded
+// queue, and what is to be done for it is done by a goroutine of the log's own:
+// masking, encoding, writing (sink.go) and uploading (upload.go).
+//
+// What a policy wants to be left out of the log is known once there is a policy,
+// so that nothing is written before.
 type DecisionLog struct {
-	manager *plugins.Manager
-	plugin  *logs.Plugin
-	console *console
-	labels  []byte // the manager's, as JSON
-	line    []byte // the latest, for its room
-	log     *slog.Logger
+	log  *slog.Logger
+	wait time.Duration
+	sink *sink
 
-	queue   chan *engine.Event
+	room    *semaphore.Weighted // bytes of the queue
+	most    int64               // bytes
+	queue   chan *engine.Event  // always has room for those that have taken theirs
 	dropped atomic.Int64
+	failure atomic.Pointer[error] // why events can't be written at the moment; nil when they can
+
+	policy  atomic.Pointer[engine.Snapshot]
+	known   chan struct{} // closed when there is a policy
+	first   sync.Once
 	close   sync.Once
-	closing chan struct{} // closed when no more is to come
+	closing chan struct{}   // closed when no more is to come
+	quit    context.Context // ends when what is left is given up
+	giveUp  context.CancelFunc
 	done    chan struct{} // closed when the queue is no longer read
 }
 
-// NewDecisionLog begins to write the decisions that are recorded to output, one
-// JSON event a line, as the manager's decision_logs say. Without
-// decision_logs.console there is nothing to write, and the result is nil. log is
-// told what goes wrong. It is to be closed before the manager.
-//
-// The caller has to see to it that a closed pipe on standard output is an error
-// and not a signal.
-func NewDecisionLog(m *Manager, output io.Writer, log *slog.Logger) (*DecisionLog, error) {
-	return newDecisionLog(m, output, log, queueLength)
+var errClosed = errors.New("the decision log is closed")
+
+// NewDecisionLog begins to write the decisions that are recorded, to where the
+// manager's configuration of OPA says. Where that asks for no decision log the
+// result is nil. The log is to be closed before the manager.
+func NewDecisionLog(m *Manager, o LogOptions) (*DecisionLog, error) {
+	return newDecisionLog(&sinkOptions{
+		LogOptions: o, opa: m.o.OPA, id: m.opa.ID, secrets: m.o.Terms.Secrets, uploaded: m.uploadedDecisions,
+	}, queueBytes)
 }
 
-func newDecisionLog(m *Manager, output io.Writer, log *slog.Logger, length int) (*DecisionLog, error) {
-	plugin := logs.Lookup(m.opa)
-	if plugin == nil {
-		return nil, nil
-	}
-	m.console.output = output
-	labels, err := json.Marshal(m.opa.Labels())
-	if err != nil {
-		return nil, fmt.Errorf("decision log: labels: %w", err)
+func newDecisionLog(o *sinkOptions, most int64) (*DecisionLog, error) {
+	sink, err := newSink(o)
+	if sink == nil || err != nil {
+		return nil, err
 	}
 	l := &DecisionLog{
-		manager: m.opa, plugin: plugin, console: m.console, labels: labels, log: log,
-		queue: make(chan *engine.Event, length), closing: make(chan struct{}), done: make(chan struct{}),
+		log: o.Log, wait: o.Wait, sink: sink,
+		room: semaphore.NewWeighted(most), most: most, queue: make(chan *engine.Event, most/eventBytes+1),
+		known: make(chan struct{}), closing: make(chan struct{}), done: make(chan struct{}),
 	}
-	go l.write()
+	l.quit, l.giveUp = context.WithCancel(context.Background())
+	go l.run()
 	return l, nil
 }
 
-// Record takes a decision for the log, or counts it as dropped. It never blocks.
-func (l *DecisionLog) Record(e *engine.Event) {
-	select {
-	case <-l.closing:
-		l.dropped.Add(1)
-		return
-	default:
-	}
-	select {
-	case l.queue <- e:
-	default:
-		l.dropped.Add(1)
-	}
+// Follow makes the log heed what a policy says of events: which are to be
+// dropped, and what of them is to be masked. It is called with each policy that
+// becomes active; what was decided before and is not written yet is subject to
+// it as well.
+func (l *DecisionLog) Follow(s *engine.Snapshot) {
+	l.policy.Store(s)
+	l.first.Do(func() { close(l.known) })
 }
 
-// Dropped is how many decisions were recorded and not written.
-func (l *DecisionLog) Dropped() int64 { return l.dropped.Load() }
+// Record takes a decision for the log. Where there is no room it is dropped and
+// counted or, if the log is told to wait, it waits; the error then says that in
+// the end there was none, or why nothing can be written.
+func (l *DecisionLog) Record(e *engine.Event) error {
+	err := l.take(e)
+	if err == nil {
+		return nil
+	}
+	l.dropped.Add(1)
+	if l.wait > 0 {
+		return fmt.Errorf("the decision can't be logged: %w", err)
+	}
+	return nil
+}
 
-// Close writes what is in the queue, for as long as ctx allows.
+var errFull = errors.New("the log has no room")
+
+func (l *DecisionLog) take(e *engine.Event) error {
+	select {
+	case <-l.closing:
+		return errClosed
+	default:
+	}
+	size := sizeOf(e)
+	if l.wait > 0 {
+		if failure := l.failure.Load(); failure != nil {
+			return *failure
+		}
+		if most := l.sink.largest(); size > most {
+			return fmt.Errorf("its event has %d bytes and more, and may have %d", size, most)
+		}
+	}
+	size = min(size, l.most)
+	switch {
+	case l.room.TryAcquire(size):
+	case l.wait == 0:
+		return errFull
+	default:
+		ctx, cancel := context.WithTimeout(l.quit, l.wait)
+		defer cancel()
+		if l.room.Acquire(ctx, size) != nil {
+			return fmt.Errorf("%w, for %v now", errFull, l.wait)
+		}
+	}
+	l.queue <- e
+	return nil
+}
+
+// sizeOf is what an event takes of the memory, more or less.
+func sizeOf(e *engine.Event) int64 {
+	return int64(eventBytes + len(e.Input) + len(e.Result) + len(e.Builtins))
+}
+
+// Dropped is how many decisions were recorded and are not in the log, and will
+// not be. Those that a policy wants to be dropped are not among them.
+func (l *DecisionLog) Dropped() int64 { return l.dropped.Load() + l.sink.dropped() }
+
+// Reopen has a log file opened again, for those that move it away.
+func (l *DecisionLog) Reopen() error { return l.sink.reopen() }
+
+// Close writes what is in the queue and uploads what there is to upload, for as
+// long as ctx allows.
 func (l *DecisionLog) Close(ctx context.Context) error {
 	l.close.Do(func() { close(l.closing) })
+	defer context.AfterFunc(ctx, l.giveUp)()
 	select {
 	case <-l.done:
+		if err := l.sink.close(ctx); err != nil {
+			return fmt.Errorf("decision log: what is not uploaded yet: %w", err)
+		}
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("decision log: %d decisions not written: %w", len(l.queue), ctx.Err())
 	}
 }
 
-func (l *DecisionLog) write() {
+func (l *DecisionLog) run() {
 	defer close(l.done)
-	failing := false
+	select {
+	case <-l.known:
+	case <-l.closing:
+		select {
+		case <-l.known:
+		default:
+			l.dropped.Add(int64(len(l.queue))) // how to mask them is not known
+			return
+		}
+	}
+	failing := false // as the log has been told
 	for {
 		var e *engine.Event
 		select {
@@ -116,135 +198,41 @@ func (l *DecisionLog) write() {
 				return
 			}
 		}
-		var err error
-		if l.edited() {
-			err = l.event(e)
-		} else {
-			l.line = appendLine(l.line[:0], e, l.labels)
-			_, err = l.console.output.Write(l.line)
-		}
-		if err != nil {
-			l.dropped.Add(1)
+		failing = l.deliver(e, failing)
+		l.room.Release(min(sizeOf(e), l.most))
+	}
+}
+
+// deliver writes an event. One that can't be written is dropped or, where
+// decisions would rather be refused, tried again until it can: what has been
+// answered must not be missing from the log. It tells whether it failed.
+func (l *DecisionLog) deliver(e *engine.Event, failing bool) bool {
+	for delay := 50 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
+		err := l.sink.write(l.quit, e, l.policy.Load())
+		if err == nil {
+			l.failure.Store(nil)
+			if failing {
+				l.log.Info("the decision log is written again")
+			}
+			return false
 		}
 		// Once for each time that it stops working, and not for each event.
-		if err != nil && !failing {
+		if !failing {
 			l.log.Error("the decision log is not written", "error", err)
 		}
-		failing = err != nil
-	}
-}
-
-// edited tells whether there may be policies that mask or drop events.
-func (l *DecisionLog) edited() bool {
-	compiler := l.manager.GetCompiler()
-	return compiler != nil && len(compiler.Modules) > 0
-}
-
-// event has the plugin write an event.
-func (l *DecisionLog) event(e *engine.Event) error {
-	info, err := describe(e)
-	if err != nil {
-		return err
-	}
-	ctx := context.Background()
-	// Masks and drops are Rego of the manager's, and read its store.
-	return storage.Txn(ctx, l.manager.Store, storage.TransactionParams{}, func(txn storage.Transaction) error {
-		info.Txn = txn
-		l.console.err = errNotWritten
-		if err := l.plugin.Log(ctx, info); err != nil {
-			return err
+		failing = true
+		if l.wait == 0 || errors.Is(err, errUnwritable) {
+			l.dropped.Add(1)
+			return true
 		}
-		return l.console.err
-	})
-}
-
-var errNotWritten = errors.New("the event was masked away or could not be masked")
-
-// describe is an event as OPA's plugin takes it.
-func describe(e *engine.Event) (*server.Info, error) {
-	d := e.Decision
-	info := &server.Info{
-		DecisionID: d.ID,
-		Revision:   d.Revision,
-		Path:       "sallyport/" + string(d.Stage),
-		Timestamp:  e.Time,
-		Metrics:    took{metrics.NoOp(), e.Duration.Nanoseconds()},
-		Custom:     map[string]any{"verdict": d.Verdict.String()},
-	}
-	if len(e.Bundles) > 0 {
-		info.Bundles = make(map[string]server.BundleInfo, len(e.Bundles))
-		for _, b := range e.Bundles {
-			info.Bundles[b.Name] = server.BundleInfo{Revision: b.Revision}
+		l.failure.Store(&err)
+		again := time.NewTimer(delay)
+		select {
+		case <-again.C:
+		case <-l.quit.Done():
+			again.Stop()
+			l.dropped.Add(1)
+			return true
 		}
-	}
-	if d.Memoised {
-		info.Custom["memoised"] = true
-	}
-	if e.Session != "" {
-		info.Custom["session"] = e.Session
-	}
-	if d.Err != nil {
-		info.Error = fault(d.Err.Error())
-	}
-	// Masks edit these in place.
-	for _, part := range []struct {
-		from json.RawMessage
-		to   **any
-	}{{e.Input, &info.Input}, {e.Result, &info.Results}, {e.Builtins, &info.NDBuiltinCache}} {
-		if part.from == nil {
-			continue
-		}
-		var value any
-		if err := util.UnmarshalJSON(part.from, &value); err != nil {
-			return nil, err
-		}
-		*part.to = &value
-	}
-	if info.Input == nil {
-		return info, nil
-	}
-	var err error
-	info.InputAST, err = ast.InterfaceToValue(*info.Input)
-	return info, err
-}
-
-// fault is a decision's error in a form that JSON keeps.
-type fault string
-
-func (f fault) Error() string { return string(f) }
-
-// took is the metrics of an event.
-type took struct {
-	metrics.Metrics
-	nanoseconds int64
-}
-
-func (t took) All() map[string]any {
-	return map[string]any{"timer_rego_query_eval_ns": t.nanoseconds}
-}
-
-// console is the logger to which OPA's plugin gives the events that go to the
-// console, as the fields of an otherwise empty record.
-type console struct {
-	logging.NoOpLogger
-	output io.Writer
-	err    error // of the latest event
-}
-
-func (c *console) WithFields(fields map[string]any) logging.Logger {
-	return &consoleEvent{console: c, fields: fields}
-}
-
-type consoleEvent struct {
-	*console
-	fields map[string]any
-}
-
-func (c *consoleEvent) Info(string, ...any) {
-	var line bytes.Buffer
-	encoder := json.NewEncoder(&line) // ends with a line break, and escapes those within
-	encoder.SetEscapeHTML(false)
-	if c.err = encoder.Encode(c.fields); c.err == nil {
-		_, c.err = c.output.Write(line.Bytes())
 	}
 }

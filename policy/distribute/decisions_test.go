@@ -23,22 +23,52 @@ var consoleConfig = map[string]any{
 	"labels":        map[string]any{"region": "eu"},
 }
 
-func manager(t *testing.T, config map[string]any, log *slog.Logger) *Manager {
+// policyOf is a snapshot of one Rego file, or of the default policy.
+func policyOf(t testing.TB, module string) *engine.Snapshot {
 	t.Helper()
-	m, err := New(Options{OPA: config, Log: log})
-	do(t, err, m.Start(t.Context(), nil))
-	t.Cleanup(func() { m.Close(context.Background()) })
-	return m
+	return policyWith(t, module, `{}`)
 }
 
-func decisionLog(t *testing.T, output io.Writer, log io.Writer) *DecisionLog {
+func policyWith(t testing.TB, module, data string) *engine.Snapshot {
 	t.Helper()
-	logger := slog.New(slog.NewTextHandler(log, nil))
-	l, err := NewDecisionLog(manager(t, consoleConfig, logger), output, logger)
+	var value map[string]any
+	if err := json.Unmarshal([]byte(data), &value); err != nil {
+		t.Fatal(err)
+	}
+	e, err := engine.New(engine.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(e.Close)
+	candidate := &engine.Candidate{Revision: "1", Documents: []engine.Document{{Path: "data.json", Value: value}}}
+	if module != "" {
+		candidate.Modules = []engine.Module{{Path: "a.rego", Text: []byte(module)}}
+	}
+	s, problems := e.Compile(candidate)
+	if s == nil {
+		t.Fatal(problems)
+	}
+	return s
+}
+
+// started is a log of the default policy, which masks nothing.
+func started(t testing.TB, o sinkOptions, most int64) *DecisionLog {
+	t.Helper()
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	o.id = "here"
+	l, err := newDecisionLog(&o, most)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Follow(policyOf(t, ""))
 	return l
+}
+
+func decisionLog(t testing.TB, output io.Writer, log io.Writer) *DecisionLog {
+	t.Helper()
+	return started(t, sinkOptions{opa: consoleConfig, LogOptions: LogOptions{Output: output, Log: slog.New(slog.NewTextHandler(log, nil))}}, queueBytes)
 }
 
 func event(id string) *engine.Event {
@@ -145,13 +175,12 @@ func (s *stalled) Write(p []byte) (int, error) {
 func TestAStalledOutputStallsNoDecision(t *testing.T) {
 	out := &stalled{writing: make(chan struct{}, 1), release: make(chan struct{})}
 	const length, extra = 20, 100
-	quiet := slog.New(slog.DiscardHandler)
-	l, err := newDecisionLog(manager(t, consoleConfig, quiet), out, quiet, length)
-	do(t, err)
+	size := sizeOf(event("first"))
+	l := started(t, sinkOptions{opa: consoleConfig, LogOptions: LogOptions{Output: out}}, (length+1)*size) // one is being written
 	l.Record(event("first"))
 	<-out.writing
 	for range length + extra {
-		l.Record(event("more"))
+		l.Record(event("none"))
 	}
 	if got := l.Dropped(); got != extra {
 		t.Errorf("%d dropped, want %d", got, extra)
@@ -196,7 +225,7 @@ func TestABrokenOutputIsToldOnce(t *testing.T) {
 	if got := lines(t, out.String()); len(got) != 2 || got[1]["decision_id"] != "4" {
 		t.Errorf("events %v", got)
 	}
-	if l.Dropped() != 2 || strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), "closed pipe") {
+	if l.Dropped() != 2 || strings.Count(log.String(), "level=ERROR") != 1 || !strings.Contains(log.String(), "closed pipe") {
 		t.Errorf("%d dropped, log %s", l.Dropped(), log.String())
 	}
 }
@@ -217,21 +246,5 @@ func TestRecordFromEverywhere(t *testing.T) {
 	do(t, l.Close(t.Context()))
 	if got := len(lines(t, out.String())); got != 400 {
 		t.Errorf("%d events, want 400", got)
-	}
-}
-
-func TestConfigurationOfTheDecisionLog(t *testing.T) {
-	quiet := slog.New(slog.DiscardHandler)
-	for name, config := range map[string]map[string]any{
-		"none": nil, "empty": {}, "off": {"decision_logs": map[string]any{"console": false}}, "labels": {"labels": map[string]any{"a": "b"}},
-	} {
-		if l, err := NewDecisionLog(manager(t, config, quiet), io.Discard, quiet); l != nil || err != nil {
-			t.Errorf("%s: %v, %v", name, l, err)
-		}
-	}
-	for _, config := range []map[string]any{{"decision_logs": true}, {"decision_logs": map[string]any{"console": 7}}} {
-		if _, err := New(Options{OPA: config, Log: quiet}); err == nil {
-			t.Errorf("%v: no error", config)
-		}
 	}
 }

@@ -1,6 +1,7 @@
 package distribute
 
 import (
+	"encoding/hex"
 	"strconv"
 	"time"
 
@@ -71,8 +72,17 @@ func appendLine(b []byte, e *engine.Event, labels []byte) []byte {
 		b = append(b, ',')
 		b = appendMember(b, "revision", d.Revision)
 	}
+	if e.TraceID.IsValid() {
+		b = append(b, `,"span_id":"`...)
+		b = hex.AppendEncode(b, e.SpanID[:])
+		b = append(b, '"')
+	}
 	b = append(b, `,"timestamp":"`...)
 	b = e.Time.UTC().AppendFormat(b, time.RFC3339Nano)
+	if e.TraceID.IsValid() {
+		b = append(b, `","trace_id":"`...)
+		b = hex.AppendEncode(b, e.TraceID[:])
+	}
 	b = append(b, `","type":"`+logs.DecisionLogType+`"}`+"\n"...)
 	return b
 }

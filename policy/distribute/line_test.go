@@ -2,6 +2,7 @@ package distribute
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"net/netip"
 	"reflect"
 	"testing"
+
+	"go.opentelemetry.io/otel/trace"
 
 	"sallyport/policy"
 	"sallyport/policy/engine"
@@ -32,14 +35,17 @@ func TestLinesAreThePluginS(t *testing.T) {
 	broken.Decision.Err = errors.New("bad \xff")
 	events = append(events, broken)
 
+	traced := event("traced")
+	traced.TraceID, traced.SpanID = trace.TraceID{1, 15: 2}, trace.SpanID{3, 7: 4}
+	events = append(events, traced)
+
 	var out bytes.Buffer
-	l := decisionLog(t, &out, io.Discard)
-	do(t, l.Close(t.Context()))
+	sink := sinkOf(t, sinkOptions{opa: consoleConfig, LogOptions: LogOptions{Output: &out}})
 	for _, e := range events {
 		out.Reset()
-		do(t, l.event(e))
+		do(t, sink.event(e))
 		want := parsed(t, out.Bytes())
-		got := parsed(t, appendLine(nil, e, l.labels))
+		got := parsed(t, appendLine(nil, e, sink.labels))
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("got  %v\nwant %v", got, want)
 		}
@@ -55,6 +61,20 @@ func everyKindOfEvent() []*engine.Event {
 	bare.Decision.Verdict, bare.Decision.Err, bare.Decision.Revision = policy.Fault, errors.New("out of time"), ""
 	bare.Session, bare.Input, bare.Result = "", nil, nil
 	return []*engine.Event{event("usual"), full, bare}
+}
+
+// sinkOf is a sink of the default policy, which nobody else uses.
+func sinkOf(t testing.TB, o sinkOptions) *sink {
+	t.Helper()
+	o.Log = slog.New(slog.DiscardHandler)
+	o.id = "here"
+	s, err := newSink(&o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.follow(policyOf(t, ""))
+	t.Cleanup(func() { s.close(context.Background()) })
+	return s
 }
 
 func parsed(t *testing.T, line []byte) (event map[string]any) {
@@ -74,7 +94,7 @@ func parsed(t *testing.T, line []byte) (event map[string]any) {
 // by itself and by OPA's plugin.
 func BenchmarkRecord(b *testing.B) {
 	var events []*engine.Event
-	e, err := engine.New(engine.Options{Record: func(e *engine.Event) { events = append(events, e) }})
+	e, err := engine.New(engine.Options{Record: func(e *engine.Event) error { events = append(events, e); return nil }})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -100,26 +120,13 @@ func BenchmarkRecord(b *testing.B) {
 	for _, stage := range []policy.Stage{policy.Admit, policy.Authenticate, policy.Route, policy.Dial} {
 		e.Decide(b.Context(), stage, facts)
 	}
-	quiet := slog.New(slog.DiscardHandler)
-	m, err := New(Options{OPA: consoleConfig, Log: quiet})
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := m.Start(b.Context(), nil); err != nil {
-		b.Fatal(err)
-	}
-	defer m.Close(b.Context())
-	l, err := NewDecisionLog(m, io.Discard, quiet)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer l.Close(b.Context())
+	sink := sinkOf(b, sinkOptions{opa: consoleConfig, LogOptions: LogOptions{Output: io.Discard}})
 	b.Run("line", func(b *testing.B) {
 		b.ReportAllocs()
 		var line []byte
 		for b.Loop() {
 			for _, e := range events {
-				line = appendLine(line[:0], e, l.labels)
+				line = appendLine(line[:0], e, sink.labels)
 			}
 		}
 	})
@@ -127,7 +134,7 @@ func BenchmarkRecord(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			for _, e := range events {
-				if err := l.event(e); err != nil {
+				if err := sink.event(e); err != nil {
 					b.Fatal(err)
 				}
 			}

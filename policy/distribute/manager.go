@@ -5,8 +5,11 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
+	"maps"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +20,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/plugins"
 	"github.com/open-policy-agent/opa/v1/plugins/bundle"
 	"github.com/open-policy-agent/opa/v1/plugins/discovery"
+	logstatus "github.com/open-policy-agent/opa/v1/plugins/logs/status"
+	"github.com/open-policy-agent/opa/v1/plugins/status"
 
 	"sallyport/policy/engine"
 )
@@ -31,6 +36,7 @@ type Options struct {
 	Deltas   bool           // delta bundles are accepted
 	MaxAge   time.Duration  // how old what bundle servers said last may get; 0: any age
 	Log      *slog.Logger
+	Console  io.Writer // for OPA's status, where that goes to the console; nil: os.Stdout
 
 	// Check is asked about each bundle of a candidate that is not in force as it is,
 	// before the candidate is judged; an error refuses it. It may be nil.
@@ -75,7 +81,6 @@ type Manager struct {
 	o         Options
 	opa       *plugins.Manager
 	store     *store
-	console   *console
 	discovers bool
 	started   bool
 
@@ -104,21 +109,28 @@ type Manager struct {
 
 // New makes a manager that does nothing yet.
 func New(o Options) (*Manager, error) {
-	raw, err := json.Marshal(o.OPA)
+	// The decision log is a plugin of a manager of its own (sink.go).
+	if o.Console == nil {
+		o.Console = os.Stdout
+	}
+	opa := maps.Clone(o.OPA)
+	delete(opa, "decision_logs")
+	delete(opa, "plugins")
+	raw, err := json.Marshal(opa)
 	if err != nil {
 		return nil, fmt.Errorf("policy.opa: %w", err)
 	}
 	m := &Manager{
-		o: o, console: &console{}, files: &engine.Candidate{}, wake: make(chan struct{}, 1),
+		o: o, files: &engine.Candidate{}, wake: make(chan struct{}, 1),
 		end: func() {}, fileBundles: fileBundles{changed: make(chan struct{}, 1)},
 	}
 	m.store = newStore(m.pass)
-	guard := newGuard(o.OPA, o.Terms, o.Deltas)
+	guard := newGuard(opa, o.Terms, o.Deltas)
 	guard.seen = m.signers.see
 	hook := hooks.New(guard)
 	m.opa, err = plugins.New(raw, rand.Text(), m.store,
 		plugins.WithHooks(hook),
-		plugins.ConsoleLogger(m.console),
+		plugins.ConsoleLogger(&console{output: o.Console}),
 		plugins.Logger(logging.NewLoggerFromSlogHandler(&opaLog{Handler: o.Log.Handler(), told: &m.told, secrets: o.Terms.Secrets}, logging.Warn)))
 	if err != nil {
 		return nil, fmt.Errorf("policy.opa: %w", err)
@@ -180,6 +192,15 @@ func (m *Manager) Close(ctx context.Context) {
 	m.done.Wait()
 	if m.started { // OPA's plugins wait for their own loops to end
 		m.opa.Stop(ctx)
+	}
+}
+
+// uploadedDecisions has OPA's status tell how an upload of decisions went.
+func (m *Manager) uploadedDecisions(err error) {
+	if p := status.Lookup(m.opa); p != nil {
+		var s logstatus.Status
+		s.SetError(err)
+		p.UpdateDecisionLogsStatus(s)
 	}
 }
 

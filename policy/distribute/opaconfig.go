@@ -43,13 +43,14 @@ func (p KeyProblems) Error() string {
 type Terms struct {
 	Roots   map[string][]string // policy.roots
 	Secrets []string            // what no message may show
+
+	LogWaits bool // policy.decision_log.when_full: wait
 }
 
 // CheckOPA judges OPA's own configuration before anything is made of it. The
 // error is a [KeyProblems] with everything that is wrong: what OPA's own parsers
 // refuse, what has no effect when OPA is embedded, and what would accept a
-// policy that nobody vouches for. The interior of decision_logs is the decision
-// log's to judge.
+// policy that nobody vouches for.
 func CheckOPA(opa map[string]any, t Terms) error {
 	c := opaCheck{terms: t, opa: opa}
 	c.whole()
@@ -127,9 +128,10 @@ func (c *opaCheck) whole() {
 	c.allBundles()
 	c.discovery()
 	c.status()
+	c.decisionLogs()
 	for _, name := range sortedKeys(object(c.opa["plugins"])) {
-		if name != fileLoggerPlugin {
-			c.refuse(keyOf(opaKey+".plugins", name), "there is no such plugin here; the one that there is is %s", fileLoggerPlugin)
+		if name != fileLogger {
+			c.refuse(keyOf(opaKey+".plugins", name), "there is no such plugin here; the one that there is is %s", fileLogger)
 		}
 	}
 }

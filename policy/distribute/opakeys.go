@@ -9,8 +9,6 @@ import (
 	"github.com/agnivade/levenshtein"
 )
 
-const fileLoggerPlugin = "file_logger" // OPA's own, v1/plugins/logger/file
-
 // section is an object of OPA's configuration whose keys are known; "*" stands
 // for a name that the operator chooses.
 type section struct {

@@ -134,10 +134,11 @@ func (x *example) opa(t testing.TB) (decide func()) {
 
 // routeInput is the facts of route as our engine gathers and logs them.
 func (x *example) routeInput(t testing.TB) (input any) {
-	e := x.engine(t, engine.Options{Record: func(e *engine.Event) {
+	e := x.engine(t, engine.Options{Record: func(e *engine.Event) error {
 		if err := util.UnmarshalJSON(e.Input, &input); err != nil {
 			t.Error(err)
 		}
+		return nil
 	}})
 	x.decide(t, e, policy.Route)
 	return input
@@ -175,7 +176,7 @@ func BenchmarkConnection(b *testing.B) {
 		cold, memoised := x.engine(b, engine.Options{MemoSize: -1}), x.engine(b, engine.Options{})
 		run("cold", func() { x.connection(b, cold) })
 		run("memoised", func() { x.connection(b, memoised) })
-		logged := x.engine(b, engine.Options{Record: func(*engine.Event) {}})
+		logged := x.engine(b, engine.Options{Record: func(*engine.Event) error { return nil }})
 		run("logged", func() { x.connection(b, logged) }) // memoised, with an event for each decision
 		run("sdk.Decision", x.opa(b))
 	}
@@ -276,7 +277,7 @@ func TestRememberedDecisionsAllocateLittle(t *testing.T) {
 		most    float64
 	}{
 		{engine.Options{}, 2},
-		{engine.Options{Record: func(*engine.Event) {}}, 8},
+		{engine.Options{Record: func(*engine.Event) error { return nil }}, 8},
 	} {
 		e := x.engine(t, c.options)
 		x.connection(t, e)

@@ -65,8 +65,9 @@ type Options struct {
 	Missing func(path ...string) string
 
 	// Record is told of each decision, memoised ones too, when it is not nil.
-	// It must not block.
-	Record func(*Event)
+	// The decision waits for it. An error makes the decision a fault: it would be
+	// one that nobody ever hears of.
+	Record func(*Event) error
 
 	// Print is told what rules print in decisions, when it is not nil. It must
 	// not block.

@@ -25,6 +25,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,7 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"go.opentelemetry.io/otel/trace"
 
 	"sallyport/bundles"
 	"sallyport/policy"
@@ -129,18 +131,18 @@ func (e *Engine) Decide(ctx context.Context, stage policy.Stage, facts *policy.F
 	}
 	s := e.active.Load()
 	if s == nil {
-		return e.done(fault(stage, nil, errNoPolicy), nil, facts, begun)
+		return e.done(ctx, fault(stage, nil, errNoPolicy), nil, facts, begun)
 	}
 	if why := e.halted.Load(); why != nil {
-		return e.done(fault(stage, s, *why), s, facts, begun)
+		return e.done(ctx, fault(stage, s, *why), s, facts, begun)
 	}
 	st := s.stages[stage]
 	if st == nil {
-		return e.done(fault(stage, s, errNoStage), s, facts, begun)
+		return e.done(ctx, fault(stage, s, errNoStage), s, facts, begun)
 	}
 	located := e.locate(st, facts)
 	defer e.release(located, facts)
-	return e.done(e.answer(ctx, s, st, located), s, located, begun)
+	return e.done(ctx, e.answer(ctx, s, st, located), s, located, begun)
 }
 
 // answered is a decision with the values that it was read from, for the log.
@@ -173,29 +175,40 @@ func (e *Engine) answer(ctx context.Context, s *Snapshot, st *stage, facts *poli
 // keys are the buffers that memo keys and logged facts are written into.
 var keys = sync.Pool{New: func() any { return new(make([]byte, 0, 512)) }}
 
-// done gives an answer its own id and tells the record of it.
-func (e *Engine) done(a *answered, s *Snapshot, facts *policy.Facts, begun time.Time) policy.Decision {
+// done gives an answer its own id and tells the record of it. An answer that
+// cannot be recorded is none.
+func (e *Engine) done(ctx context.Context, a *answered, s *Snapshot, facts *policy.Facts, begun time.Time) policy.Decision {
 	d := a.decision
 	d.ID = newID()
-	if e.options.Record != nil {
-		e.record(&d, a, s, facts, begun)
+	if e.options.Record == nil {
+		return d
+	}
+	if err := e.record(ctx, &d, a, s, facts, begun); err != nil && d.Verdict != policy.Fault {
+		id := d.ID
+		d = fault(d.Stage, s, err).decision
+		d.ID = id
 	}
 	return d
 }
 
 // record is apart from done so that a decision lands on the heap only where
 // somebody keeps it.
-func (e *Engine) record(d *policy.Decision, a *answered, s *Snapshot, facts *policy.Facts, begun time.Time) {
+func (e *Engine) record(ctx context.Context, d *policy.Decision, a *answered, s *Snapshot, facts *policy.Facts, begun time.Time) error {
 	kept := *d
+	span := trace.SpanContextFromContext(ctx)
 	event := &Event{
 		Decision: &kept, Time: begun, Result: a.logged, Builtins: a.builtins,
-		Session: facts.Session.ID, Duration: time.Since(begun),
+		Session: facts.Session.ID, Duration: time.Since(begun), TraceID: span.TraceID(), SpanID: span.SpanID(),
 	}
 	var logged *plan
 	if s != nil {
 		event.Bundles = s.bundles
 		if st := s.stages[d.Stage]; st != nil {
 			logged = &st.logged
+			if token := facts.Credentials.Token; st.secret && token != "" {
+				// What its rules have copied; a token has no byte that JSON escapes.
+				event.Result = bytes.ReplaceAll(event.Result, []byte(token), []byte("[redacted]"))
+			}
 		}
 	}
 	if logged == nil {
@@ -208,7 +221,7 @@ func (e *Engine) record(d *policy.Decision, a *answered, s *Snapshot, facts *pol
 		input = []byte("{}")
 	}
 	event.Input = slices.Clone(input)
-	e.options.Record(event)
+	return e.options.Record(event)
 }
 
 // fault is the answer where there is none.

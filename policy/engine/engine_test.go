@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"go.opentelemetry.io/otel/trace"
 
 	"sallyport/policy"
 )
@@ -373,9 +374,59 @@ allow if time.now_ns() > 0`)
 	}
 }
 
+// An answer that can't be recorded is a fault, and says why.
+func TestWhatIsNotRecordedIsAFault(t *testing.T) {
+	full := errors.New("no room")
+	var events []*Event
+	e := decider(t, Options{Timeout: time.Minute, Record: func(e *Event) error {
+		events = append(events, e)
+		return full
+	}}, nil, `package sallyport.route
+allow if input.target.port == 443`)
+	span := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}})
+	for range 2 {
+		d := e.Decide(trace.ContextWithSpanContext(t.Context(), span), policy.Route, egressFacts())
+		last := events[len(events)-1]
+		if d.Verdict != policy.Fault || !errors.Is(d.Err, full) || d.ID != last.Decision.ID || d.Revision != last.Decision.Revision || d.Stage != policy.Route || d.Allowed() {
+			t.Errorf("%+v", d)
+		}
+		if last.Decision.Verdict != policy.Allowed || last.TraceID != span.TraceID() || last.SpanID != span.SpanID() {
+			t.Errorf("recorded: %+v", last)
+		}
+	}
+	full = nil
+	if d := e.Decide(t.Context(), policy.Route, egressFacts()); !d.Allowed() || !d.Memoised {
+		t.Errorf("%+v", d)
+	}
+}
+
+// What a policy copies from a secret is not in the log.
+func TestNoSecretInAResult(t *testing.T) {
+	const hash = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNo"
+	var events []*Event
+	e := decider(t, Options{Record: func(e *Event) error { events = append(events, e); return nil }},
+		map[string]any{"users": map[string]any{"u": map[string]any{"password": hash}}}, `package sallyport.authenticate
+default allow := false
+reason contains sprintf("<%v>", [input.credentials.token])`, `package sallyport.route
+default allow := false
+reason contains data.users[input.identity.name].password`)
+	facts := egressFacts()
+	facts.Credentials.Token, facts.Identity.Name = "eyJh.eyJz.c2VjcmV0", "u"
+	for range 2 {
+		e.Decide(t.Context(), policy.Authenticate, facts)
+		e.Decide(t.Context(), policy.Route, facts)
+	}
+	for i, event := range events {
+		want := []string{`{"allow":false,"reason":["<[redacted]>"]}`, `{}`}[i%2]
+		if string(event.Result) != want {
+			t.Errorf("result %s, want %s", event.Result, want)
+		}
+	}
+}
+
 func TestRecord(t *testing.T) {
 	var events []*Event
-	e := engineWith(t, Options{Timeout: time.Minute, Record: func(e *Event) { events = append(events, e) }})
+	e := engineWith(t, Options{Timeout: time.Minute, Record: func(e *Event) error { events = append(events, e); return nil }})
 	facts := egressFacts()
 	facts.Credentials = policy.Credentials{Username: "u", Token: "eyJh.eyJz.c2VjcmV0"}
 	facts.Request.Headers = map[string][]string{"user-agent": {"curl"}}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"sallyport/policy"
 )
 
@@ -18,4 +20,9 @@ type Event struct {
 	Bundles  []Bundle        // whose revisions answered
 	Duration time.Duration
 	Builtins json.RawMessage // results of non-deterministic built-ins; nil when none was called
+
+	// Of the span that the question belongs to, be it sampled or not; zero where
+	// there is none.
+	TraceID trace.TraceID
+	SpanID  trace.SpanID
 }

@@ -47,6 +47,8 @@ func (j *judging) checkNames(m *module) {
 	pkg, at := packageOf(m.parsed), m.parsed.Package.Location
 	name := strings.Join(pkg, ".")
 	switch {
+	case name == "system.log":
+		j.checkLogRules(m)
 	case pkg[0] == "system":
 		j.refuse(at, "package %s is not enforced by this release: system packages are OPA's own", name)
 	case pkg[0] != namespace:
@@ -69,6 +71,19 @@ func (j *judging) checkNames(m *module) {
 		j.refuse(at, "package %s lies below a stage: its rules belong into package %s", name, policy.Stage(pkg[1]).Package())
 	default:
 		j.refuse(at, "package %s is not a stage%s (helpers live in package sallyport.lib… or outside sallyport)", name, didYouMean(name, stagePackages()))
+	}
+}
+
+// checkLogRules looks at the rules that OPA's decision log asks for what is to be
+// left out. One that is misspelt would leave it in.
+func (j *judging) checkLogRules(m *module) {
+	asked := []string{"mask", "drop"}
+	for _, rule := range m.parsed.Rules {
+		name := string(rule.Head.Ref()[0].Value.(ast.Var))
+		helps := strings.HasPrefix(name, "_") || len(rule.Head.Args) > 0
+		if near := nearest(name, asked); near != "" && near != name && !helps {
+			j.refuse(rule.Location, "system.log.%s is never asked: did you mean %s?", name, near)
+		}
 	}
 }
 

@@ -151,11 +151,18 @@ func TestJudgeNames(t *testing.T) {
 			"a.rego": "package sallyport.route\nallow := true\nvia := []\ndefault resolve := \"local\"",
 			"b.rego": "package sallyport.inspect\nallow := true",
 			"c.rego": "package sallyport\ninspect.allow := true",
-			"d.rego": "package system.log\nmask contains \"/input\""}, want: []string{
+			"d.rego": "package system.authz\nallow := true"}, want: []string{
 			"a.rego:3:1: the field via is not enforced by this release", "a.rego:4:1: the field resolve is not enforced by this release",
 			"b.rego:1:1: the stage inspect is not enforced by this release",
 			"c.rego:2:1: the stage inspect is not enforced by this release",
-			"d.rego:1:1: package system.log is not enforced by this release: system packages are OPA's own"}},
+			"d.rego:1:1: package system.authz is not enforced by this release: system packages are OPA's own"}},
+		{name: "what the decision log leaves out", files: map[string]string{
+			"r.rego": "package sallyport.route\nallow := true",
+			"m.rego": "package system.log\nimport data.lib\nmask contains \"/input/source/ip\"\ndrop if input.path == lib.path\n_masks := 1\nother := 2\nmasky(x) := x",
+			"n.rego": "package system.log\nmasks contains \"/input\"\ndropp := true",
+			"l.rego": "package lib\npath := \"sallyport/admit\""}, want: []string{
+			"n.rego:2:1: system.log.masks is never asked: did you mean mask?",
+			"n.rego:3:1: system.log.dropp is never asked: did you mean drop?"}},
 		{name: "a required stage", files: route(`allow := true`), options: Options{Required: []policy.Stage{policy.Route, policy.Dial}}, want: []string{
 			"the stage dial must be defined (policy.stages), but no policy has package sallyport.dial"}},
 	} {

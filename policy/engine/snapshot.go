@@ -179,6 +179,12 @@ func (s *Snapshot) Reads(stage policy.Stage, path ...string) bool {
 	return st != nil && st.read.has(path)
 }
 
+// OPA is what OPA's own plugins evaluate on: the compiler, the base data, and a
+// transaction to read it in, which stays open. Nothing of it may be changed.
+func (s *Snapshot) OPA() (*ast.Compiler, storage.Store, storage.Transaction) {
+	return s.compiler, s.store, s.txn
+}
+
 // Data is the base data at a path as Go values (map[string]any, []any, string,
 // json.Number, bool, nil), a copy of the caller's own; nil where there is none.
 func (s *Snapshot) Data(path ...string) any {
