@@ -25,9 +25,8 @@ persistence_directory: %q
 	if _, code := curl(t, "-p", "-x", "http://"+s.addr, target); code == 0 {
 		t.Error("the default policy answers before the configuration is discovered")
 	}
-	server.put("discovery.tar.gz", pack(t, map[string]string{"data.json": fmt.Sprintf(
-		`{"bundles": {"main": {"service": "web", "resource": "main.tar.gz", "persist": true,
-			"polling": {"min_delay_seconds": 1, "max_delay_seconds": 1, "long_polling_timeout_seconds": 30}}}}`)}))
+	server.put("discovery.tar.gz", pack(t, map[string]string{"data.json": `{"bundles": {"main": {"service": "web", "resource": "main.tar.gz", "persist": true,
+			"polling": {"min_delay_seconds": 1, "max_delay_seconds": 1, "long_polling_timeout_seconds": 30}}}}`}))
 	s.waitFor(t, "what is awaited", func(line map[string]any) bool { return fmt.Sprint(line["awaited"]) == "[bundle main]" })
 	server.put("main.tar.gz", pack(t, routes("1", `"127.0.0.1"`)))
 	s.wait(t, 0, "policy active")

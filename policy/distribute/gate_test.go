@@ -65,7 +65,7 @@ func startGated(t *testing.T, options Options, bundles ...string) *gated {
 func (g *gated) put(t *testing.T, name string, files map[string]string) {
 	t.Helper()
 	next := filepath.Join(g.dir, ".next")
-	do(t, os.WriteFile(next, packed(t, files), 0o600), os.Rename(next, filepath.Join(g.dir, name+".tar.gz")))
+	do(t, os.WriteFile(next, bundleOf(t, files), 0o600), os.Rename(next, filepath.Join(g.dir, name+".tar.gz")))
 }
 
 func (g *gated) outcome(t *testing.T) *Outcome {
@@ -79,7 +79,7 @@ func (g *gated) outcome(t *testing.T) *Outcome {
 	}
 }
 
-func packed(t *testing.T, files map[string]string) []byte {
+func bundleOf(t *testing.T, files map[string]string) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	zip := gzip.NewWriter(&out)
@@ -220,7 +220,7 @@ func TestFilesBesideABundle(t *testing.T) {
 
 // Delta bundles change data in place; what decides shares nothing with that.
 func TestDeltaBundles(t *testing.T) {
-	delta := packed(t, map[string]string{
+	delta := bundleOf(t, map[string]string{
 		".manifest":  `{"revision": "2", "roots": ["sallyport", "hosts"]}`,
 		"patch.json": `{"data": [{"op": "upsert", "path": "/hosts/b", "value": true}]}`,
 	})
@@ -231,7 +231,7 @@ func TestDeltaBundles(t *testing.T) {
 	}
 	for _, allowed := range []bool{false, true} {
 		serve := make(chan []byte, 3)
-		serve <- packed(t, whole)
+		serve <- bundleOf(t, whole)
 		serve <- delta
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/vnd.openpolicyagent.bundles")
