@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"sallyport/policy"
@@ -58,6 +60,9 @@ func checkOPA(c *config.Config) error {
 	for _, p := range found {
 		problems = append(problems, c.Problem(p.Key, p.Message))
 	}
+	slices.SortStableFunc(problems, func(a, b config.Problem) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
 	return problems
 }
 

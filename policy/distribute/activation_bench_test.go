@@ -37,6 +37,7 @@ func BenchmarkActivation(b *testing.B) {
 
 func benchmarkActivation(b *testing.B, entries int) {
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // as the program runs
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(1 << 30))
 	packed := [2][]byte{}
 	size := 0
 	for i := range packed {

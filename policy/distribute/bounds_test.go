@@ -20,8 +20,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 )
 
-// packed is an archive of files, in pairs of a name and its content.
-func packed(t *testing.T, files ...string) []byte {
+// archived is an archive of files, in pairs of a name and its content.
+func archived(t *testing.T, files ...string) []byte {
 	t.Helper()
 	var archive bytes.Buffer
 	zip := gzip.NewWriter(&archive)
@@ -64,8 +64,8 @@ func TestWhatABundleMayCost(t *testing.T) {
 		many = append(many, fmt.Sprintf("f%d/data.json", i), "{}")
 	}
 	deep := strings.Repeat(`{"a":`, maxNesting+1) + "1" + strings.Repeat("}", maxNesting+1)
-	whole := packed(t, ".manifest", `{"revision": "1", "roots": ["a"]}`, "a/a.rego", "package a", "a/data.json", `{"s": "[[[\"[[["}`, "README", "x")
-	delta := packed(t, "patch.json", `{"data": []}`)
+	whole := archived(t, ".manifest", `{"revision": "1", "roots": ["a"]}`, "a/a.rego", "package a", "a/data.json", `{"s": "[[[\"[[["}`, "README", "x")
+	delta := archived(t, "patch.json", `{"data": []}`)
 	for name, c := range map[string]struct {
 		archive []byte
 		deltas  bool
@@ -74,15 +74,15 @@ func TestWhatABundleMayCost(t *testing.T) {
 		"whole":                 {whole, false, ""},
 		"truncated":             {whole[:len(whole)-20], false, "b: is not a whole bundle: unexpected EOF"},
 		"garbage":               {[]byte("\x1f\x8bgarbage of a kind"), false, "b: is not a bundle: gzip: invalid header"},
-		"files":                 {packed(t, many...), false, "b:/f10000/data.json: is more than the 10000 files and folders that a policy may have"},
+		"files":                 {archived(t, many...), false, "b:/f10000/data.json: is more than the 10000 files and folders that a policy may have"},
 		"bomb":                  {bomb(t, "data.json", 300), false, "b:/data.json: is more than the 256 MiB that a policy may have"},
 		"bomb in a policy":      {bomb(t, "x.rego", 300), false, "b:/x.rego: is more than the 256 MiB that a policy may have"},
 		"bomb unread":           {bomb(t, "README", 600), false, "b: is more than the 256 MiB that a policy may have"},
-		"nesting":               {packed(t, "x/data.json", deep), false, "b:/x/data.json: nests deeper than 128 levels"},
-		"nesting in YAML":       {packed(t, "data.yaml", "a: "+deep), false, "b:/data.yaml: nests deeper than 128 levels"},
-		"nesting in a manifest": {packed(t, ".manifest", deep), false, "b:/.manifest: nests deeper than 128 levels"},
-		"manifest":              {packed(t, ".manifest", `{"rotos": []}`), false, `b:/.manifest: a manifest has no key "rotos": it has revision, roots, wasm, rego_version, file_rego_versions, metadata`},
-		"compiled":              {packed(t, "policy.wasm", "x"), false, "b:/policy.wasm: is a compiled policy: build the bundle with `opa build --target rego`"},
+		"nesting":               {archived(t, "x/data.json", deep), false, "b:/x/data.json: nests deeper than 128 levels"},
+		"nesting in YAML":       {archived(t, "data.yaml", "a: "+deep), false, "b:/data.yaml: nests deeper than 128 levels"},
+		"nesting in a manifest": {archived(t, ".manifest", deep), false, "b:/.manifest: nests deeper than 128 levels"},
+		"manifest":              {archived(t, ".manifest", `{"rotos": []}`), false, `b:/.manifest: a manifest has no key "rotos": it has revision, roots, wasm, rego_version, file_rego_versions, metadata`},
+		"compiled":              {archived(t, "policy.wasm", "x"), false, "b:/policy.wasm: is a compiled policy: build the bundle with `opa build --target rego`"},
 		"delta":                 {delta, false, "b:/patch.json: makes this a delta bundle, which changes another: want a whole one"},
 		"delta welcome":         {delta, true, ""},
 	} {
@@ -132,8 +132,8 @@ func hostile(t *testing.T, serve http.HandlerFunc, change func(*boundedTransport
 }
 
 func TestWhatAServiceMayAnswer(t *testing.T) {
-	whole := packed(t, "a.rego", "package a")
-	delta := packed(t, "patch.json", "{}")
+	whole := archived(t, "a.rego", "package a")
+	delta := archived(t, "patch.json", "{}")
 	do := hostile(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/whole":

@@ -126,7 +126,7 @@ func New(o Options) (*Manager, error) {
 	guard.attend(m.opa)
 	// It registers the plugins that are configured, and itself starts none before
 	// the manager does.
-	discover, err := discovery.New(m.opa, discovery.Hooks(hook), discovery.BootConfig(o.OPA))
+	discover, err := discovery.New(m.opa, discovery.Hooks(hook)) // the hook joins what the file says
 	if err != nil {
 		return nil, fmt.Errorf("policy.opa: %w", err)
 	}

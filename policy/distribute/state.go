@@ -161,7 +161,7 @@ func (m *Manager) attempted(s bundle.Status) {
 		b.Contact = time.Now()
 		m.keepContact(s.Name)
 	}
-	told := b.Problem == problem || problem == b.Refusal
+	told := b.Problem == problem || problem != "" && problem == b.Refusal
 	refused := problem != "" && !away(&s)
 	switch b.Problem = problem; {
 	case problem == "":
