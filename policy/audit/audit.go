@@ -204,8 +204,9 @@ func digest(text []byte) string {
 
 // abbreviate shortens a hash for people. What stands in its place may be anything.
 func abbreviate(hash string) string {
-	if len(hash) > 12 {
-		hash = hash[:12] + "…"
+	const most = 12
+	if len(hash) > most {
+		return fmt.Sprintf("%+q…", hash[:most])
 	}
 	return fmt.Sprintf("%+q", hash)
 }
