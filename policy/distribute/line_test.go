@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net/netip"
 	"reflect"
 	"testing"
 
@@ -93,33 +92,7 @@ func parsed(t *testing.T, line []byte) (event map[string]any) {
 // BenchmarkRecord is what the log of the four decisions of a connection costs,
 // by itself and by OPA's plugin.
 func BenchmarkRecord(b *testing.B) {
-	var events []*engine.Event
-	e, err := engine.New(engine.Options{Record: func(e *engine.Event) error { events = append(events, e); return nil }})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer e.Close()
-	candidate, err := Load([]string{"../../bundles/egress"}, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	s, problems := e.Compile(candidate)
-	if s == nil {
-		b.Fatal(problems)
-	}
-	e.Activate(s)
-	facts := &policy.Facts{
-		Session:     policy.Session{ID: "s1", Listener: "main", Protocol: "socks5"},
-		Source:      policy.SourceOf(netip.MustParseAddrPort("192.0.2.7:50000")),
-		Credentials: policy.Credentials{Method: "password", Username: "billing", Known: true, Verified: true},
-		Identity:    policy.Identity{Name: "billing", Method: "password", Groups: []string{"services"}},
-		Request:     policy.Request{Command: "connect"},
-		Target:      policy.TargetName("payments.example.com", 443),
-		Address:     policy.AddressOf(netip.MustParseAddr("93.184.216.34")),
-	}
-	for _, stage := range []policy.Stage{policy.Admit, policy.Authenticate, policy.Route, policy.Dial} {
-		e.Decide(b.Context(), stage, facts)
-	}
+	events := connection(b)
 	sink := sinkOf(b, sinkOptions{opa: consoleConfig, LogOptions: LogOptions{Output: io.Discard}})
 	b.Run("line", func(b *testing.B) {
 		b.ReportAllocs()
