@@ -19,8 +19,8 @@ const (
 	// queueBytes bounds the decisions that wait to be logged: what they take in
 	// memory, more or less.
 	queueBytes = 16 << 20
-	// eventBytes is what an event takes beside its JSON.
-	eventBytes = 1 << 10
+	// leastBytes is less than any event takes.
+	leastBytes = 1 << 10
 )
 
 // LogOptions are what the configuration says of the decision log.
@@ -49,7 +49,7 @@ type DecisionLog struct {
 
 	room    *semaphore.Weighted // bytes of the queue
 	most    int64               // bytes
-	queue   chan *engine.Event  // always has room for those that have taken theirs
+	queue   chan queued         // always has room for those that have taken theirs
 	dropped atomic.Int64
 	failure atomic.Pointer[error] // why events can't be written at the moment; nil when they can
 
@@ -81,7 +81,7 @@ func newDecisionLog(o *sinkOptions, most int64) (*DecisionLog, error) {
 	}
 	l := &DecisionLog{
 		log: o.Log, wait: o.Wait, sink: sink,
-		room: semaphore.NewWeighted(most), most: most, queue: make(chan *engine.Event, most/eventBytes+1),
+		room: semaphore.NewWeighted(most), most: most, queue: make(chan queued, most/leastBytes+1),
 		known: make(chan struct{}), closing: make(chan struct{}), done: make(chan struct{}),
 	}
 	l.quit, l.giveUp = context.WithCancel(context.Background())
@@ -96,6 +96,12 @@ func newDecisionLog(o *sinkOptions, most int64) (*DecisionLog, error) {
 func (l *DecisionLog) Follow(s *engine.Snapshot) {
 	l.policy.Store(s)
 	l.first.Do(func() { close(l.known) })
+}
+
+// queued is an event and the room that it takes.
+type queued struct {
+	*engine.Event
+	size int64
 }
 
 // Record takes a decision for the log. Where there is no room it is dropped and
@@ -121,16 +127,16 @@ func (l *DecisionLog) take(e *engine.Event) error {
 		return errClosed
 	default:
 	}
-	size := sizeOf(e)
+	size := min(int64(e.Size()), l.most)
 	if l.wait > 0 {
 		if failure := l.failure.Load(); failure != nil {
 			return *failure
 		}
-		if most := l.sink.largest(); size > most {
+		e.Complete()
+		if size, most := jsonOf(e), l.sink.largest(); size > most {
 			return fmt.Errorf("its event has %d bytes and more, and may have %d", size, most)
 		}
 	}
-	size = min(size, l.most)
 	switch {
 	case l.room.TryAcquire(size):
 	case l.wait == 0:
@@ -142,13 +148,13 @@ func (l *DecisionLog) take(e *engine.Event) error {
 			return fmt.Errorf("%w, for %v now", errFull, l.wait)
 		}
 	}
-	l.queue <- e
+	l.queue <- queued{e, size}
 	return nil
 }
 
-// sizeOf is what an event takes of the memory, more or less.
-func sizeOf(e *engine.Event) int64 {
-	return int64(eventBytes + len(e.Input) + len(e.Result) + len(e.Builtins))
+// jsonOf is the length of an event as JSON, more or less.
+func jsonOf(e *engine.Event) int64 {
+	return int64(leastBytes + len(e.Input) + len(e.Result) + len(e.Builtins))
 }
 
 // Dropped is how many decisions were recorded and are not in the log, and will
@@ -188,7 +194,7 @@ func (l *DecisionLog) run() {
 	}
 	failing := false // as the log has been told
 	for {
-		var e *engine.Event
+		var e queued
 		select {
 		case e = <-l.queue:
 		case <-l.closing:
@@ -198,8 +204,9 @@ func (l *DecisionLog) run() {
 				return
 			}
 		}
-		failing = l.deliver(e, failing)
-		l.room.Release(min(sizeOf(e), l.most))
+		e.Complete()
+		failing = l.deliver(e.Event, failing)
+		l.room.Release(e.size)
 	}
 }
 

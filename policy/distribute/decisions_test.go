@@ -175,7 +175,7 @@ func (s *stalled) Write(p []byte) (int, error) {
 func TestAStalledOutputStallsNoDecision(t *testing.T) {
 	out := &stalled{writing: make(chan struct{}, 1), release: make(chan struct{})}
 	const length, extra = 20, 100
-	size := sizeOf(event("first"))
+	size := int64(event("first").Size())
 	l := started(t, sinkOptions{opa: consoleConfig, LogOptions: LogOptions{Output: out}}, (length+1)*size) // one is being written
 	l.Record(event("first"))
 	<-out.writing

@@ -90,15 +90,13 @@ func parsed(t *testing.T, line []byte) (event map[string]any) {
 	return event
 }
 
-// BenchmarkRecord is what the log of the four decisions of a connection costs,
-// by itself and by OPA's plugin.
-func BenchmarkRecord(b *testing.B) {
-	var events []*engine.Event
-	e, err := engine.New(engine.Options{Record: func(e *engine.Event) error { events = append(events, e); return nil }})
+// egress is an engine with the example policy, and facts that it allows.
+func egress(b *testing.B, o engine.Options) (*engine.Engine, *policy.Facts) {
+	e, err := engine.New(o)
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer e.Close()
+	b.Cleanup(e.Close)
 	candidate, err := Load([]string{"../../bundles/egress"}, nil)
 	if err != nil {
 		b.Fatal(err)
@@ -108,7 +106,7 @@ func BenchmarkRecord(b *testing.B) {
 		b.Fatal(problems)
 	}
 	e.Activate(s)
-	facts := &policy.Facts{
+	return e, &policy.Facts{
 		Session:     policy.Session{ID: "s1", Listener: "main", Protocol: "socks5"},
 		Source:      policy.SourceOf(netip.MustParseAddrPort("192.0.2.7:50000")),
 		Credentials: policy.Credentials{Method: "password", Username: "billing", Known: true, Verified: true},
@@ -117,9 +115,23 @@ func BenchmarkRecord(b *testing.B) {
 		Target:      policy.TargetName("payments.example.com", 443),
 		Address:     policy.AddressOf(netip.MustParseAddr("93.184.216.34")),
 	}
-	for _, stage := range []policy.Stage{policy.Admit, policy.Authenticate, policy.Route, policy.Dial} {
+}
+
+// connection is the events of one connection's four decisions.
+func connection(b *testing.B) (events []*engine.Event) {
+	e, facts := egress(b, engine.Options{Record: func(e *engine.Event) error { e.Complete(); events = append(events, e); return nil }})
+	for _, stage := range connectionStages {
 		e.Decide(b.Context(), stage, facts)
 	}
+	return events
+}
+
+var connectionStages = []policy.Stage{policy.Admit, policy.Authenticate, policy.Route, policy.Dial}
+
+// BenchmarkRecord is what the log of the four decisions of a connection costs,
+// by itself and by OPA's plugin.
+func BenchmarkRecord(b *testing.B) {
+	events := connection(b)
 	sink := sinkOf(b, sinkOptions{opa: consoleConfig, LogOptions: LogOptions{Output: io.Discard}})
 	b.Run("line", func(b *testing.B) {
 		b.ReportAllocs()

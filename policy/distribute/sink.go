@@ -183,7 +183,7 @@ func (s *sink) event(e *engine.Event) error {
 		return errUnwritable
 	}
 	if s.uploads != nil {
-		s.uploads.pushed(sizeOf(e))
+		s.uploads.pushed(jsonOf(e))
 	}
 	return errors.Join(err, s.console.err)
 }

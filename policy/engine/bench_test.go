@@ -135,6 +135,7 @@ func (x *example) opa(t testing.TB) (decide func()) {
 // routeInput is the facts of route as our engine gathers and logs them.
 func (x *example) routeInput(t testing.TB) (input any) {
 	e := x.engine(t, engine.Options{Record: func(e *engine.Event) error {
+		e.Complete()
 		if err := util.UnmarshalJSON(e.Input, &input); err != nil {
 			t.Error(err)
 		}

@@ -31,9 +31,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"reflect"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -121,8 +119,8 @@ func (e *Engine) Suspended() error {
 }
 
 // Decide answers one question. It never fails: what goes wrong is a decision
-// with the verdict [policy.Fault]. The facts are not kept, and must not change
-// until it returns. The lists and maps of the decision are shared with other
+// with the verdict [policy.Fault]. The facts must not change until it
+// returns; of those that are logged, lists and maps must not change any more. The lists and maps of the decision are shared with other
 // decisions and must not be written to.
 func (e *Engine) Decide(ctx context.Context, stage policy.Stage, facts *policy.Facts) policy.Decision {
 	var begun time.Time
@@ -194,34 +192,28 @@ func (e *Engine) done(ctx context.Context, a *answered, s *Snapshot, facts *poli
 // record is apart from done so that a decision lands on the heap only where
 // somebody keeps it.
 func (e *Engine) record(ctx context.Context, d *policy.Decision, a *answered, s *Snapshot, facts *policy.Facts, begun time.Time) error {
-	kept := *d
+	r := &recorded{decision: *d, facts: *facts}
+	token := r.facts.Credentials.Token
+	r.facts.Credentials.Token = ""
 	span := trace.SpanContextFromContext(ctx)
-	event := &Event{
-		Decision: &kept, Time: begun, Result: a.logged, Builtins: a.builtins,
-		Session: facts.Session.ID, Duration: time.Since(begun), TraceID: span.TraceID(), SpanID: span.SpanID(),
+	r.Event = Event{
+		Decision: &r.decision, Time: begun, Result: a.logged, Builtins: a.builtins,
+		Session: facts.Session.ID, Duration: time.Since(begun), TraceID: span.TraceID(), SpanID: span.SpanID(), of: r,
 	}
-	var logged *plan
 	if s != nil {
-		event.Bundles = s.bundles
+		r.Bundles = s.bundles
 		if st := s.stages[d.Stage]; st != nil {
-			logged = &st.logged
-			if token := facts.Credentials.Token; st.secret && token != "" {
+			r.logged = &st.logged
+			if st.secret && token != "" {
 				// What its rules have copied; a token has no byte that JSON escapes.
-				event.Result = bytes.ReplaceAll(event.Result, []byte(token), []byte("[redacted]"))
+				r.Result = bytes.ReplaceAll(r.Result, []byte(token), []byte("[redacted]"))
 			}
 		}
 	}
-	if logged == nil {
-		logged = planOfLog(d.Stage)
+	if r.logged == nil {
+		r.logged = planOfLog(d.Stage)
 	}
-	buffer := keys.Get().(*[]byte)
-	defer keys.Put(buffer)
-	input, err := logged.json((*buffer)[:0], reflect.ValueOf(facts).Elem())
-	if *buffer = input; err != nil {
-		input = []byte("{}")
-	}
-	event.Input = slices.Clone(input)
-	return e.options.Record(event)
+	return e.options.Record(&r.Event)
 }
 
 // fault is the answer where there is none.

@@ -404,7 +404,7 @@ allow if input.target.port == 443`)
 func TestNoSecretInAResult(t *testing.T) {
 	const hash = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNo"
 	var events []*Event
-	e := decider(t, Options{Record: func(e *Event) error { events = append(events, e); return nil }},
+	e := decider(t, Options{Record: func(e *Event) error { e.Complete(); events = append(events, e); return nil }},
 		map[string]any{"users": map[string]any{"u": map[string]any{"password": hash}}}, `package sallyport.authenticate
 default allow := false
 reason contains sprintf("<%v>", [input.credentials.token])`, `package sallyport.route
@@ -426,7 +426,7 @@ reason contains data.users[input.identity.name].password`)
 
 func TestRecord(t *testing.T) {
 	var events []*Event
-	e := engineWith(t, Options{Timeout: time.Minute, Record: func(e *Event) error { events = append(events, e); return nil }})
+	e := engineWith(t, Options{Timeout: time.Minute, Record: func(e *Event) error { e.Complete(); events = append(events, e); return nil }})
 	facts := egressFacts()
 	facts.Credentials = policy.Credentials{Username: "u", Token: "eyJh.eyJz.c2VjcmV0"}
 	facts.Request.Headers = map[string][]string{"user-agent": {"curl"}}

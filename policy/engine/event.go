@@ -2,7 +2,10 @@ package engine
 
 import (
 	"encoding/json"
+	"reflect"
+	"slices"
 	"time"
+	"unsafe"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -10,7 +13,8 @@ import (
 )
 
 // Event is one decision for the decision log. Its JSON may be kept, and must not
-// be written to; secret facts are not in Input.
+// be written to; secret facts are not in Input, which is there once Complete has
+// been called.
 type Event struct {
 	Decision *policy.Decision
 	Session  string          // id of the session; empty for a management call
@@ -25,4 +29,48 @@ type Event struct {
 	// there is none.
 	TraceID trace.TraceID
 	SpanID  trace.SpanID
+
+	of *recorded // nil: Input is complete
+}
+
+// recorded is an event with what Complete makes its input from, in one piece.
+type recorded struct {
+	Event
+	decision policy.Decision
+	facts    policy.Facts
+	logged   *plan
+}
+
+// Complete writes Input, if it is not there. A decision does not have to wait for
+// that: it can be called later, by one goroutine.
+func (e *Event) Complete() {
+	r := e.of
+	if r == nil {
+		return
+	}
+	e.of = nil
+	buffer := keys.Get().(*[]byte)
+	defer keys.Put(buffer)
+	input, err := r.logged.json((*buffer)[:0], reflect.ValueOf(&r.facts).Elem())
+	if *buffer = input; err != nil {
+		input = []byte("{}")
+	}
+	e.Input = slices.Clone(input)
+}
+
+// Size is what the event takes in memory, in bytes, more or less.
+func (e *Event) Size() int {
+	size := int(unsafe.Sizeof(recorded{})) + len(e.Input) + len(e.Result) + len(e.Builtins)
+	if e.of == nil {
+		return size
+	}
+	request := &e.of.facts.Request
+	size += len(request.Path)
+	for name, values := range request.Headers {
+		size += len(name)
+		for _, value := range values {
+			size += len(value)
+		}
+	}
+	return size
 }

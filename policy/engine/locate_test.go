@@ -83,7 +83,7 @@ func TestLocatesOnceAndOnlyAddresses(t *testing.T) {
 // for another, be it the same address.
 func TestGeoIsPartOfTheQuestion(t *testing.T) {
 	var events []*Event
-	e := decider(t, Options{Record: func(e *Event) error { events = append(events, e); return nil }}, nil,
+	e := decider(t, Options{Record: func(e *Event) error { e.Complete(); events = append(events, e); return nil }}, nil,
 		`package sallyport.route
 allow if input.source.geo.country == "NL"`)
 	at := &atlas{places: map[string]policy.Geo{}}
