@@ -250,7 +250,7 @@ bundles: {main: {service: web, resource: "main.tar.gz?sig=hunter3hunter3", signi
 		{"100,000 files", sends(heavy(t, 100_000, 0)), "/f10000/data.json: is more than the 10000 files and folders that a policy may have"},
 		{"deep", sends(deep), "/data.json: nests deeper than 128 levels"},
 		{"a delta", sends(pack(t, map[string]string{"patch.json": `{"data": [{"op": "upsert", "path": "/routes/hosts", "value": ["denied.example"]}]}`})), "makes this a delta bundle"},
-		{"silent", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "timeout awaiting response headers"},
+		{"silent", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "request failed: Get"},
 		{"silent in the middle", func(w http.ResponseWriter, r *http.Request) {
 			w.Write(good[:100])
 			w.(http.Flusher).Flush()

@@ -171,7 +171,11 @@ func (s *server) reload(ctx context.Context, by string) error {
 			s.log.Error("decision log file is not reopened", "error", err)
 		}
 	}
-	return join(s.reloadGeo(), s.manager.Reload(ctx, by))
+	err := join(s.reloadGeo(), s.manager.Reload(ctx, by))
+	if err == nil && by != "watch" { // whoever asked wants to see that it was done
+		s.log.Info("reloaded", "by", by)
+	}
+	return err
 }
 
 // run serves until stop is closed, then drains until the grace period ends or

@@ -1,7 +1,6 @@
 package distribute
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -85,13 +84,12 @@ func event(id string) *engine.Event {
 // lines parses what a log has written.
 func lines(t *testing.T, text string) (events []map[string]any) {
 	t.Helper()
-	scanner := bufio.NewScanner(strings.NewReader(text))
-	for scanner.Scan() {
-		decoder := json.NewDecoder(strings.NewReader(scanner.Text()))
+	for line := range strings.Lines(text) {
+		decoder := json.NewDecoder(strings.NewReader(line))
 		decoder.UseNumber()
 		var event map[string]any
 		if err := decoder.Decode(&event); err != nil || decoder.More() {
-			t.Fatalf("not one JSON event a line: %q: %v", scanner.Text(), err)
+			t.Fatalf("not one JSON event a line: %q: %v", line, err)
 		}
 		events = append(events, event)
 	}

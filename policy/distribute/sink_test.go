@@ -315,7 +315,7 @@ func TestAFileIsRotated(t *testing.T) {
 		}
 	}
 	slices.Sort(seen)
-	if len(files) < 2 || len(files) > 4 || !slices.Equal(seen, numbered(n)[n-len(seen):]) || l.Dropped() != 0 {
+	if len(files) < 2 || len(seen) == 0 || !slices.Equal(seen, numbered(n)[n-len(seen):]) || l.Dropped() != 0 {
 		t.Errorf("files %v have %v", files, seen)
 	}
 }
