@@ -3,6 +3,8 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,7 +33,10 @@ type life struct {
 	warnings []string        // of all answers
 	identity string          // counted by the guard until the end
 	limits   relay.Limits
-	early    []byte // sent by the client before it was granted
+	early    []byte         // sent by the client before it was granted
+	stated   netip.AddrPort // where a client says that its datagrams come from
+
+	association *association // of a client that was granted one
 
 	outcome string      // for the record: the ending's name
 	cause   relay.Cause // why a granted session ended
@@ -71,8 +76,19 @@ func (l *life) ask(stage policy.Stage) policy.Decision {
 	l.proxy.Observe.Decided(l.observed, &l.answer, time.Since(start))
 	l.session.Decided(string(stage), l.answer.ID)
 	l.session.AddLabels(l.answer.Labels)
-	l.warnings = append(l.warnings, l.answer.Warn...)
+	l.warn(l.answer.Warn)
 	return l.answer
+}
+
+// maxWarnings bounds what a session that is asked about again and again keeps.
+const maxWarnings = 64
+
+func (l *life) warn(warnings []string) {
+	for _, w := range warnings {
+		if len(l.warnings) < maxWarnings && !slices.Contains(l.warnings, w) {
+			l.warnings = append(l.warnings, w)
+		}
+	}
 }
 
 // end gives everything back, writes the session's one record, and closes the

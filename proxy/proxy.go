@@ -17,6 +17,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"sallyport/policy"
@@ -45,6 +46,8 @@ type Observer interface {
 	AddressDecided(ctx context.Context, ip netip.Addr, d *policy.Decision)
 	Dialled(ctx context.Context, upstream, outcome string, to netip.AddrPort, took time.Duration)
 	Refused(cause string)
+	// Dropped tells of datagrams that were not relayed. Any goroutine may tell.
+	Dropped(cause string, n int)
 	SessionEnded(ctx context.Context, r *session.Record)
 }
 
@@ -69,6 +72,10 @@ type Limits struct {
 	Handshake time.Duration // from the first byte awaited to the request's last
 	Dial      time.Duration // resolving and connecting together
 	Idle      time.Duration // no byte in either direction
+
+	Flows      int           // destinations of one UDP association
+	FlowsTotal int           // destinations of all of them
+	FlowIdle   time.Duration // no datagram to or from a destination: it is forgotten
 }
 
 // Proxy serves connections. All fields but Locator are required.
@@ -84,7 +91,14 @@ type Proxy struct {
 	Limits   Limits
 
 	Protocols map[string][]string // by listener: what it speaks, socks5 and http
+	Associate map[string]Door     // by listener: where clients send their datagrams
+
+	flows atomic.Int64 // destinations of all associations
+	held  atomic.Int64 // bytes that wait for decisions about them
 }
+
+// epoch is the time of one policy, to be compared.
+func (p *Proxy) epoch() any { return nil }
 
 // Serve lives one connection's life, and sees to it that the connection is
 // closed at its end. When ctx ends the session is cut. It returns when the life
@@ -112,6 +126,12 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 		return
 	}
 	l.session.Granted()
+	if l.association != nil {
+		p.Observe.Began(l.observed, "relay")
+		l.outcome = "ok"
+		go l.exchange()
+		return
+	}
 	p.Observe.Began(l.observed, "relay")
 	l.outcome = "ok"
 	flow := relay.Join(c.TCPConn, up, l.early, l.limits, &s.Bytes)
@@ -131,11 +151,14 @@ func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 	}
 	l.limits = l.bounds(&plan.SessionLimits)
 
+	if l.facts.Request.Command == "associate" {
+		return nil, l.associate(ctx, &plan)
+	}
 	up, err := l.reach(ctx, &plan) // resolve, ask dial about each address, connect to those
 	if err != nil {
 		return nil, err
 	}
-	if err := l.grant(up); err != nil {
+	if err := l.grant(up.LocalAddr().(*net.TCPAddr).AddrPort()); err != nil {
 		up.Close()
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -56,23 +57,29 @@ func (l *life) redirect(plan *policy.Decision) error {
 	if plan.Redirect == (policy.Redirect{}) {
 		return nil
 	}
-	t := &l.facts.Target
-	port := uint16(t.Port)
-	if plan.Redirect.Port != 0 {
-		port = uint16(plan.Redirect.Port)
+	to, err := redirected(l.facts.Target, plan.Redirect)
+	if err != nil {
+		l.answer.Verdict, l.answer.Err = policy.Fault, err
+		l.proxy.Observe.Decided(l.observed, &l.answer, 0)
+		return &refusal{l.answer}
 	}
-	t.Port = int64(port)
-	if plan.Redirect.Host != "" {
-		host, err := target.Parse(plan.Redirect.Host)
-		if err != nil {
-			l.answer.Verdict, l.answer.Err = policy.Fault, fmt.Errorf("route: redirect.host: %w", err)
-			l.proxy.Observe.Decided(l.observed, &l.answer, 0)
-			return &refusal{l.answer}
-		}
-		*t = targetFacts(host, port)
-	}
-	l.session.SetTarget(t.Host, port)
+	l.facts.Target = to
+	l.session.SetTarget(to.Host, uint16(to.Port))
 	return nil
+}
+
+// redirected is where a redirect leads from a target.
+func redirected(asked policy.Target, r policy.Redirect) (policy.Target, error) {
+	port := cmp.Or(r.Port, asked.Port)
+	if r.Host == "" {
+		asked.Port = port
+		return asked, nil
+	}
+	host, err := target.Parse(r.Host)
+	if err != nil {
+		return policy.Target{}, fmt.Errorf("route: redirect.host: %w", err)
+	}
+	return targetFacts(host, uint16(port)), nil
 }
 
 // allowedOf asks dial about each address and keeps those that may be dialled.

@@ -135,7 +135,8 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		Decide: s.engine, Observe: s.telemetry, Verify: s.verifier,
 		Resolve: dial.NewResolver(c.DNS.Servers), Dial: &dial.Dialer{},
 		Sessions: s.sessions, Guard: guard.New(guarded),
-		Limits:    proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle},
+		Limits: proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle,
+			Flows: 512, FlowsTotal: 65536, FlowIdle: 5 * time.Minute},
 		Protocols: map[string][]string{},
 	}
 	for _, l := range c.Listeners {
