@@ -18,8 +18,18 @@ import (
 // for the connection that a BIND waits for. The zero value is the address that
 // the client has connected to, and any port.
 type Door struct {
-	Advertise netip.Addr // told instead of the local address, where there is NAT between; invalid: none
+	Advertise []netip.Addr // told instead of the local address of the same family, where there is NAT between
 	Ports     dial.Ports
+}
+
+// told is what is said of a socket at a local address.
+func (d *Door) told(at netip.AddrPort) netip.AddrPort {
+	for _, ip := range d.Advertise {
+		if ip.Is4() == at.Addr().Is4() {
+			return netip.AddrPortFrom(ip, at.Port())
+		}
+	}
+	return at
 }
 
 // association is the UDP relay of one client (RFC 1928 section 7). It lives as
@@ -76,11 +86,9 @@ func (l *life) associate(ctx context.Context, plan *policy.Decision) error {
 		a.close()
 		return err
 	}
-	told := netip.AddrPortFrom(here, socket.LocalAddr().(*net.UDPAddr).AddrPort().Port())
-	if door.Advertise.IsValid() {
-		told = netip.AddrPortFrom(door.Advertise, told.Port())
-	}
-	if err := l.grant(told); err != nil {
+	bound := netip.AddrPortFrom(here, socket.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+	l.session.CountPackets(&a.counted)
+	if err := l.grant(door.told(bound)); err != nil {
 		a.close()
 		return err
 	}

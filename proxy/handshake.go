@@ -223,6 +223,7 @@ func (l *life) identify(p *presented, known identity.Result, change *policy.Iden
 // aim turns the request into the facts of route: its target in canonical form.
 func (l *life) aim(r *request) error {
 	l.facts.Request = r.facts
+	l.session.SetCommand(r.facts.Command)
 	if r.facts.Command == "associate" { // its address is the client's own
 		l.stated = netip.AddrPortFrom(r.ip, r.port)
 		return nil

@@ -73,6 +73,7 @@ type Limits struct {
 	Dial      time.Duration // resolving and connecting together
 	Idle      time.Duration // no byte in either direction
 
+	Bind       time.Duration // the wait for a peer
 	Flows      int           // destinations of one UDP association
 	FlowsTotal int           // destinations of all of them
 	FlowIdle   time.Duration // no datagram to or from a destination: it is forgotten
@@ -92,6 +93,7 @@ type Proxy struct {
 
 	Protocols map[string][]string // by listener: what it speaks, socks5 and http
 	Associate map[string]Door     // by listener: where clients send their datagrams
+	Bind      map[string]Door     // by listener: where peers connect to
 
 	flows atomic.Int64 // destinations of all associations
 	held  atomic.Int64 // bytes that wait for decisions about them
@@ -154,15 +156,32 @@ func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 	if l.facts.Request.Command == "associate" {
 		return nil, l.associate(ctx, &plan)
 	}
-	up, err := l.reach(ctx, &plan) // resolve, ask dial about each address, connect to those
+	up, bound, err := l.peer(ctx, &plan)
 	if err != nil {
 		return nil, err
 	}
-	if err := l.grant(up.LocalAddr().(*net.TCPAddr).AddrPort()); err != nil {
+	if err := l.grant(bound); err != nil {
 		up.Close()
 		return nil, err
 	}
 	return up, nil
+}
+
+// peer is the connection to the other side, and the address that the client is
+// told: this side's where the client connects, the other's where it has waited.
+func (l *life) peer(ctx context.Context, plan *policy.Decision) (*net.TCPConn, netip.AddrPort, error) {
+	if l.facts.Request.Command == "bind" {
+		up, err := l.bind(ctx, plan)
+		if err != nil {
+			return nil, netip.AddrPort{}, err
+		}
+		return up, addrPortOf(up.RemoteAddr()), nil
+	}
+	up, err := l.reach(ctx, plan) // resolve, ask dial about each address, connect to those
+	if err != nil {
+		return nil, netip.AddrPort{}, err
+	}
+	return up, addrPortOf(up.LocalAddr()), nil
 }
 
 // relay moves bytes until the session ends, notes why it ended, and ends it.

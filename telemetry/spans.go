@@ -109,9 +109,13 @@ func (t *Telemetry) settle(tr *sessionTrace, wish *bool) {
 			tracer, parent = t.tracer.forced, believed(tr.claimed)
 		}
 		s := tr.session
+		transport := "tcp"
+		if s.Command() == "associate" {
+			transport = "udp"
+		}
 		ctx, span := tracer.Start(parent, "session",
 			trace.WithTimestamp(s.Started), trace.WithSpanKind(trace.SpanKindServer),
-			trace.WithAttributes(attribute.String("network.transport", "tcp")))
+			trace.WithAttributes(attribute.String("network.transport", transport)))
 		if span.SpanContext().IsSampled() {
 			tr.ctx, tr.tracer = ctx, tracer
 		}

@@ -136,11 +136,14 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		Resolve: dial.NewResolver(c.DNS.Servers), Dial: &dial.Dialer{},
 		Sessions: s.sessions, Guard: guard.New(guarded),
 		Limits: proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle,
-			Flows: 512, FlowsTotal: 65536, FlowIdle: 5 * time.Minute},
-		Protocols: map[string][]string{},
+			Bind: c.Limits.Bind, Flows: c.Limits.Flows, FlowsTotal: c.Limits.FlowsTotal, FlowIdle: c.Limits.FlowIdle,
+		},
+		Protocols: map[string][]string{}, Associate: map[string]proxy.Door{}, Bind: map[string]proxy.Door{},
 	}
 	for _, l := range c.Listeners {
 		s.proxy.Protocols[l.Name] = l.Protocols
+		s.proxy.Associate[l.Name] = door(l.UDP)
+		s.proxy.Bind[l.Name] = door(l.Bind)
 	}
 	if err := s.startGeo(ctx); err != nil {
 		return nil, err
@@ -152,6 +155,11 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		}
 	}
 	return s, s.load()
+}
+
+func door(d config.Door) proxy.Door {
+	first, last := d.Ports.Bounds()
+	return proxy.Door{Advertise: d.Advertise, Ports: dial.Ports{First: first, Last: last}}
 }
 
 // openLog starts the log that everything else writes to.

@@ -29,6 +29,10 @@ func (c Config) redact(value reflect.Value, path string) any {
 		return value.String()
 	case netip.AddrPort:
 		return value.String()
+	case netip.Addr:
+		return value.String()
+	case Ports:
+		return value.String()
 	}
 	switch value.Kind() {
 	case reflect.Struct:

@@ -1,6 +1,7 @@
 package dial
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -28,14 +29,21 @@ func ListenPacket(at netip.Addr, zone string, ports Ports) (*net.UDPConn, error)
 	})
 }
 
-// Listen opens a TCP socket, like ListenPacket.
-func Listen(at netip.Addr, zone string, ports Ports) (*net.TCPListener, error) {
+// Listen opens a TCP socket, like ListenPacket. Its connections are as those of
+// Dial.
+func Listen(ctx context.Context, at netip.Addr, zone string, ports Ports) (*net.TCPListener, error) {
 	network := "tcp4"
 	if at.Is6() {
 		network = "tcp6"
 	}
+	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
+	lc.SetMultipathTCP(false) // the relay's splice needs plain TCP
 	return inRange(ports, func(port uint16) (*net.TCPListener, error) {
-		return net.ListenTCP(network, &net.TCPAddr{IP: at.AsSlice(), Zone: zone, Port: int(port)})
+		l, err := lc.Listen(ctx, network, netip.AddrPortFrom(at.WithZone(zone), port).String())
+		if err != nil {
+			return nil, err
+		}
+		return l.(*net.TCPListener), nil
 	})
 }
 
