@@ -198,6 +198,7 @@ func (x *Packets) Send(data []byte, to *Peer) {
 	defer batches.Put(b)
 	b.out[0].add(data, len(data), to.addr)
 	x.flush(x.socketOf(to.six), &b.out[0], &x.counters.Up, &x.packets.Up)
+	x.up.spend(len(data))
 }
 
 // Return relays to the client what the Switch has kept back.
@@ -207,6 +208,7 @@ func (x *Packets) Return(header, data []byte) {
 	whole := append(append(b.memory[:0], header...), data...)
 	b.out[0].add(whole, len(data), nil)
 	x.flush(x.client, &b.out[0], &x.counters.Down, &x.packets.Down)
+	x.down.spend(len(data))
 }
 
 // carryUp carries what the client sends.
