@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/net/ipv4"
@@ -33,11 +34,6 @@ var batches = sync.Pool{New: func() any {
 	for i := range b.in {
 		b.in[i].Buffers = [][]byte{b.memory[i*slot+Headroom : (i+1)*slot]}
 	}
-	for i := range b.out {
-		for j := range b.out[i].messages {
-			b.out[i].messages[j].Buffers = make([][]byte, 1)
-		}
-	}
 	return b
 }}
 
@@ -59,38 +55,15 @@ func (b *batch) headed(i int, header []byte) []byte {
 	return b.memory[start : i*slot+Headroom+b.in[i].N]
 }
 
-// outbox is what is to be sent by one socket.
-type outbox struct {
-	messages [batchSize]ipv4.Message
-	sizes    [batchSize]int // what counts of each
-	n        int
-}
-
-func (o *outbox) add(datagram []byte, size int, to *net.UDPAddr) {
-	m := &o.messages[o.n]
-	m.Buffers[0], m.Addr = datagram, nil
-	if to != nil {
-		m.Addr = to
-	}
-	o.sizes[o.n] = size
-	o.n++
-}
-
-func (o *outbox) clear() {
-	for i := range o.n {
-		o.messages[i].Buffers[0], o.messages[i].Addr = nil, nil
-	}
-	o.n = 0
-}
-
 // socket is a UDP socket that is read and written in batches.
 type socket struct {
 	conn    *net.UDPConn
 	packets *ipv4.PacketConn // its batches serve either family
 	raw     syscall.RawConn
 	six     bool
-	more    bool // the last batch was full
-	waited  bool // by readable
+	more    bool        // the last batch was full
+	single  atomic.Bool // datagrams are sent each for itself
+	waited  bool        // by readable
 	isIn    func(fd uintptr) bool
 }
 
@@ -143,32 +116,6 @@ func (s *socket) readable(fd uintptr) bool {
 	polled := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, err := unix.Poll(polled[:], 0)
 	return n > 0 || err != nil
-}
-
-// send sends up to most of the datagrams, and returns how many have gone and
-// what counts of them. One that is not taken is lost.
-func (s *socket) send(o *outbox, most int) (sent int, size int64) {
-	told := false
-	for at := 0; at < most; {
-		n, err := s.packets.WriteBatch(o.messages[at:most], unix.MSG_DONTWAIT)
-		if err != nil || n <= 0 {
-			if errors.Is(err, net.ErrClosed) {
-				return sent, size
-			}
-			if !told && errors.Is(err, unix.ECONNREFUSED) { // said of an earlier one
-				told = true
-				continue
-			}
-			at++
-			continue
-		}
-		for i := range n {
-			size += int64(o.sizes[at+i])
-		}
-		sent += n
-		at += n
-	}
-	return sent, size
 }
 
 // connect makes the socket one that has a single peer.
