@@ -42,6 +42,7 @@ type sessionTrace struct {
 	step    trace.Span      // what goes on; nil between steps
 
 	permits map[netip.Addr]string // decisions that allowed an address
+	told    int                   // decisions, once it is settled
 }
 
 // decided is a decision, as a span.
@@ -52,6 +53,10 @@ type decided struct {
 	start, end          time.Time
 	took                time.Duration // by the engine; the span of authenticate has the verifying too
 }
+
+// maxTold bounds the spans of decisions, and what is kept of addresses, of a UDP
+// association, which may go on being decided about for long.
+const maxTold = 128
 
 // maxKept is more than the decisions before route.
 const maxKept = 8
@@ -88,7 +93,8 @@ func (t *Telemetry) traceDecision(tr *sessionTrace, d *policy.Decision, took tim
 	}
 	if tr.settled {
 		t.instruments.decision.record(tr.ctx, took.Seconds(), this.stage)
-		if d.Stage != policy.Dial { // those are events of the span dial
+		if d.Stage != policy.Dial && tr.told < maxTold { // those are events of the span dial
+			tr.told++
 			tr.span(&this)
 		}
 		return
@@ -189,7 +195,7 @@ func (tr *sessionTrace) address(ip netip.Addr, d *policy.Decision) {
 		attribute.String("verdict", d.Verdict.String()),
 	))
 	tr.step.SetAttributes(attribute.String("opa.decision_id", d.ID)) // the last one, until one is dialled
-	if d.Verdict == policy.Allowed {
+	if d.Verdict == policy.Allowed && len(tr.permits) < maxTold {
 		if tr.permits == nil {
 			tr.permits = map[netip.Addr]string{}
 		}

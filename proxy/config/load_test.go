@@ -181,8 +181,8 @@ func TestWholeInEachFormat(t *testing.T) {
 			Stages: []string{"route", "dial"}, Roots: map[string][]string{"Teams.X": {"teams/x"}, "b": {}},
 			Capabilities: []string{"http.send"}, LogFacts: []string{"source.geo"}, OPA: OPA{DecisionLogs{Console: true}},
 		},
-		GeoIP:  GeoIP{Databases: []string{"country.mmdb", "asn.mmdb"}},
-		State:  State{Path: "/var/lib/sallyport.db"},
+		GeoIP: GeoIP{Databases: []string{"country.mmdb", "asn.mmdb"}},
+		State: State{Path: "/var/lib/sallyport.db"},
 		Limits: Limits{Connections: 1000, Memory: 64 << 20, Handshake: 5 * time.Second, Dial: 7 * time.Second, Idle: time.Hour,
 			Bind: time.Minute, Flows: 5, FlowsTotal: 6, FlowIdle: 8 * time.Second},
 		Management: Management{Address: ":9080", Tokens: map[string]Token{
