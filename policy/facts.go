@@ -40,7 +40,7 @@ type Session struct {
 	Started  int64  `fact:"started" doc:"when it connected, nanoseconds since 1970"`
 	Protocol string `fact:"protocol" stages:"authenticate route dial inspect" values:"socks5 socks4 http" doc:"socks5, socks4 or http"`
 	TLS      TLS    `fact:"tls" stages:"authenticate route dial inspect" doc:"the TLS connection to the listener"`
-	Again    bool   `fact:"again" pending:"true" doc:"true when a live session is asked again under a new policy"`
+	Again    bool   `fact:"again" doc:"true when a live session is asked again under a new policy"`
 }
 
 // TLS describes the client's TLS connection to the listener.

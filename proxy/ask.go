@@ -9,13 +9,15 @@ import (
 	"time"
 
 	"sallyport/policy"
+	"sallyport/proxy/guard"
 	"sallyport/proxy/listen"
 	"sallyport/proxy/relay"
 	"sallyport/proxy/session"
 )
 
 // life is one session as its own goroutines see it: what is known, what was
-// answered, and how it ends.
+// answered, and how it ends. Most of what is known until the session is granted
+// is given back then, and the rest kept small: an idle session costs little.
 type life struct {
 	proxy   *Proxy
 	session *session.Session
@@ -25,44 +27,78 @@ type life struct {
 	// It has what the observer keeps of it, and nothing is cancelled by it.
 	observed context.Context
 
+	*opening                 // nil once the session is granted, or over
+	kept                     // what is known of the request for good
+	flow        *relay.Flow  // nil of an association
+	association *association // nil of all else
+	identity    string       // counted by the guard until the end
+	outcome     string       // for the record: the ending's name
+	cause       relay.Cause  // why a granted session ended
+	reasons     []string     // the policy's, where it refused
+	err         error
+
+	// What asking about a live session has found goes here, until it is over.
+	mu       sync.Mutex
+	over     bool
+	revision string   // of the policy that answered last
+	warnings []string // of all answers
+}
+
+// opening is what a life needs until it is granted.
+type opening struct {
 	reader  *bufio.Reader // what the client sends, until the relay takes over
 	dialect dialect       // nil until the first byte
 	facts   policy.Facts
-
-	answer   policy.Decision // the latest
-	warnings []string        // of all answers
-	identity string          // counted by the guard until the end
-	limits   relay.Limits
-	early    []byte         // sent by the client before it was granted
-	stated   netip.AddrPort // where a client says that its datagrams come from
-
-	association *association // of a client that was granted one
-
-	outcome string      // for the record: the ending's name
-	cause   relay.Cause // why a granted session ended
-	reasons []string    // the policy's, where it refused
-	err     error
+	answer  policy.Decision // the latest
+	limits  relay.Limits
+	stated  netip.AddrPort // where a client says that its datagrams come from
 }
 
-// readers hold what a client sends before the relay: enough for every SOCKS
+// openings are used again. Their readers are large enough for every SOCKS
 // message; longer HTTP header blocks are gathered by their codec.
-var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4096) }}
+var openings = sync.Pool{New: func() any { return &opening{reader: bufio.NewReaderSize(nil, 4096)} }}
+
+// kept is what is known of the request for good: what it takes to ask about the
+// session again with the facts as they were first given.
+type kept struct {
+	counts   guard.Counts // of the source, when it connected
+	who      policy.Identity
+	user     user
+	request  policy.Request
+	asked    session.Target
+	answered *epoch // that of the policy and the users when they were first needed
+	faulted  *epoch // in which asking again has failed
+}
+
+// user is a client's entry in the user directory, where its password was
+// verified there. What authenticate has given holds for the whole session.
+type user struct {
+	name       string    // as presented; "" where there is no entry
+	groups     bool      // the identity has those of the entry
+	attributes bool      // the identity has those of the entry
+	expires    time.Time // zero: never
+}
 
 // begin gathers what is known when a client has connected.
 func (p *Proxy) begin(s *session.Session, c *listen.Conn) *life {
 	l := &life{proxy: p, session: s, conn: c, observed: p.Observe.Accepted(context.Background(), s)}
-	l.reader = readers.Get().(*bufio.Reader)
+	l.opening = openings.Get().(*opening)
 	l.reader.Reset(c.TCPConn)
-
-	counts := p.Guard.Enter(c.Source.Addr())
-	source := policy.SourceOf(c.Source)
-	source.Open = counts.Open
-	source.Rate = policy.Rate{Second: counts.RateSecond, Minute: counts.RateMinute}
-	source.Failures = policy.Window(counts.Failures)
-	source.Denials = policy.Window(counts.Denials)
-	l.facts.Source, l.facts.Locator = source, p.Locator
-	l.facts.Session = policy.Session{ID: s.ID, Listener: s.Listener, Started: s.Started.UnixNano()}
+	l.counts = p.Guard.Enter(c.Source.Addr())
+	l.introduce(&l.facts)
 	return l
+}
+
+// introduce fills in who has connected.
+func (l *life) introduce(f *policy.Facts) {
+	source := policy.SourceOf(l.conn.Source)
+	source.Open = l.counts.Open
+	source.Rate = policy.Rate{Second: l.counts.RateSecond, Minute: l.counts.RateMinute}
+	source.Failures = policy.Window(l.counts.Failures)
+	source.Denials = policy.Window(l.counts.Denials)
+	f.Source, f.Locator = source, l.proxy.Locator
+	s := l.session
+	f.Session = policy.Session{ID: s.ID, Listener: s.Listener, Started: s.Started.UnixNano()}
 }
 
 // ask asks one question with the facts gathered so far, and keeps what the
@@ -74,27 +110,39 @@ func (l *life) ask(stage policy.Stage) policy.Decision {
 	// like a policy that fails, so the session's context has no say here.
 	l.answer = l.proxy.Decide.Decide(context.Background(), stage, &l.facts)
 	l.proxy.Observe.Decided(l.observed, &l.answer, time.Since(start))
-	l.session.Decided(string(stage), l.answer.ID)
-	l.session.AddLabels(l.answer.Labels)
-	l.warn(l.answer.Warn)
+	l.keep(&l.answer)
 	return l.answer
+}
+
+// keep notes what the record will say of an answer.
+func (l *life) keep(answer *policy.Decision) {
+	l.session.Decided(string(answer.Stage), answer.ID)
+	l.note(answer)
+}
+
+// note is keep without the decision's id: of those about datagrams there may be
+// any number.
+func (l *life) note(answer *policy.Decision) {
+	l.session.AddLabels(answer.Labels)
+	l.revision = answer.Revision
+	for _, warning := range answer.Warn {
+		if len(l.warnings) < maxWarnings && !slices.Contains(l.warnings, warning) {
+			l.warnings = append(l.warnings, warning)
+		}
+	}
 }
 
 // maxWarnings bounds what a session that is asked about again and again keeps.
 const maxWarnings = 64
 
-func (l *life) warn(warnings []string) {
-	for _, w := range warnings {
-		if len(l.warnings) < maxWarnings && !slices.Contains(l.warnings, w) {
-			l.warnings = append(l.warnings, w)
-		}
-	}
-}
-
 // end gives everything back, writes the session's one record, and closes the
 // client's connection.
 func (l *life) end() {
 	defer l.conn.Close()
+	l.mu.Lock()
+	l.over = true
+	l.mu.Unlock()
+	l.proxy.live.remove(l)
 	l.giveBack()
 	l.proxy.Guard.Leave(l.conn.Source.Addr())
 	if l.identity != "" {
@@ -104,12 +152,13 @@ func (l *life) end() {
 	l.proxy.Observe.SessionEnded(l.observed, l.record())
 }
 
-// giveBack returns the reader to the pool; the relay reads the connection
-// itself.
+// giveBack gives back what only the opening needs; the relay reads the
+// connection itself.
 func (l *life) giveBack() {
-	if l.reader != nil {
+	if l.opening != nil {
 		l.reader.Reset(nil)
-		readers.Put(l.reader)
-		l.reader = nil
+		*l.opening = opening{reader: l.reader}
+		openings.Put(l.opening)
+		l.opening = nil
 	}
 }

@@ -51,6 +51,7 @@ type association struct {
 	end     context.CancelFunc
 	asking  sync.Mutex // held by whoever asks the policy, or tells the observer
 	facts   policy.Facts
+	who     policy.Identity // when it was granted
 	decided sync.WaitGroup
 
 	mu       sync.Mutex
@@ -72,7 +73,7 @@ func (l *life) associate(ctx context.Context, plan *policy.Decision) error {
 		return fmt.Errorf("associate: %w", err)
 	}
 	a := &association{
-		life: l, facts: l.facts, source: plan.SourceAddress.Unmap(), client: l.conn.Source.Addr(),
+		life: l, facts: l.facts, who: l.facts.Identity, source: plan.SourceAddress.Unmap(), client: l.conn.Source.Addr(),
 		table: newDestinations(l.proxy.Limits.Flows, &l.proxy.flows, l.proxy.Limits.FlowsTotal),
 	}
 	a.facts.Request.Command = "datagram"
@@ -115,8 +116,8 @@ func (a *association) meet(client netip.AddrPort) error {
 	return nil
 }
 
-// Run relays until the association ends. It returns when nothing of it is left.
-func (a *association) Run(ctx context.Context) (relay.Cause, error) {
+// run relays until the association ends. It returns when nothing of it is left.
+func (a *association) run(ctx context.Context) (relay.Cause, error) {
 	defer a.close()
 	var watching sync.WaitGroup
 	watching.Go(a.watch)
@@ -158,12 +159,6 @@ func (a *association) close() {
 	a.packets.Close()
 	a.decided.Wait()
 	a.table.forgetAll()
-}
-
-// exchange carries a granted association to its end.
-func (l *life) exchange() {
-	l.cause, l.err = l.association.Run(l.session.Context())
-	l.end()
 }
 
 // open sees to it that there is a socket for an address's family.

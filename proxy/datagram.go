@@ -116,7 +116,7 @@ func (a *association) count(cause string, n int) {
 // holds tells whether a decision still counts, or is about to be made: it is
 // kept for a while, and dies with its policy.
 func (a *association) holds(d *destination, now time.Time) bool {
-	return d.state == deciding || d.state != unknown && now.Before(d.until) && d.epoch == a.life.proxy.epoch()
+	return d.state == deciding || d.state != unknown && now.Before(d.until) && d.epoch == a.life.proxy.live.epoch.Load()
 }
 
 // keep copies a datagram until its destination is decided about.
@@ -145,7 +145,7 @@ func (a *association) decide(d *destination) bool {
 
 // settle decides about a destination, and relays what was kept back if it may.
 func (a *association) settle(d *destination) {
-	epoch := a.life.proxy.epoch() // before the question: an answer may be of a later one
+	epoch := a.life.proxy.live.epoch.Load() // before the question: an answer may be of a later one
 	a.mu.Lock()
 	before := d.peer
 	var pinned pin
@@ -253,6 +253,7 @@ func asTarget(d *destination) (policy.Target, error) {
 func (a *association) route(asked policy.Target) (policy.Target, error) {
 	a.asking.Lock()
 	defer a.asking.Unlock()
+	a.facts.Identity = a.identity()
 	a.facts.Target, a.facts.Address = asked, policy.Address{}
 	a.facts.Asked = policy.Asked{Host: asked.Host, Port: asked.Port}
 	answer := a.ask(policy.Route)
@@ -262,7 +263,7 @@ func (a *association) route(asked policy.Target) (policy.Target, error) {
 	to, err := redirected(asked, answer.Redirect)
 	if err != nil {
 		answer.Verdict, answer.Err = policy.Fault, err
-		a.life.proxy.Observe.Decided(a.life.observed, answer, 0)
+		a.life.proxy.Observe.Decided(context.Background(), answer, 0)
 		return policy.Target{}, &refusal{*answer}
 	}
 	return to, nil
@@ -278,7 +279,6 @@ func (a *association) choose(asked, to policy.Target, addrs []netip.Addr) (netip
 	for _, ip := range addrs {
 		a.facts.Address = policy.AddressOf(ip)
 		answer := a.ask(policy.Dial)
-		a.life.proxy.Observe.AddressDecided(a.life.observed, ip, answer)
 		if !answer.Allowed() {
 			err := a.refuse(answer)
 			var was *refusal
@@ -307,10 +307,31 @@ func (a *association) ask(stage policy.Stage) *policy.Decision {
 	l, start := a.life, time.Now()
 	a.facts.Time = policy.MinuteOf(start)
 	answer := l.proxy.Decide.Decide(context.Background(), stage, &a.facts)
-	l.proxy.Observe.Decided(l.observed, &answer, time.Since(start))
-	l.session.AddLabels(answer.Labels)
-	l.warn(answer.Warn)
+	took := time.Since(start)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.proxy.Observe.Decided(l.observed, &answer, took)
+	if stage == policy.Dial {
+		l.proxy.Observe.AddressDecided(l.observed, a.facts.Address.IP.Addr, &answer)
+	}
+	l.note(&answer)
 	return &answer
+}
+
+// identity is who the client is by now: what is said of a user may have changed.
+func (a *association) identity() policy.Identity {
+	who, u := a.who, &a.life.user
+	if u.name == "" {
+		return who
+	}
+	now := a.life.proxy.Verify.Lookup(u.name)
+	if u.groups {
+		who.Groups = now.Groups
+	}
+	if u.attributes {
+		who.Attributes = now.Attributes
+	}
+	return who
 }
 
 // refuse counts a denial of the client's.

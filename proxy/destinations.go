@@ -18,7 +18,7 @@ type destination struct {
 	state    state
 	cause    string    // of a refusal, for the metric
 	until    time.Time // the answer holds
-	epoch    any       // and under which policy
+	epoch    *epoch    // and under which policy
 	host     string    // where it leads, once it was redirected
 	used     time.Time // by either side
 	answered bool      // the peer has sent something since it was last decided about

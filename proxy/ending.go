@@ -149,8 +149,8 @@ func (l *life) hangUp() {
 func (l *life) record() *session.Record {
 	r := &session.Record{
 		Snapshot: l.session.Snapshot(),
-		Asked:    session.Target{Host: l.facts.Asked.Host, Port: uint16(l.facts.Asked.Port)},
-		Outcome:  l.outcome, Reasons: l.reasons, Warnings: l.warnings, Revision: l.answer.Revision,
+		Asked:    l.asked,
+		Outcome:  l.outcome, Reasons: l.reasons, Warnings: l.warnings, Revision: l.revision,
 	}
 	switch {
 	case l.err != nil: // says more, for a session that was cut by whom

@@ -150,6 +150,7 @@ func (l *life) turnAway(door *policy.Decision) error {
 // to its request: one whose credentials are right, or a fault.
 func (l *life) authenticate(ctx context.Context, p *presented, deadline time.Time) (*refusal, error) {
 	l.proxy.Observe.Began(l.observed, "authenticate")
+	l.answered = l.proxy.live.epoch.Load() // users and policies that come later are yet to be asked
 	var known identity.Result
 	if p.method == policy.MethodPassword && p.token == "" {
 		ctx, cancel := context.WithDeadline(ctx, deadline) // there may be a queue
@@ -201,6 +202,10 @@ func (l *life) identify(p *presented, known identity.Result, change *policy.Iden
 	who := policy.Identity{Method: string(p.method)}
 	if known.Verified {
 		who.Name, who.Groups, who.Attributes = p.username, known.Groups, known.Attributes
+		l.user = user{
+			name: p.username, groups: change.Groups == nil, attributes: change.Attributes == nil,
+			expires: known.Expires,
+		}
 	}
 	if change.Name != nil {
 		who.Name = *change.Name
@@ -236,9 +241,14 @@ func (l *life) aim(r *request) error {
 		}
 	}
 	l.facts.Target = targetFacts(host, r.port)
-	l.facts.Asked = policy.Asked{Host: l.facts.Target.Host, Port: l.facts.Target.Port}
-	l.session.SetTarget(l.facts.Target.Host, r.port)
+	l.asked = session.Target{Host: l.facts.Target.Host, Port: r.port}
+	l.facts.Asked = askedFacts(l.asked)
+	l.session.SetTarget(l.asked.Host, l.asked.Port)
 	return nil
+}
+
+func askedFacts(t session.Target) policy.Asked {
+	return policy.Asked{Host: t.Host, Port: int64(t.Port)}
 }
 
 func targetFacts(host target.Host, port uint16) policy.Target {
@@ -248,8 +258,8 @@ func targetFacts(host target.Host, port uint16) policy.Target {
 	return policy.TargetName(host.Name, port)
 }
 
-// grant tells the client that its request is fulfilled, and hands the connection
-// over to the relay: no deadline, and the early bytes kept.
+// grant tells the client that its request is fulfilled, and leaves the connection
+// as the relay wants it: without a deadline.
 func (l *life) grant(bound netip.AddrPort) error {
 	if err := l.conn.SetDeadline(time.Now().Add(l.proxy.Limits.Handshake)); err != nil {
 		return fmt.Errorf("grant: %w", err)
@@ -260,11 +270,5 @@ func (l *life) grant(bound netip.AddrPort) error {
 	if err := l.conn.SetDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("grant: %w", err)
 	}
-	l.dialect = nil // it has nothing more to say
-	if n := l.reader.Buffered(); n > 0 {
-		early, _ := l.reader.Peek(n) // never fails for what is buffered
-		l.early = append([]byte(nil), early...)
-	}
-	l.giveBack()
 	return nil
 }

@@ -8,8 +8,10 @@
 //
 // proxy.go has the life, ask.go the questions, handshake.go the conversation
 // whatever the client speaks (socks5.go and http.go are the two dialects),
-// reach.go the way to the target, and ending.go the one table that says how an
-// end is told to a client and to a log.
+// reach.go the way to the target, live.go the session once it is granted, and
+// ending.go the one table that says how an end is told to a client and to a log.
+// again.go asks about a live session again, and follow.go sees to it that all of
+// them follow a new policy and their users.
 package proxy
 
 import (
@@ -43,6 +45,10 @@ type Observer interface {
 	// Began tells of a step: authenticate, resolve, dial or relay. It ends with
 	// the next one, or with the session; a dial also with Dialled.
 	Began(ctx context.Context, step string)
+	// DecidedAgain tells of a decision about a live session. A fault is told once
+	// for all of them, by Reasked.
+	DecidedAgain(ctx context.Context, d *policy.Decision, took time.Duration)
+	Reasked(r *session.Round)
 	AddressDecided(ctx context.Context, ip netip.Addr, d *policy.Decision)
 	Dialled(ctx context.Context, upstream, outcome string, to netip.AddrPort, took time.Duration)
 	Refused(cause string)
@@ -51,9 +57,11 @@ type Observer interface {
 	SessionEnded(ctx context.Context, r *session.Record)
 }
 
-// Verifier says what the user directory knows of a name and a password.
+// Verifier says what the user directory knows of a name and a password, and
+// later what has become of a user that it has verified.
 type Verifier interface {
 	Verify(ctx context.Context, username, password string) (identity.Result, error)
+	Lookup(username string) identity.Standing
 }
 
 // Resolver looks up a name that route has allowed.
@@ -97,10 +105,9 @@ type Proxy struct {
 
 	flows atomic.Int64 // destinations of all associations
 	held  atomic.Int64 // bytes that wait for decisions about them
-}
 
-// epoch is the time of one policy, to be compared.
-func (p *Proxy) epoch() any { return nil }
+	live live
+}
 
 // Serve lives one connection's life, and sees to it that the connection is
 // closed at its end. When ctx ends the session is cut. It returns when the life
@@ -127,17 +134,7 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 		l.end()
 		return
 	}
-	l.session.Granted()
-	if l.association != nil {
-		p.Observe.Began(l.observed, "relay")
-		l.outcome = "ok"
-		go l.exchange()
-		return
-	}
-	p.Observe.Began(l.observed, "relay")
-	l.outcome = "ok"
-	flow := relay.Join(c.TCPConn, up, l.early, l.limits, &s.Bytes)
-	go l.relay(flow, up)
+	l.live(up)
 }
 
 // open takes the session from its first byte to the moment before the relay.
@@ -182,14 +179,6 @@ func (l *life) peer(ctx context.Context, plan *policy.Decision) (*net.TCPConn, n
 		return nil, netip.AddrPort{}, err
 	}
 	return up, addrPortOf(up.LocalAddr()), nil
-}
-
-// relay moves bytes until the session ends, notes why it ended, and ends it.
-// It needs so little stack that an idle session keeps two of the smallest.
-func (l *life) relay(flow *relay.Flow, up *net.TCPConn) {
-	l.cause, l.err = flow.Run(l.session.Context())
-	up.Close()
-	l.end()
 }
 
 // bounds joins the policy's limits with the configuration's: the strictest of

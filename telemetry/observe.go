@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"log/slog"
+	"math"
 	"net/netip"
 	"time"
 
@@ -22,6 +23,19 @@ func (t *Telemetry) Accepted(ctx context.Context, s *session.Session) context.Co
 // decision, whose verdict has changed since, comes with a zero duration. A fault
 // is an alarm, since it is an error of the policy's author or of the machine.
 func (t *Telemetry) Decided(ctx context.Context, d *policy.Decision, took time.Duration) {
+	t.DecidedAgain(ctx, d, took)
+	if d.Verdict == policy.Fault {
+		cause := "unknown"
+		if d.Err != nil {
+			cause = d.Err.Error()
+		}
+		t.alarm(t.traceOf(ctx).spanContext(), slog.LevelError, "policy fault", d, cause)
+	}
+}
+
+// DecidedAgain is Decided for a session that is live. A fault is no alarm here:
+// there may be thousands, and Reasked has one for all of them.
+func (t *Telemetry) DecidedAgain(ctx context.Context, d *policy.Decision, took time.Duration) {
 	stage := string(d.Stage)
 	t.instruments.decisions.add(1, stage, d.Verdict.String())
 	tr := t.traceOf(ctx)
@@ -32,19 +46,28 @@ func (t *Telemetry) Decided(ctx context.Context, d *policy.Decision, took time.D
 	default:
 		t.instruments.decision.record(context.Background(), took.Seconds(), stage)
 	}
-	if d.Verdict == policy.Fault {
-		cause := "unknown"
-		if d.Err != nil {
-			cause = d.Err.Error()
-		}
-		t.alarm(tr.spanContext(), slog.LevelError, "policy fault", d, cause)
-	}
 	if len(d.Warn) > 0 {
 		t.instruments.warnings.add(int64(len(d.Warn)), stage)
 		for _, warning := range d.Warn {
 			t.alarm(tr.spanContext(), slog.LevelWarn, "policy warning", d, warning)
 		}
 	}
+}
+
+// Reasked tells how many live sessions have been asked about again, and is the
+// alarm where the policy has failed on some of them.
+func (t *Telemetry) Reasked(r *session.Round) {
+	level, message := slog.LevelInfo, "live sessions asked again"
+	line := []slog.Attr{
+		slog.String("policy.revision", r.Revision),
+		slog.Int("sessions", r.Asked), slog.Int("cut", r.Cut),
+		slog.Float64("duration", math.Round(r.Took.Seconds()*1e6)/1e6),
+	}
+	if r.Faults > 0 {
+		level, message = slog.LevelError, "policy fault on live sessions, which are kept and asked again later"
+		line = append(line, slog.Int("faults", r.Faults), slog.String("cause", clip(r.Fault.Error())))
+	}
+	t.log.LogAttrs(context.Background(), level, message, line...)
 }
 
 // alarm logs what a decision says unless the same was said just now.

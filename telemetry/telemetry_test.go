@@ -365,3 +365,34 @@ func BenchmarkOneConnection(b *testing.B) {
 		})
 	}
 }
+
+// A round has one line. The faults of its decisions are counted without one.
+func TestReasked(t *testing.T) {
+	var out bytes.Buffer
+	tel := newTelemetry(t, slog.New(slog.NewTextHandler(&out, nil)))
+	fault := errors.New("conflict at a.rego:7")
+	for range 5 {
+		tel.DecidedAgain(t.Context(), &policy.Decision{Stage: policy.Route, Verdict: policy.Fault, Err: fault}, 1)
+	}
+	if out.Len() > 0 {
+		t.Errorf("a fault is logged for each session: %s", &out)
+	}
+	tel.Reasked(&session.Round{Revision: "r9", Asked: 7, Cut: 2, Took: time.Second})
+	tel.Reasked(&session.Round{Revision: "r10", Asked: 5, Faults: 5, Fault: fault})
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	for i, parts := range [][]string{
+		{"level=INFO", `msg="live sessions asked again"`, "policy.revision=r9", "sessions=7", "cut=2", "duration=1"},
+		{"level=ERROR", `msg="policy fault on live sessions`, "policy.revision=r10", "faults=5", `cause="conflict at a.rego:7"`},
+	} {
+		for _, part := range parts {
+			if !strings.Contains(lines[i], part) {
+				t.Errorf("%q lacks %q", lines[i], part)
+			}
+		}
+	}
+	recorder := httptest.NewRecorder()
+	tel.Handler().ServeHTTP(recorder, httptest.NewRequest("GET", "/metrics", nil))
+	if want := `sallyport_decisions_total{stage="route",verdict="fault"} 5`; !strings.Contains(recorder.Body.String(), want) {
+		t.Errorf("the metrics lack %s", want)
+	}
+}

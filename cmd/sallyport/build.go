@@ -206,6 +206,7 @@ func (s *server) load() error {
 	}
 	s.verifier.SetUsers(users)
 	s.engine.Activate(snapshot)
+	s.proxy.Reask(snapshot.Revision()) // the last to be told: both answer by then
 	s.refusal.Store(nil)
 	s.telemetry.Activated("ok")
 	s.log.Info("policy active", "policy.revision", snapshot.Revision())
@@ -272,6 +273,7 @@ func (s *server) run(stop, now <-chan struct{}) error {
 			}
 		})
 	}
+	serving.Go(func() { s.proxy.Follow(ctx) })
 	serving.Go(func() {
 		if err := management(); err != nil {
 			s.log.Error("management", "error", err)

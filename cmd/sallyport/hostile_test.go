@@ -581,7 +581,7 @@ labels := {"team": "red", "method": input.credentials.method}
 		t.Fatalf("%d %s of %s", status, body, list)
 	}
 	cut.rest()
-	if r := s.sessionOf(t, "source.test"); r["outcome"] != "ok" || r["cause"] != "cut: by the management API, token ops" {
+	if r := s.sessionOf(t, "source.test"); r["outcome"] != "cut" || r["cause"] != "cut: by the management API, token ops" {
 		t.Errorf("a cut session is recorded as %v", r["raw"])
 	}
 

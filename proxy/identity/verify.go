@@ -20,6 +20,16 @@ type Result struct {
 	Verified   bool // it may log in now, and the password is right
 	Groups     []string
 	Attributes map[string]any
+	Expires    time.Time // of a verified user; zero: never
+}
+
+// Standing is what is known now of a user that was verified before. Groups and
+// Attributes are not to be changed.
+type Standing struct {
+	Ended      string // why it may not log in any more: "gone", "disabled" or "expired"; "" where it may
+	Groups     []string
+	Attributes map[string]any
+	Expires    time.Time // zero: never
 }
 
 // Verifier verifies passwords, so many at once and no more.
@@ -67,7 +77,26 @@ func (v *Verifier) Verify(ctx context.Context, username, password string) (Resul
 	if !verified {
 		return Result{Known: known}, nil
 	}
-	return Result{Known: true, Verified: true, Groups: e.user.Groups, Attributes: e.user.Attributes}, nil
+	return Result{
+		Known: true, Verified: true,
+		Groups: e.user.Groups, Attributes: e.user.Attributes, Expires: e.user.Expires,
+	}, nil
+}
+
+// Lookup says what has become of a user whose password was verified. A changed
+// password is none of it: it is asked for at the next log-in. The time that it
+// takes tells names that are known from others.
+func (v *Verifier) Lookup(username string) Standing {
+	e, known := v.users.Load().find(username)
+	switch {
+	case !known:
+		return Standing{Ended: "gone"}
+	case e.user.Disabled:
+		return Standing{Ended: "disabled"}
+	case !e.user.active(time.Now()):
+		return Standing{Ended: "expired"}
+	}
+	return Standing{Groups: e.user.Groups, Attributes: e.user.Attributes, Expires: e.user.Expires}
 }
 
 // verify answers from memory, with somebody else's work, or with its own. The

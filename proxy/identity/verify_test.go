@@ -90,7 +90,7 @@ func TestVerify(t *testing.T) {
 		{"alice", "secre", Result{Known: true}},
 		{"alice", "", Result{Known: true}},
 		{"alice", argon2idHash, Result{Known: true}},
-		{"bob", "secret", Result{Known: true, Verified: true}},
+		{"bob", "secret", Result{Known: true, Verified: true, Expires: time.Date(2999, 1, 1, 0, 0, 0, 0, time.UTC)}},
 		{"bob", "secret\x00", Result{Known: true}},
 		{"bob", "secret\x00secret", Result{Known: true}},
 		{"disabled", "secret", Result{Known: true}},

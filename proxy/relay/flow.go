@@ -22,10 +22,10 @@ var errOver = errors.New("the flow is over")
 type Flow struct {
 	ctx      context.Context // Run's
 	early    []byte
-	limits   Limits
 	counters *Counters
-	spare    atomic.Int64  // how many more bytes Limits.Bytes allows
-	stopped  chan struct{} // closed when the flow is over; only where a pace may have to wait
+	granted  atomic.Int64  // bytes that were delivered, or are about to be
+	most     atomic.Int64  // how many may be: Limits.Bytes, or unbounded
+	stopped  chan struct{} // closed when the flow is over; made before the first pace, and nil without one
 	up, down direction
 
 	mu      sync.Mutex
@@ -33,6 +33,8 @@ type Flow struct {
 	named   bool // cause and err are set
 	cause   Cause
 	err     error
+	limits  Limits
+	running bool // Run was called
 	timer   *time.Timer
 	moved   int64     // bytes, both directions, when the timer last looked
 	movedAt time.Time // when it last saw that they had moved
@@ -45,7 +47,7 @@ type direction struct {
 	src, dst net.Conn
 	reset    Cause // what it means when src resets
 	moved    *atomic.Int64
-	pace     *pace // nil: unpaced
+	pace     atomic.Pointer[pace] // nil: unpaced; whoever carries this direction uses it
 	copied   sync.WaitGroup
 	tcp      tcp
 

@@ -1,20 +1,53 @@
 package relay
 
-import "time"
+import (
+	"math"
+	"time"
+)
+
+// unbounded is how many bytes a flow may deliver that may deliver any number.
+const unbounded = math.MaxInt64
+
+// Limit puts other limits in the place of those that the flow has. Bytes counts
+// from the flow's beginning, and idleness goes on from when bytes last moved. It
+// may be called at any time.
+func (f *Flow) Limit(l Limits) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.over || l == f.limits {
+		return
+	}
+	before := f.limits
+	f.limits = l
+	if l.Bytes > 0 {
+		f.most.Store(l.Bytes)
+	} else {
+		f.most.Store(unbounded)
+	}
+	if f.stopped == nil && (l.Up > 0 || l.Down > 0) {
+		f.stopped = make(chan struct{})
+	}
+	if l.Up != before.Up {
+		f.up.pace.Store(newPace(l.Up))
+	}
+	if l.Down != before.Down {
+		f.down.pace.Store(newPace(l.Down))
+	}
+	if f.running {
+		f.setTimer(time.Now())
+	}
+}
 
 // grant takes n bytes from what the flow may still deliver, or what is left of
 // it. It is asked when the bytes are there, so that a flow of exactly
 // Limits.Bytes still ends well.
 func (d *direction) grant(n int) int {
 	f := d.flow
-	if f.limits.Bytes <= 0 {
-		return n
-	}
 	for {
-		spare := f.spare.Load()
-		granted := min(int64(n), spare)
-		if f.spare.CompareAndSwap(spare, spare-granted) {
-			return int(granted)
+		before, most := f.granted.Load(), f.most.Load()
+		now := max(before, min(before+int64(n), most))
+		if f.granted.CompareAndSwap(before, now) {
+			return int(now - before)
 		}
 	}
 }
@@ -22,21 +55,22 @@ func (d *direction) grant(n int) int {
 // allowance returns how many of at most so many bytes may be taken now, at
 // least one. It waits as long as the pace asks for, holding nothing.
 func (d *direction) allowance(most int) (int, error) {
-	if d.pace == nil {
+	p := d.pace.Load()
+	if p == nil {
 		return most, nil
 	}
-	wait := d.pace.wait(time.Now())
+	wait := p.wait(time.Now())
 	if wait > 0 {
 		d.tcp.release()
-		d.pace.timer.Reset(wait)
+		p.timer.Reset(wait)
 		select {
-		case <-d.pace.timer.C:
+		case <-p.timer.C:
 		case <-d.flow.stopped:
-			d.pace.timer.Stop()
+			p.timer.Stop()
 			return 0, errOver
 		}
 	}
-	return d.pace.take(most), nil
+	return p.take(most), nil
 }
 
 // pace is a token bucket: one token, one byte. Its owner waits for a
@@ -95,14 +129,26 @@ func (p *pace) giveBack(n int) { p.tokens = min(p.tokens+float64(n), p.depth) }
 // looks now and then whether the counters have moved, and so ends an idle flow
 // up to an eighth late.
 func (f *Flow) startTimer() {
-	if f.limits.Idle <= 0 && f.limits.Until.IsZero() {
-		return
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.running = true
 	f.movedAt = time.Now()
 	f.moved = f.counters.Up.Load() + f.counters.Down.Load()
-	f.timer = time.AfterFunc(f.nextLook(f.movedAt), f.look)
+	f.setTimer(f.movedAt)
+}
+
+// setTimer has the timer look when the limits ask for it. Called with f.mu held.
+func (f *Flow) setTimer(now time.Time) {
+	switch {
+	case f.limits.Idle <= 0 && f.limits.Until.IsZero():
+		if f.timer != nil {
+			f.timer.Stop()
+		}
+	case f.timer == nil:
+		f.timer = time.AfterFunc(f.nextLook(now), f.look)
+	default:
+		f.timer.Reset(f.nextLook(now))
+	}
 }
 
 func (f *Flow) look() {
@@ -116,7 +162,7 @@ func (f *Flow) look() {
 	expired := !f.limits.Until.IsZero() && !now.Before(f.limits.Until)
 	idle := f.limits.Idle > 0 && now.Sub(f.movedAt) >= f.limits.Idle
 	if !over && !expired && !idle {
-		f.timer.Reset(f.nextLook(now))
+		f.setTimer(now)
 	}
 	f.mu.Unlock()
 	switch {

@@ -85,12 +85,10 @@ func (c Cause) String() string {
 // Join takes *net.TCPConn as such: a wrapper around one costs it splice(2) and
 // the flow's idleness its buffer.
 func Join(client, target net.Conn, early []byte, limits Limits, n *Counters) *Flow {
-	f := &Flow{early: early, limits: limits, counters: n}
-	f.up = direction{flow: f, reverse: &f.down, src: client, dst: target, reset: ClientReset, moved: &n.Up, pace: newPace(limits.Up)}
-	f.down = direction{flow: f, reverse: &f.up, src: target, dst: client, reset: TargetReset, moved: &n.Down, pace: newPace(limits.Down)}
-	if f.up.pace != nil || f.down.pace != nil {
-		f.stopped = make(chan struct{})
-	}
-	f.spare.Store(limits.Bytes)
+	f := &Flow{early: early, counters: n}
+	f.up = direction{flow: f, reverse: &f.down, src: client, dst: target, reset: ClientReset, moved: &n.Up}
+	f.down = direction{flow: f, reverse: &f.up, src: target, dst: client, reset: TargetReset, moved: &n.Down}
+	f.most.Store(unbounded)
+	f.Limit(limits)
 	return f
 }

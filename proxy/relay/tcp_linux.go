@@ -90,8 +90,8 @@ func (d *direction) copy() (received, sent error) {
 		if received != nil || t.got == 0 {
 			return received, nil
 		}
-		if d.pace != nil {
-			d.pace.giveBack(t.room - t.got)
+		if p := d.pace.Load(); p != nil {
+			p.giveBack(t.room - t.got)
 		}
 		t.limit = d.grant(t.got)
 		if t.sink != nil {

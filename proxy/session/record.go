@@ -1,5 +1,7 @@
 package session
 
+import "time"
+
 // Record is what is said of a session once, at its end.
 type Record struct {
 	Snapshot
@@ -9,6 +11,17 @@ type Record struct {
 	Reasons  []string // the policy's, where it refused
 	Warnings []string // the policy's, report-only
 	Revision string   // of the policy that answered last
+}
+
+// Round is what is said once of the live sessions that were asked about again
+// under a new policy. Each that was cut has its Record as well.
+type Round struct {
+	Revision string // of the policy
+	Asked    int    // sessions
+	Cut      int    // of those: the policy, or the user directory, has them no more
+	Faults   int    // of those: the policy failed, so that they are kept, and asked about again later
+	Fault    error  // the first one
+	Took     time.Duration
 }
 
 // TraceContext is what a client says of the trace that its request belongs to:

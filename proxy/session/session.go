@@ -207,6 +207,14 @@ func (s *Session) Granted() {
 	}
 }
 
+// Way returns what the client speaks, where it goes, and which address was
+// dialled, as far as that is known.
+func (s *Session) Way() (protocol string, target Target, address netip.AddrPort) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.protocol, s.target, s.address
+}
+
 // Snapshot returns the session as it is now.
 func (s *Session) Snapshot() Snapshot {
 	s.mu.Lock()

@@ -1,0 +1,173 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"sallyport/policy"
+	"sallyport/proxy/session"
+)
+
+// withdrawal is why a live session may not go on: the refusal, where it is the
+// policy's, and the words for it.
+type withdrawal struct {
+	session.ErrCut
+	refused *refusal
+}
+
+func (w *withdrawal) Unwrap() []error {
+	if w.refused == nil {
+		return []error{w.ErrCut}
+	}
+	return []error{w.ErrCut, w.refused}
+}
+
+// withdrawn is the cause of a cut, in words that follow on "policy REVISION".
+func withdrawn(revision, why string, refused *refusal) error {
+	return &withdrawal{session.ErrCut{Reason: "policy " + revision + why}, refused}
+}
+
+// asker asks about one live session after another, with facts of its own.
+type asker struct {
+	life   *life
+	facts  policy.Facts
+	answer policy.Decision
+}
+
+// again asks about a live session: the user directory first, then route with
+// what the client had asked for, then dial about the address in use. The error
+// cuts the session, unless it is a fault. Neither admit and authenticate nor
+// what is counted has a say.
+func (a *asker) again(l *life, under *epoch) error {
+	a.life = l
+	if err := l.standing(under); err != nil {
+		return err
+	}
+	protocol, to, address := l.session.Way()
+	f := &a.facts
+	*f = policy.Facts{Identity: l.who, Request: l.request}
+	l.introduce(f)
+	f.Session.Protocol, f.Session.Again = protocol, true
+	f.Target = canonical(l.asked)
+	f.Asked = askedFacts(l.asked)
+
+	plan := a.ask(policy.Route)
+	if !plan.Allowed() {
+		return refusedAgain(plan)
+	}
+	limits := l.bounds(&plan.SessionLimits)
+	if l.association != nil { // which asks about its destinations itself
+		l.association.packets.Limit(limits)
+		return nil
+	}
+	leads, err := redirected(f.Target, plan.Redirect)
+	if err != nil {
+		plan.Verdict, plan.Err = policy.Fault, err
+		l.proxy.Observe.DecidedAgain(context.Background(), plan, 0)
+		return refusedAgain(plan)
+	}
+	if leads.Host != to.Host || leads.Port != int64(to.Port) {
+		why := fmt.Sprintf(" leads to %s", net.JoinHostPort(leads.Host, fmt.Sprint(leads.Port)))
+		return withdrawn(plan.Revision, why, nil)
+	}
+	f.Target = leads
+	f.Address = policy.AddressOf(address.Addr())
+	if dial := a.ask(policy.Dial); !dial.Allowed() {
+		return refusedAgain(dial)
+	}
+	l.flow.Limit(limits)
+	return nil
+}
+
+// ask asks one question. What the answer says of a session that has ended
+// meanwhile is counted, but is no part of its record.
+func (a *asker) ask(stage policy.Stage) *policy.Decision {
+	l, start := a.life, time.Now()
+	a.facts.Time = policy.MinuteOf(start)
+	a.answer = l.proxy.Decide.Decide(context.Background(), stage, &a.facts)
+	took := time.Since(start)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		l.proxy.Observe.DecidedAgain(context.Background(), &a.answer, took)
+		return &a.answer
+	}
+	l.proxy.Observe.DecidedAgain(l.observed, &a.answer, took)
+	l.keep(&a.answer)
+	return &a.answer
+}
+
+// refusedAgain is a fault as it is, and a denial as the cause of a cut.
+func refusedAgain(d *policy.Decision) error {
+	refused := &refusal{*d}
+	if d.Verdict == policy.Fault {
+		return refused
+	}
+	why := fmt.Sprintf(" denies (%s)", d.Stage)
+	if reasons := d.Reasons(); len(reasons) > 0 {
+		why += ": " + strings.Join(reasons, "; ")
+	}
+	return withdrawn(d.Revision, why, refused)
+}
+
+// attend does what is to be done about a live session: it asks again where it
+// was answered in another epoch, or else looks after its user only.
+func (a *asker) attend(l *life) (asked bool, err error) {
+	present := l.proxy.live.epoch.Load()
+	if asked = l.answered != present; asked {
+		err = a.again(l, present)
+	} else {
+		err = l.standing(present)
+	}
+	var cut session.ErrCut
+	switch {
+	case errors.As(err, &cut):
+		l.proxy.Sessions.Cut(l.session.ID, err)
+	case err != nil:
+		l.faulted = present
+	default:
+		l.answered = present
+	}
+	return asked, err
+}
+
+// standing looks the client up in the user directory again, if that has vouched
+// for it. What is said of the user there now replaces what was, but for what
+// authenticate has given. The error cuts the session.
+func (l *life) standing(under *epoch) error {
+	if l.user.name == "" {
+		return nil
+	}
+	now := l.proxy.Verify.Lookup(l.user.name)
+	if now.Ended != "" {
+		why := "is " + now.Ended
+		if now.Ended == "expired" {
+			why = "has expired"
+		}
+		return withdrawn(under.name(), ": the user "+why, nil)
+	}
+	l.user.expires = now.Expires
+	if l.user.groups {
+		l.who.Groups = now.Groups
+	}
+	if l.user.attributes {
+		l.who.Attributes = now.Attributes
+	}
+	return nil
+}
+
+// canonical makes the facts of a target that was parsed before.
+func canonical(t session.Target) policy.Target {
+	if t.Host == "" { // of an association
+		return policy.Target{}
+	}
+	if ip, err := netip.ParseAddr(t.Host); err == nil {
+		return policy.TargetAddress(ip, t.Port)
+	}
+	return policy.TargetName(t.Host, t.Port)
+}

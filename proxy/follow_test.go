@@ -1,0 +1,405 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"sallyport/policy"
+	"sallyport/proxy/guard"
+	"sallyport/proxy/identity"
+	"sallyport/proxy/listen"
+	"sallyport/proxy/relay"
+	"sallyport/proxy/session"
+)
+
+// policies is a decider whose policy is a function. It allows where that
+// returns nil.
+type policies struct {
+	active atomic.Pointer[activePolicy]
+	asked  atomic.Int64 // questions
+}
+
+type activePolicy struct {
+	revision string
+	deny     func(stage policy.Stage, f *policy.Facts) error
+}
+
+var errBroken = errors.New("broken")
+
+func (d *policies) activate(p *Proxy, revision string, deny func(policy.Stage, *policy.Facts) error) {
+	d.active.Store(&activePolicy{revision, deny})
+	p.Reask(revision)
+}
+
+func (d *policies) Decide(_ context.Context, stage policy.Stage, f *policy.Facts) policy.Decision {
+	active := d.active.Load()
+	d.asked.Add(1)
+	answer := policy.Decision{ID: "id", Stage: stage, Revision: active.revision, Verdict: policy.Allowed, Allow: true}
+	switch err := active.deny(stage, f); {
+	case errors.Is(err, errBroken):
+		answer.Verdict, answer.Err = policy.Fault, err
+	case err != nil:
+		answer.Verdict, answer.Deny = policy.Denied, policy.Set{err.Error()}
+	}
+	return answer
+}
+
+func allowAll(policy.Stage, *policy.Facts) error { return nil }
+
+func denyAll(policy.Stage, *policy.Facts) error { return errors.New("no") }
+
+// observer is an observer that keeps the rounds and the records.
+type observer struct {
+	mu      sync.Mutex
+	rounds  []session.Round
+	records []session.Record
+}
+
+func (o *observer) Accepted(ctx context.Context, _ *session.Session) context.Context { return ctx }
+func (o *observer) Decided(context.Context, *policy.Decision, time.Duration)         {}
+func (o *observer) DecidedAgain(context.Context, *policy.Decision, time.Duration)    {}
+func (o *observer) Authenticated(policy.Method, string)                              {}
+func (o *observer) HandshakeDone(context.Context, session.TraceContext, time.Duration) {
+}
+func (o *observer) Began(context.Context, string)                                          {}
+func (o *observer) AddressDecided(context.Context, netip.Addr, *policy.Decision)           {}
+func (o *observer) Refused(string)                                                         {}
+func (o *observer) Dropped(string, int)                                                    {}
+func (o *observer) Dialled(context.Context, string, string, netip.AddrPort, time.Duration) {}
+
+func (o *observer) Reasked(r *session.Round) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.rounds = append(o.rounds, *r)
+}
+
+func (o *observer) SessionEnded(_ context.Context, r *session.Record) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.records = append(o.records, *r)
+}
+
+// directory is a user directory.
+type directory struct {
+	mu    sync.Mutex
+	users map[string]identity.Standing
+}
+
+func (d *directory) set(name string, s identity.Standing) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.users[name] = s
+}
+
+func (d *directory) Lookup(name string) identity.Standing {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s, ok := d.users[name]
+	switch {
+	case !ok:
+		return identity.Standing{Ended: "gone"}
+	case !s.Expires.IsZero() && !time.Now().Before(s.Expires):
+		return identity.Standing{Ended: "expired"}
+	}
+	return s
+}
+
+func (d *directory) Verify(_ context.Context, name, _ string) (identity.Result, error) {
+	s := d.Lookup(name)
+	return identity.Result{
+		Known: s.Ended != "gone", Verified: s.Ended == "",
+		Groups: s.Groups, Attributes: s.Attributes, Expires: s.Expires,
+	}, nil
+}
+
+// following is a proxy with sessions that have no connections.
+type following struct {
+	*Proxy
+	policies
+	observer
+	directory
+}
+
+func newFollowing(max int) *following {
+	f := &following{directory: directory{users: map[string]identity.Standing{}}}
+	f.Proxy = &Proxy{
+		Decide: &f.policies, Observe: &f.observer, Verify: &f.directory,
+		Sessions: session.NewTable(max), Guard: guard.New(10),
+	}
+	f.activate(f.Proxy, "1", allowAll)
+	return f
+}
+
+// begin lets it follow, and returns how that ends.
+func (f *following) begin() (end func()) {
+	ctx, stop := context.WithCancel(context.Background())
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		f.Follow(ctx)
+	}()
+	return func() { stop(); <-over }
+}
+
+// grant makes a session that has just been granted under the present policy.
+func (f *following) grant(t testing.TB, name, host string) *life {
+	t.Helper()
+	from := netip.MustParseAddrPort("192.0.2.1:5000")
+	s, err := f.Sessions.Open(context.Background(), "main", from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &life{proxy: f.Proxy, session: s, conn: &listen.Conn{Source: from}, observed: context.Background()}
+	client, server := net.Pipe()
+	l.flow = relay.Join(client, server, nil, relay.Limits{}, &s.Bytes)
+	l.asked = session.Target{Host: host, Port: 443}
+	s.SetTarget(host, 443)
+	s.SetAddress(netip.MustParseAddrPort("192.0.2.2:443"))
+	if name != "" {
+		l.who.Name = name
+		l.user = user{name: name, groups: true, attributes: true, expires: f.Lookup(name).Expires}
+	}
+	l.answered = f.Proxy.live.epoch.Load()
+	s.Granted()
+	f.Proxy.live.add(l)
+	return l
+}
+
+func isCut(l *life) string {
+	if l.session.Context().Err() == nil {
+		return ""
+	}
+	return context.Cause(l.session.Context()).Error()
+}
+
+// Ten thousand are asked about each time, each once, and just those are cut
+// that have to be.
+func TestTenThousandAreAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 10_000
+		f := newFollowing(n)
+		defer f.begin()()
+		var lives []*life
+		for i := range n {
+			lives = append(lives, f.grant(t, "", fmt.Sprintf("host-%d.test", i%4)))
+		}
+		synctest.Wait()
+		if got := f.asked.Load(); got != 0 {
+			t.Errorf("%d questions before there is a new policy", got)
+		}
+		f.activate(f.Proxy, "2", func(stage policy.Stage, facts *policy.Facts) error {
+			switch {
+			case !facts.Session.Again:
+				return errors.New("not asked as again")
+			case stage == policy.Route && facts.Target.Host == "host-0.test", stage == policy.Dial && facts.Target.Host == "host-1.test":
+				return errors.New("a reason")
+			}
+			return nil
+		})
+		synctest.Wait()
+		// Each has route, and those that it allows dial.
+		if got := f.asked.Load(); got != n+n*3/4 {
+			t.Errorf("%d questions", got)
+		}
+		if len(f.rounds) != 1 || f.rounds[0].Asked != n || f.rounds[0].Cut != n/2 || f.rounds[0].Revision != "2" {
+			t.Errorf("the rounds are %+v", f.rounds)
+		}
+		for i, l := range lives {
+			want := []string{"cut: policy 2 denies (route): a reason", "cut: policy 2 denies (dial): a reason", "", ""}[i%4]
+			if got := isCut(l); got != want {
+				t.Fatalf("session %d: %q, want %q", i, got, want)
+			}
+		}
+		// Those that were cut and have not ended yet are not asked about again.
+		before := f.asked.Load()
+		f.activate(f.Proxy, "3", allowAll)
+		synctest.Wait()
+		if got := f.asked.Load() - before; got != n {
+			t.Errorf("%d questions in the second round", got)
+		}
+	})
+}
+
+// A policy that comes while sessions are being asked about has the last word on
+// all of them, however many come.
+func TestPolicyInTheMiddleOfARound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 100
+		f := newFollowing(n)
+		defer f.begin()()
+		var lives []*life
+		for range n {
+			lives = append(lives, f.grant(t, "", "host.test"))
+		}
+		gate := make(chan struct{})
+		var count atomic.Int64
+		f.activate(f.Proxy, "2", func(policy.Stage, *policy.Facts) error {
+			if count.Add(1) == n/2 {
+				<-gate
+			}
+			return nil
+		})
+		synctest.Wait()
+		for i := range 50 {
+			f.activate(f.Proxy, fmt.Sprint("2.", i), allowAll)
+		}
+		f.activate(f.Proxy, "3", denyAll)
+		close(gate)
+		synctest.Wait()
+		for _, l := range lives {
+			if got := isCut(l); got != "cut: policy 3 denies (route): no" {
+				t.Fatalf("a session ends by %q", got)
+			}
+		}
+		if got := f.asked.Load(); got > 4*n {
+			t.Errorf("%d questions", got)
+		}
+	})
+}
+
+// A fault keeps the session and alarms once; it is asked about again without
+// being asked, ever less often, until there is an answer.
+func TestFaultsAreTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 10
+		f := newFollowing(n)
+		defer f.begin()()
+		var lives []*life
+		for range n {
+			lives = append(lives, f.grant(t, "", "host.test"))
+		}
+		var mended atomic.Bool
+		f.activate(f.Proxy, "2", func(policy.Stage, *policy.Facts) error {
+			if mended.Load() {
+				return errors.New("at last")
+			}
+			return errBroken
+		})
+		synctest.Wait()
+		if len(f.rounds) != 1 || f.rounds[0].Faults != n || f.rounds[0].Cut != 0 || !errors.Is(f.rounds[0].Fault.(*refusal).Err, errBroken) {
+			t.Fatalf("the rounds are %+v", f.rounds)
+		}
+		time.Sleep(time.Hour)
+		if got := f.asked.Load() / n; got < 60 || got > 70 {
+			t.Errorf("each is asked about %d times in an hour", got)
+		}
+		if len(f.rounds) != 1 {
+			t.Errorf("the alarms are %+v", f.rounds)
+		}
+		// Others that come do not hurry it.
+		before := f.asked.Load()
+		f.set("ann", identity.Standing{Expires: time.Now().Add(time.Minute)})
+		f.Sessions.Cut(lives[0].session.ID, session.ErrCut{Reason: "room"})
+		f.remove(lives[0])
+		f.grant(t, "ann", "host.test")
+		synctest.Wait()
+		if got := f.asked.Load() - before; got != 0 {
+			t.Errorf("a new session has %d questions asked", got)
+		}
+		for _, l := range lives[1:] {
+			if got := isCut(l); got != "" {
+				t.Errorf("a session was cut: %s", got)
+			}
+		}
+		mended.Store(true)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		for _, l := range lives[1:] {
+			if got := isCut(l); got != "cut: policy 2 denies (route): at last" {
+				t.Errorf("a session ends by %q", got)
+			}
+		}
+	})
+}
+
+func (f *following) remove(l *life) {
+	f.Proxy.live.remove(l)
+	l.session.Close()
+}
+
+// Users that expire lose their sessions then, and not by an old date.
+func TestUsersExpire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFollowing(10)
+		defer f.begin()()
+		begun := time.Now()
+		f.set("ann", identity.Standing{Expires: begun.Add(90 * time.Minute)})
+		f.set("bob", identity.Standing{Expires: begun.Add(30 * time.Minute)})
+		f.set("cid", identity.Standing{Expires: begun.Add(20 * time.Minute)})
+		f.set("dan", identity.Standing{})
+		ann, bob, cid, dan := f.grant(t, "ann", "a.test"), f.grant(t, "bob", "b.test"), f.grant(t, "cid", "c.test"), f.grant(t, "dan", "d.test")
+		later := begun.Add(time.Hour)
+		f.set("cid", identity.Standing{Expires: later}) // and no policy that says so
+		f.set("dan", identity.Standing{Expires: begun.Add(10 * time.Minute)})
+		f.activate(f.Proxy, "2", func(_ policy.Stage, facts *policy.Facts) error {
+			if facts.Identity.Name == "cid" && len(facts.Identity.Groups) > 0 {
+				return errors.New("groups that nobody has given")
+			}
+			return nil
+		})
+		for _, c := range []struct {
+			l     *life
+			after time.Duration
+		}{{dan, 10 * time.Minute}, {bob, 30 * time.Minute}, {cid, time.Hour}, {ann, 90 * time.Minute}} {
+			time.Sleep(time.Until(begun.Add(c.after)) - time.Nanosecond)
+			synctest.Wait()
+			if got := isCut(c.l); got != "" {
+				t.Errorf("%s is cut before %v: %s", c.l.who.Name, c.after, got)
+			}
+			time.Sleep(leastWait + time.Nanosecond)
+			synctest.Wait()
+			if got := isCut(c.l); got != "cut: policy 2: the user has expired" {
+				t.Errorf("%s ends by %q", c.l.who.Name, got)
+			}
+			f.remove(c.l)
+		}
+		if got := f.asked.Load(); got != 8 {
+			t.Errorf("the policy was asked %d times, though only users expire", got)
+		}
+	})
+}
+
+// Groups and attributes are those of now, but for what authenticate has given.
+func TestIdentityIsLookedUpAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFollowing(10)
+		defer f.begin()()
+		f.set("ann", identity.Standing{Groups: []string{"old"}, Attributes: map[string]any{"of": "old"}})
+		own, given, none := f.grant(t, "ann", "own.test"), f.grant(t, "ann", "given.test"), f.grant(t, "", "none.test")
+		given.user.groups, given.who.Groups = false, []string{"given"}
+		given.user.attributes, given.who.Attributes = false, policy.Attributes{"of": "given"}
+		none.who = policy.Identity{Name: "token", Groups: []string{"theirs"}}
+		f.set("ann", identity.Standing{Groups: []string{"new"}, Attributes: map[string]any{"of": "new"}})
+		var mu sync.Mutex
+		seen := map[string]string{}
+		f.activate(f.Proxy, "2", func(_ policy.Stage, facts *policy.Facts) error {
+			mu.Lock()
+			defer mu.Unlock()
+			seen[facts.Target.Host] = fmt.Sprint(facts.Identity.Name, facts.Identity.Groups, facts.Identity.Attributes)
+			return nil
+		})
+		synctest.Wait()
+		for _, c := range []struct {
+			l    *life
+			want string
+		}{{own, "ann[new] map[of:new]"}, {given, "ann[given] map[of:given]"}, {none, "token[theirs] map[]"}} {
+			if got := seen[c.l.asked.Host]; got != c.want {
+				t.Errorf("%s: %s, want %s", c.l.asked.Host, got, c.want)
+			}
+		}
+		delete(f.users, "ann")
+		f.activate(f.Proxy, "3", allowAll)
+		synctest.Wait()
+		if isCut(own) != "cut: policy 3: the user is gone" || isCut(given) != "cut: policy 3: the user is gone" || isCut(none) != "" {
+			t.Errorf("once ann is gone: %q, %q, %q", isCut(own), isCut(given), isCut(none))
+		}
+	})
+}

@@ -1,0 +1,63 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+
+	"sallyport/proxy/relay"
+)
+
+// live begins the relay of a session that has been granted, and gives back what
+// only the opening needed.
+func (l *life) live(up *net.TCPConn) {
+	l.who, l.request = l.facts.Identity, l.facts.Request
+	if l.association == nil {
+		var early []byte
+		if n := l.reader.Buffered(); n > 0 {
+			buffered, _ := l.reader.Peek(n) // never fails for what is buffered
+			early = append(early, buffered...)
+		}
+		l.flow = relay.Join(l.conn.TCPConn, up, early, l.limits, &l.session.Bytes)
+	}
+	l.giveBack()
+	l.outcome = "ok"
+	l.session.Granted()
+	l.proxy.Observe.Began(l.observed, "relay")
+	l.proxy.live.add(l)
+	if l.association != nil {
+		go l.exchange()
+		return
+	}
+	go l.relay(up)
+}
+
+// relay moves bytes until the session ends, notes why it ended, and ends it.
+// It needs so little stack that an idle session keeps two of the smallest.
+func (l *life) relay(up *net.TCPConn) {
+	l.cause, l.err = l.flow.Run(l.session.Context())
+	up.Close()
+	l.finish()
+}
+
+// exchange is relay for an association.
+func (l *life) exchange() {
+	l.cause, l.err = l.association.run(l.session.Context())
+	l.finish()
+}
+
+// finish notes how the session ended, and ends it.
+func (l *life) finish() {
+	if l.cause == relay.Cut {
+		l.cutShort()
+	}
+	l.end()
+}
+
+// cutShort notes for the record that the session was cut.
+func (l *life) cutShort() {
+	l.outcome = "cut"
+	var r *refusal
+	if errors.As(l.err, &r) {
+		l.reasons = r.Reasons()
+	}
+}
