@@ -139,6 +139,15 @@ func TestDatagramsMalformed(t *testing.T) {
 		t.Errorf("%d bytes came to the target", len(p.data))
 	}
 	target.nothing(t)
+	metrics := scrape(t, s, "")
+	for _, want := range []string{
+		`sallyport_datagrams_dropped_total{cause="malformed"} 18`,
+		`sallyport_datagrams_dropped_total{cause="fragment"} 4`,
+	} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("no %s in the metrics", want)
+		}
+	}
 	// A reserved byte that is set means nothing.
 	a.sendRaw(append([]byte{0xff, 0xff}, datagram(t, target.at, "reserved")[2:]...)).want("reserved", target.at)
 }
@@ -149,13 +158,19 @@ func TestDatagramsBothFamiliesAndNames(t *testing.T) {
 	four, six := servePackets(t, "127.0.0.1:0"), servePackets(t, "[::1]:0")
 	_, port4, _ := net.SplitHostPort(four.at)
 	_, port6, _ := net.SplitHostPort(six.at)
+	shut := servePackets(t, "127.0.0.3:0") // which dial denies
+	_, portShut, _ := net.SplitHostPort(shut.at)
 	names := serveNames(t, map[string][]string{
 		"four.example.": {"127.0.0.1"}, "six.example.": {"::1"}, "mixed.example.": {"10.0.0.1", "127.0.0.1"},
-		"private.example.": {"10.0.0.1"}, "denied.example.": {"127.0.0.1"},
+		"private.example.": {"10.0.0.1"}, "shut.example.": {"127.0.0.3"}, "denied.example.": {"127.0.0.1"},
 	})
 	denied := write(t, filepath.Join(t.TempDir(), "denied.json"), `{"denied": [9]}`)
 	s := start(t, "--listen", "[::1]:0", "--policy", udpPolicy(t, "deny contains \"that name\" if input.target.host == \"denied.example\"\n"),
-		"--policy", dialPolicy(t), "--data", denied, "--set", "dns.servers="+names.addr)
+		"--policy", write(t, filepath.Join(t.TempDir(), "dial.rego"), `package sallyport.dial
+default allow := false
+allow if input.address.scope == "loopback"
+deny contains "shut" if input.address.ip == "127.0.0.3"
+`), "--data", denied, "--set", "dns.servers="+names.addr)
 	by6 := s.wait(t, 1, "listening")["address"].(string)
 	zero6 := netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
 	for _, a := range []*association{associate(t, s.addr), associateFrom(t, by6, "[::1]:0", zero6)} {
@@ -167,8 +182,9 @@ func TestDatagramsBothFamiliesAndNames(t *testing.T) {
 		a.send("denied.example:"+port4, "no").send("private.example:"+port4, "no").send("gone.example:"+port4, "no")
 		a.send("127.0.0.1:"+port4, "literal").want("literal", four.at)
 		a.send("[::ffff:127.0.0.1]:"+port4, "mapped").want("mapped", four.at)
-		a.send("10.0.0.1:"+port4, "no").send("0x7f.1:"+port4, "spelled").want("spelled", four.at)
+		a.send("10.0.0.1:"+port4, "no").send(shut.at, "no").send("shut.example:"+portShut, "no").send("0x7f.1:"+port4, "spelled").want("spelled", four.at)
 	}
+	shut.nothing(t)
 	if slices.Contains(names.questions(), "denied.example.") {
 		t.Error("a name that route denies was looked up")
 	}

@@ -15,7 +15,7 @@ func TestDatagramsFollowThePolicy(t *testing.T) {
 	names := serveNames(t, map[string][]string{"two.example.": {"127.0.0.1"}})
 	file := filepath.Join(t.TempDir(), "data.json")
 	write(t, file, `{"denied": [], "associate": true}`)
-	s := start(t, "--policy", udpPolicy(t, "deny contains \"no UDP any more\" if {\n\tinput.request.command == \"associate\"\n\tnot data.associate\n}\n"),
+	s := start(t, "--policy", udpPolicy(t, "deny contains \"no UDP any more\" if {\n\tinput.request.command == \"associate\"\n\tnot data.associate\n}\nsession_limits := data.limits if input.request.command == \"associate\"\n"),
 		"--policy", dialPolicy(t), "--data", file, "--set", "dns.servers="+names.addr)
 	s.wait(t, 0, "policy active")
 	policies := 1
@@ -45,11 +45,20 @@ func TestDatagramsFollowThePolicy(t *testing.T) {
 	a.send(two.at, "back").want("back", two.at)
 	a.send("two.example:"+port, "back").want("back", two.at)
 
+	follow(`{"denied": [], "associate": true, "limits": {"bytes": 60}}`)
+	b := associate(t, s.addr)
+	b.send(two.at, "its own").want("its own", two.at)
+	a.send(two.at, "too much").control.rest() // which both directions have been before
+	_, r := s.ended(t, 0)
+	if r["cause"] != "bytes_spent" {
+		t.Errorf("under a new limit: %v", r)
+	}
+
 	follow(`{"denied": [], "associate": false}`)
-	if rest, err := a.control.rest(); rest != "" || err != nil {
+	if rest, err := b.control.rest(); rest != "" || err != nil {
 		t.Errorf("the connection ends with %q, %v", rest, err)
 	}
-	_, r := s.ended(t, 0)
+	_, r = s.ended(t, 1)
 	if r["outcome"] != "cut" || fmt.Sprint(r["reasons"]) != "[no UDP any more]" {
 		t.Errorf("%v", r)
 	}

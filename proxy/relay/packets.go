@@ -64,7 +64,7 @@ type Packets struct {
 	carrying sync.WaitGroup
 
 	most     atomic.Int64 // Limits.Bytes
-	spent    atomic.Int64 // of it
+	spent    atomic.Int64 // of it; only where there is one
 	up, down gait
 
 	mu      sync.Mutex
@@ -99,7 +99,10 @@ func (x *Packets) Limit(l Limits) {
 		return
 	}
 	x.limits = l
-	x.most.Store(l.Bytes)
+	if l.Bytes != x.most.Load() {
+		x.spent.Store(x.counters.Up.Load() + x.counters.Down.Load())
+		x.most.Store(l.Bytes)
+	}
 	x.up.set(l.Up)
 	x.down.set(l.Down)
 	if x.running {
