@@ -61,6 +61,10 @@ func (a *asker) again(l *life, under *epoch) error {
 		return refusedAgain(plan)
 	}
 	limits := l.bounds(&plan.SessionLimits)
+	if l.association != nil { // which asks about its destinations itself
+		l.association.packets.Limit(limits)
+		return nil
+	}
 	leads, err := redirected(f.Target, plan.Redirect)
 	if err != nil {
 		plan.Verdict, plan.Err = policy.Fault, err
@@ -159,6 +163,9 @@ func (l *life) standing(under *epoch) error {
 
 // canonical makes the facts of a target that was parsed before.
 func canonical(t session.Target) policy.Target {
+	if t.Host == "" { // of an association
+		return policy.Target{}
+	}
 	if ip, err := netip.ParseAddr(t.Host); err == nil {
 		return policy.TargetAddress(ip, t.Port)
 	}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -26,14 +27,15 @@ type life struct {
 	// It has what the observer keeps of it, and nothing is cancelled by it.
 	observed context.Context
 
-	*opening // nil once the session is granted, or over
-	kept     // what is known of the request for good
-	flow     *relay.Flow
-	identity string      // counted by the guard until the end
-	outcome  string      // for the record: the ending's name
-	cause    relay.Cause // why a granted session ended
-	reasons  []string    // the policy's, where it refused
-	err      error
+	*opening                 // nil once the session is granted, or over
+	kept                     // what is known of the request for good
+	flow        *relay.Flow  // nil of an association
+	association *association // nil of all else
+	identity    string       // counted by the guard until the end
+	outcome     string       // for the record: the ending's name
+	cause       relay.Cause  // why a granted session ended
+	reasons     []string     // the policy's, where it refused
+	err         error
 
 	// What asking about a live session has found goes here, until it is over.
 	mu       sync.Mutex
@@ -49,6 +51,7 @@ type opening struct {
 	facts   policy.Facts
 	answer  policy.Decision // the latest
 	limits  relay.Limits
+	stated  netip.AddrPort // where a client says that its datagrams come from
 }
 
 // openings are used again. Their readers are large enough for every SOCKS
@@ -115,6 +118,12 @@ func (l *life) ask(stage policy.Stage) policy.Decision {
 // keep notes what the record will say of an answer.
 func (l *life) keep(answer *policy.Decision) {
 	l.session.Decided(string(answer.Stage), answer.ID)
+	l.note(answer)
+}
+
+// note is keep without the decision's id: of those about datagrams there may be
+// any number.
+func (l *life) note(answer *policy.Decision) {
 	l.session.AddLabels(answer.Labels)
 	l.revision = answer.Revision
 	for _, warning := range answer.Warn {

@@ -134,7 +134,7 @@ func (l *life) fail(err error) {
 // unanswerable tells an end before the client had asked in a way that its
 // protocol can answer.
 func unanswerable(err error) bool {
-	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)
+	return errors.Is(err, errGone) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // hangUp closes so that the answer arrives: unread bytes would turn the close

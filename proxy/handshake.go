@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -229,6 +228,11 @@ func (l *life) identify(p *presented, known identity.Result, change *policy.Iden
 // aim turns the request into the facts of route: its target in canonical form.
 func (l *life) aim(r *request) error {
 	l.facts.Request = r.facts
+	l.session.SetCommand(r.facts.Command)
+	if r.facts.Command == "associate" { // its address is the client's own
+		l.stated = netip.AddrPortFrom(r.ip, r.port)
+		return nil
+	}
 	host := target.FromIP(r.ip)
 	if r.host != "" {
 		var err error
@@ -254,10 +258,9 @@ func targetFacts(host target.Host, port uint16) policy.Target {
 	return policy.TargetName(host.Name, port)
 }
 
-// grant tells the client that it is connected, and leaves the connection as the
-// relay wants it: without a deadline.
-func (l *life) grant(up *net.TCPConn) error {
-	bound := up.LocalAddr().(*net.TCPAddr).AddrPort()
+// grant tells the client that its request is fulfilled, and leaves the connection
+// as the relay wants it: without a deadline.
+func (l *life) grant(bound netip.AddrPort) error {
 	if err := l.conn.SetDeadline(time.Now().Add(l.proxy.Limits.Handshake)); err != nil {
 		return fmt.Errorf("grant: %w", err)
 	}

@@ -11,17 +11,23 @@ import (
 // only the opening needed.
 func (l *life) live(up *net.TCPConn) {
 	l.who, l.request = l.facts.Identity, l.facts.Request
-	var early []byte
-	if n := l.reader.Buffered(); n > 0 {
-		buffered, _ := l.reader.Peek(n) // never fails for what is buffered
-		early = append(early, buffered...)
+	if l.association == nil {
+		var early []byte
+		if n := l.reader.Buffered(); n > 0 {
+			buffered, _ := l.reader.Peek(n) // never fails for what is buffered
+			early = append(early, buffered...)
+		}
+		l.flow = relay.Join(l.conn.TCPConn, up, early, l.limits, &l.session.Bytes)
 	}
-	l.flow = relay.Join(l.conn.TCPConn, up, early, l.limits, &l.session.Bytes)
 	l.giveBack()
 	l.outcome = "ok"
 	l.session.Granted()
 	l.proxy.Observe.Began(l.observed, "relay")
 	l.proxy.live.add(l)
+	if l.association != nil {
+		go l.exchange()
+		return
+	}
 	go l.relay(up)
 }
 
@@ -30,6 +36,17 @@ func (l *life) live(up *net.TCPConn) {
 func (l *life) relay(up *net.TCPConn) {
 	l.cause, l.err = l.flow.Run(l.session.Context())
 	up.Close()
+	l.finish()
+}
+
+// exchange is relay for an association.
+func (l *life) exchange() {
+	l.cause, l.err = l.association.run(l.session.Context())
+	l.finish()
+}
+
+// finish notes how the session ended, and ends it.
+func (l *life) finish() {
 	if l.cause == relay.Cut {
 		l.cutShort()
 	}

@@ -19,6 +19,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"sallyport/policy"
@@ -51,6 +52,8 @@ type Observer interface {
 	AddressDecided(ctx context.Context, ip netip.Addr, d *policy.Decision)
 	Dialled(ctx context.Context, upstream, outcome string, to netip.AddrPort, took time.Duration)
 	Refused(cause string)
+	// Dropped tells of datagrams that were not relayed. Any goroutine may tell.
+	Dropped(cause string, n int)
 	SessionEnded(ctx context.Context, r *session.Record)
 }
 
@@ -77,6 +80,11 @@ type Limits struct {
 	Handshake time.Duration // from the first byte awaited to the request's last
 	Dial      time.Duration // resolving and connecting together
 	Idle      time.Duration // no byte in either direction
+
+	Bind       time.Duration // the wait for a peer
+	Flows      int           // destinations of one UDP association
+	FlowsTotal int           // destinations of all of them
+	FlowIdle   time.Duration // no datagram to or from a destination: it is forgotten
 }
 
 // Proxy serves connections. All fields but Locator are required.
@@ -92,6 +100,11 @@ type Proxy struct {
 	Limits   Limits
 
 	Protocols map[string][]string // by listener: what it speaks, socks5 and http
+	Associate map[string]Door     // by listener: where clients send their datagrams
+	Bind      map[string]Door     // by listener: where peers connect to
+
+	flows atomic.Int64 // destinations of all associations
+	held  atomic.Int64 // bytes that wait for decisions about them
 
 	live live
 }
@@ -137,15 +150,35 @@ func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 	}
 	l.limits = l.bounds(&plan.SessionLimits)
 
-	up, err := l.reach(ctx, &plan) // resolve, ask dial about each address, connect to those
+	if l.facts.Request.Command == "associate" {
+		return nil, l.associate(ctx, &plan)
+	}
+	up, bound, err := l.peer(ctx, &plan)
 	if err != nil {
 		return nil, err
 	}
-	if err := l.grant(up); err != nil {
+	if err := l.grant(bound); err != nil {
 		up.Close()
 		return nil, err
 	}
 	return up, nil
+}
+
+// peer is the connection to the other side, and the address that the client is
+// told: this side's where the client connects, the other's where it has waited.
+func (l *life) peer(ctx context.Context, plan *policy.Decision) (*net.TCPConn, netip.AddrPort, error) {
+	if l.facts.Request.Command == "bind" {
+		up, err := l.bind(ctx, plan)
+		if err != nil {
+			return nil, netip.AddrPort{}, err
+		}
+		return up, addrPortOf(up.RemoteAddr()), nil
+	}
+	up, err := l.reach(ctx, plan) // resolve, ask dial about each address, connect to those
+	if err != nil {
+		return nil, netip.AddrPort{}, err
+	}
+	return up, addrPortOf(up.LocalAddr()), nil
 }
 
 // bounds joins the policy's limits with the configuration's: the strictest of

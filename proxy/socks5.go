@@ -84,11 +84,13 @@ func (d *socks5Dialect) Request() (request, error) {
 	if err != nil {
 		return request{}, err
 	}
-	if r.Command != socks5.Connect {
+	switch r.Command {
+	case socks5.Connect, socks5.Bind, socks5.Associate:
+	default:
 		return request{}, errCommand
 	}
 	return request{
-		facts: policy.Request{Command: "connect"},
+		facts: policy.Request{Command: r.Command.String()},
 		host:  r.Address.Host, ip: r.Address.IP, port: r.Address.Port,
 	}, nil
 }

@@ -37,6 +37,7 @@ type instruments struct {
 	activations     counter
 	databases       counter
 	relayBytes      counter
+	datagrams       counter
 	decision        histogram
 	handshake       histogram
 	dial            histogram
@@ -72,6 +73,8 @@ func newInstruments(meter metric.Meter, o *Options, tracer *tracer) (*instrument
 			"New GeoIP databases that became active or were refused.", "database", "outcome"),
 		relayBytes: count("sallyport.relay.bytes", "By",
 			"Bytes relayed from clients (up) and to clients (down), counted when a session ends.", "direction"),
+		datagrams: count("sallyport.datagrams.dropped", "{datagram}",
+			"Datagrams of UDP associations that were not relayed, by why.", "cause"),
 		decision: measure("sallyport.decision.duration",
 			"Time that a decision takes, memoised ones included.", decisionSeconds, "stage"),
 		handshake: measure("sallyport.handshake.duration",

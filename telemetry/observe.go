@@ -102,6 +102,11 @@ func (t *Telemetry) Refused(cause string) {
 	}
 }
 
+// Dropped counts datagrams of a UDP association that were not relayed, by why.
+func (t *Telemetry) Dropped(cause string, n int) {
+	t.instruments.datagrams.add(int64(n), cause)
+}
+
 // Authenticated counts a client that has presented credentials, or none. The
 // outcome is the verdict's name.
 func (t *Telemetry) Authenticated(method policy.Method, outcome string) {

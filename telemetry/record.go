@@ -60,6 +60,7 @@ func sessionAttrs(line []slog.Attr, r *session.Record) []slog.Attr {
 	text("session.id", r.ID)
 	text("listener", r.Listener)
 	text("network.protocol.name", r.Protocol)
+	text("command", r.Command)
 	if r.Source.IsValid() {
 		endpoint("client.address", "client.port", r.Source.Addr().Unmap().String(), r.Source.Port())
 	}
@@ -82,6 +83,9 @@ func sessionAttrs(line []slog.Attr, r *session.Record) []slog.Attr {
 		text(decisionKeys[i], r.Decisions.Of(stage))
 	}
 	text("policy.revision", r.Revision)
+	if n := r.Datagrams; n != nil {
+		line = append(line, slog.Int64("datagrams.up", n.Up), slog.Int64("datagrams.down", n.Down), slog.Int64("datagrams.dropped", n.Dropped))
+	}
 	return append(line,
 		slog.Int64("bytes.up", r.Bytes.Up), slog.Int64("bytes.down", r.Bytes.Down),
 		slog.Time("started", r.Started), slog.Float64("duration", math.Round(r.Duration*1e6)/1e6))

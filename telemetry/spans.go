@@ -52,6 +52,7 @@ type sessionTrace struct {
 	step    trace.Span      // what goes on; nil between steps
 
 	permits map[netip.Addr]string // decisions that allowed an address
+	told    int                   // decisions, once it is settled
 }
 
 // decided is a decision, as a span.
@@ -62,6 +63,10 @@ type decided struct {
 	start, end          time.Time
 	took                time.Duration // by the engine; the span of authenticate has the verifying too
 }
+
+// maxTold bounds the spans of decisions, and what is kept of addresses, of a UDP
+// association, which may go on being decided about for long.
+const maxTold = 128
 
 // maxKept is more than the decisions before route.
 const maxKept = 8
@@ -101,7 +106,8 @@ func (t *Telemetry) traceDecision(tr *sessionTrace, d *policy.Decision, took tim
 	}
 	if tr.settled {
 		t.instruments.decision.record(tr.ctx, took.Seconds(), this.stage)
-		if d.Stage != policy.Dial { // those are events of the span dial
+		if d.Stage != policy.Dial && tr.told < maxTold { // those are events of the span dial
+			tr.told++
 			tr.span(&this)
 		}
 		return
@@ -122,9 +128,13 @@ func (t *Telemetry) settle(tr *sessionTrace, wish *bool) {
 			tracer, parent = t.tracer.forced, believed(tr.claimed)
 		}
 		s := tr.session
+		transport := "tcp"
+		if s.Command() == "associate" {
+			transport = "udp"
+		}
 		_, span := tracer.Start(context.WithValue(parent, idsKey{}, tr.ids), "session",
 			trace.WithTimestamp(s.Started), trace.WithSpanKind(trace.SpanKindServer),
-			trace.WithAttributes(attribute.String("network.transport", "tcp")))
+			trace.WithAttributes(attribute.String("network.transport", transport)))
 		if tr.ids = span.SpanContext(); tr.ids.IsSampled() {
 			tr.ctx, tr.tracer = trace.ContextWithSpan(tr.ctx, span), tracer
 		}
@@ -198,7 +208,7 @@ func (tr *sessionTrace) address(ip netip.Addr, d *policy.Decision) {
 		attribute.String("verdict", d.Verdict.String()),
 	))
 	tr.step.SetAttributes(attribute.String("opa.decision_id", d.ID)) // the last one, until one is dialled
-	if d.Verdict == policy.Allowed {
+	if d.Verdict == policy.Allowed && len(tr.permits) < maxTold {
 		if tr.permits == nil {
 			tr.permits = map[netip.Addr]string{}
 		}

@@ -69,7 +69,7 @@ func (c *client) open() (*net.TCPConn, error) {
 	conn.SetDeadline(time.Now().Add(patience))
 	switch c.through.scheme {
 	case "socks5":
-		err = c.askSOCKS(conn, to)
+		_, err = c.ask(conn, socks5.Request{Command: socks5.Connect, Address: socks5.Address{IP: to.Addr(), Port: to.Port()}})
 	case "http":
 		err = c.askHTTP(conn, to)
 	}
@@ -100,47 +100,51 @@ func dial(address string, n int) (*net.TCPConn, error) {
 	return conn.(*net.TCPConn), nil
 }
 
-func (c *client) askSOCKS(conn net.Conn, to netip.AddrPort) error {
+// replyError is a reply that is no success.
+type replyError socks5.Reply
+
+func (e replyError) Error() string { return fmt.Sprintf("the proxy answers: %v", socks5.Reply(e)) }
+
+// ask has a SOCKS request fulfilled, and returns the address that is told.
+func (c *client) ask(conn net.Conn, request socks5.Request) (socks5.Address, error) {
 	r := bufio.NewReaderSize(conn, 512)
 	method := socks5.NoAuth
 	if c.through.user != "" {
 		method = socks5.UserPass
 	}
 	if _, err := conn.Write(socks5.AppendGreeting(nil, method)); err != nil {
-		return err
+		return socks5.Address{}, err
 	}
 	if chosen, err := socks5.ReadMethod(r); err != nil || chosen != method {
-		return fmt.Errorf("the proxy does not take method %#02x: %v", method, err)
+		return socks5.Address{}, fmt.Errorf("the proxy does not take method %#02x: %v", method, err)
 	}
 	if method == socks5.UserPass {
 		message, err := socks5.AppendCredentials(nil, socks5.Credentials{Username: c.through.user, Password: c.through.password})
 		if err != nil {
-			return err
+			return socks5.Address{}, err
 		}
 		if _, err := conn.Write(message); err != nil {
-			return err
+			return socks5.Address{}, err
 		}
 		if status, err := socks5.ReadStatus(r); err != nil || status != 0 {
-			return fmt.Errorf("the proxy refuses the password: status %d, %v", status, err)
+			return socks5.Address{}, fmt.Errorf("the proxy refuses the password: status %d, %v", status, err)
 		}
 	}
-	message, err := socks5.AppendRequest(nil, socks5.Request{
-		Command: socks5.Connect, Address: socks5.Address{IP: to.Addr(), Port: to.Port()},
-	})
+	message, err := socks5.AppendRequest(nil, request)
 	if err != nil {
-		return err
+		return socks5.Address{}, err
 	}
 	if _, err := conn.Write(message); err != nil {
-		return err
+		return socks5.Address{}, err
 	}
-	reply, _, err := socks5.ReadReply(r)
+	reply, bound, err := socks5.ReadReply(r)
 	if err != nil {
-		return err
+		return socks5.Address{}, err
 	}
 	if reply != socks5.Succeeded {
-		return fmt.Errorf("the proxy answers: %v", reply)
+		return socks5.Address{}, replyError(reply)
 	}
-	return nothingMore(r)
+	return bound, nothingMore(r)
 }
 
 func (c *client) askHTTP(conn net.Conn, to netip.AddrPort) error {

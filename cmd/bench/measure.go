@@ -54,6 +54,11 @@ func measurements() []measurement {
 			return pingPong(ctx, c, s, size)
 		}})
 	}
+	for _, size := range []int{64, 1200} {
+		list = append(list, measurement{fmt.Sprintf("udp-%d", size), func(ctx context.Context, c *contender, s settings) (figures, error) {
+			return datagrams(ctx, c, s, size)
+		}})
+	}
 	return append(list, measurement{"verify", verify})
 }
 

@@ -101,7 +101,7 @@ socksmethod: none
 %s
 timeout.io: 0
 client pass { from: 127.0.0.0/8 to: 0.0.0.0/0 }
-socks pass { from: 127.0.0.0/8 to: 127.0.0.0/8 command: connect }
+socks pass { from: 127.0.0.0/8 to: 127.0.0.0/8 command: connect udpassociate udpreply }
 `, host, port, users))
 }
 

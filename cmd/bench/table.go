@@ -22,6 +22,8 @@ func rows() []row {
 		{"up-8_cpu_s_per_gb", "CPU per GB up, 8 streams, s"},
 		{"ping_pong_512_cpu_us", "CPU per 512 B round trip, µs"},
 		{"ping_pong_16384_cpu_us", "CPU per 16 KiB round trip, µs"},
+		{"udp_64_cpu_us", "CPU per 64 B datagram, µs"},
+		{"udp_1200_cpu_us", "CPU per 1200 B datagram, µs"},
 		{"idle_descriptors", "idle connection: descriptors"},
 		{"idle_pss_kib", "idle connection: memory, KiB"},
 		{"idle_kernel_kib", "idle connection: kernel, KiB"},

@@ -118,11 +118,15 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		Decide: s.engine, Observe: s.telemetry, Verify: s.verifier,
 		Resolve: dial.NewResolver(c.DNS.Servers), Dial: &dial.Dialer{},
 		Sessions: s.sessions, Guard: guard.New(guarded),
-		Limits:    proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle},
-		Protocols: map[string][]string{},
+		Limits: proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle,
+			Bind: c.Limits.Bind, Flows: c.Limits.Flows, FlowsTotal: c.Limits.FlowsTotal, FlowIdle: c.Limits.FlowIdle,
+		},
+		Protocols: map[string][]string{}, Associate: map[string]proxy.Door{}, Bind: map[string]proxy.Door{},
 	}
 	for _, l := range c.Listeners {
 		s.proxy.Protocols[l.Name] = l.Protocols
+		s.proxy.Associate[l.Name] = door(l.UDP)
+		s.proxy.Bind[l.Name] = door(l.Bind)
 	}
 	if err := s.startGeo(ctx); err != nil {
 		return nil, err
@@ -134,6 +138,11 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		}
 	}
 	return s, s.manager.Start(ctx, s.engine)
+}
+
+func door(d config.Door) proxy.Door {
+	first, last := d.Ports.Bounds()
+	return proxy.Door{Advertise: d.Advertise, Ports: dial.Ports{First: first, Last: last}}
 }
 
 // openLog starts the log that everything else writes to.

@@ -129,6 +129,10 @@ func settingType(t reflect.Type) string {
 		return "size"
 	case reflect.TypeFor[netip.AddrPort]():
 		return "address"
+	case reflect.TypeFor[netip.Addr]():
+		return "IP address"
+	case reflect.TypeFor[config.Ports]():
+		return "ports"
 	case reflect.TypeFor[secret.String]():
 		return "secret string"
 	}

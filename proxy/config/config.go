@@ -51,6 +51,14 @@ type Listener struct {
 	Name      string   `key:"name" doc:"the name that policies see as input.session.listener; of the next ones listener-2, listener-3, ..."`
 	Address   string   `key:"address" doc:"IP:PORT; :PORT is every address of this machine, port 0 a free port"`
 	Protocols []string `key:"protocols" doc:"which of socks5 and http are spoken here, told apart by the first byte"`
+	UDP       Door     `key:"udp" doc:"where clients of this listener send the datagrams of a UDP association; by default to the address that they have connected to"`
+	Bind      Door     `key:"bind" doc:"where the peers of a SOCKS BIND connect to; by default to the address from which this machine reaches the peer"`
+}
+
+// Door is where something comes in that a client has asked for.
+type Door struct {
+	Advertise []netip.Addr `key:"advertise" doc:"the address that clients are told instead of this machine's, such as that of a NAT or of a container's host; one for IPv4, one for IPv6, or both"`
+	Ports     Ports        `key:"ports" doc:"a range such as 40000-40100; empty: any port that is free"`
 }
 
 // Policy says where policies come from and how they are run.
@@ -106,6 +114,10 @@ type Limits struct {
 	Handshake   time.Duration `key:"handshake" doc:"how long the whole handshake may take, at most 30s"`
 	Dial        time.Duration `key:"dial" doc:"how long reaching a target may take, name resolution included"`
 	Idle        time.Duration `key:"idle" doc:"how long a session may carry no byte either way"`
+	Bind        time.Duration `key:"bind" doc:"how long a SOCKS BIND may wait for its peer"`
+	Flows       int           `key:"flows" doc:"destinations that a UDP association remembers; the one that is unused for longest makes room for another"`
+	FlowsTotal  int           `key:"flows_total" doc:"destinations of all UDP associations; beyond them an association forgets its own"`
+	FlowIdle    time.Duration `key:"flow_idle" doc:"how long a UDP destination is remembered without a datagram either way; until then its answers reach the client"`
 }
 
 // Management is the management API.
@@ -145,10 +157,11 @@ type Shutdown struct {
 // Default is the configuration of a server that was told nothing.
 func Default() *Config {
 	return &Config{
-		Listeners:  []Listener{{Name: "main", Address: "127.0.0.1:1080", Protocols: defaultProtocols()}},
-		Policy:     Policy{Timeout: 500 * time.Millisecond, Strict: true, Rollback: Refuse, DecisionLog: DecisionLog{WhenFull: Drop}},
-		State:      State{Path: "sallyport.db"},
-		Limits:     Limits{Connections: 10000, Memory: 1 << 30, Handshake: 10 * time.Second, Dial: 15 * time.Second, Idle: 10 * time.Minute},
+		Listeners: []Listener{{Name: "main", Address: "127.0.0.1:1080", Protocols: defaultProtocols()}},
+		Policy:    Policy{Timeout: 500 * time.Millisecond, Strict: true, Rollback: Refuse, DecisionLog: DecisionLog{WhenFull: Drop}},
+		State:     State{Path: "sallyport.db"},
+		Limits: Limits{Connections: 10000, Memory: 1 << 30, Handshake: 10 * time.Second, Dial: 15 * time.Second, Idle: 10 * time.Minute,
+			Bind: 2 * time.Minute, Flows: 512, FlowsTotal: 65536, FlowIdle: 5 * time.Minute},
 		Management: Management{Address: "127.0.0.1:9080"},
 		Log:        Log{Level: "info", Format: "json"},
 		Telemetry:  Telemetry{Prometheus: true},

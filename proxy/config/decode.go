@@ -53,7 +53,8 @@ func (l *loader) want(what string, n *node, path string) {
 
 // decode puts what was written into a field, and notes where it was written.
 func (l *loader) decode(n *node, target reflect.Value, path string) {
-	if n.kind == untyped && target.Kind() == reflect.Slice {
+	addresses := target.Type() == reflect.TypeFor[[]netip.Addr]() // of which one needs no list
+	if (n.kind == untyped || n.kind == text && addresses) && target.Kind() == reflect.Slice {
 		n = splitList(n)
 	}
 	if (n.kind == text || n.kind == untyped) && !n.at.secret {
@@ -106,6 +107,20 @@ func (l *loader) decode(n *node, target reflect.Value, path string) {
 			return
 		}
 		*field = address
+	case *netip.Addr:
+		address, err := netip.ParseAddr(n.text)
+		if err != nil {
+			l.want("an IP address", n, path)
+			return
+		}
+		*field = address.Unmap()
+	case *Ports:
+		ports, err := ParsePorts(n.text)
+		if err != nil || n.kind != text && n.kind != untyped && n.kind != integer {
+			l.want("a range of ports such as 40000-40100", n, path)
+			return
+		}
+		*field = ports
 	default:
 		l.decodeKind(n, target, path)
 	}

@@ -60,8 +60,8 @@ func TestNothingGivenIsTheDefault(t *testing.T) {
 var whole = map[string]string{
 	"c.yaml": `
 listeners:
-  - {name: inside, address: "10.0.0.1:1080", protocols: [socks5]}
-  - address: "[::1]:8080"
+  - {name: inside, address: "10.0.0.1:1080", protocols: [socks5], udp: {advertise: 192.0.2.7, ports: 40000-40100}, bind: {advertise: [192.0.2.7, "2001:db8::7"], ports: 20}}
+  - {address: "[::1]:8080", udp: {advertise: "2001:db8::7"}, bind: {advertise: "2001:db8::7"}}
 policy:
   paths: [policies/, extra.rego]
   data: [data.json]
@@ -84,7 +84,7 @@ policy:
     labels: {a.b: "7"}
     list: [a, 1.5, false]
 state: {path: /var/lib/sallyport.db}
-limits: {connections: 1_000, memory: 64MiB, handshake: 5s, dial: 7, idle: 1h}
+limits: {connections: 1_000, memory: 64MiB, handshake: 5s, dial: 7, idle: 1h, bind: 1m, flows: 5, flows_total: 6, flow_idle: 8s}
 management:
   address: ":9080"
   tokens:
@@ -97,8 +97,10 @@ shutdown: {grace: 0s}
 `,
 	"c.json": `{
 	"listeners": [
-		{"name": "inside", "address": "10.0.0.1:1080", "protocols": ["socks5"]},
-		{"address": "[::1]:8080"}
+		{"name": "inside", "address": "10.0.0.1:1080", "protocols": ["socks5"],
+			"udp": {"advertise": "192.0.2.7", "ports": "40000-40100"},
+			"bind": {"advertise": ["192.0.2.7", "2001:db8::7"], "ports": "20-20"}},
+		{"address": "[::1]:8080", "udp": {"advertise": "2001:db8::7"}, "bind": {"advertise": ["2001:db8::7"]}}
 	],
 	"policy": {
 		"paths": ["policies/", "extra.rego"], "data": ["data.json"], "timeout": 2.5e-1, "strict": false,
@@ -113,7 +115,7 @@ shutdown: {grace: 0s}
 	},
 	"geoip": {"databases": ["country.mmdb", "asn.mmdb"]},
 	"state": {"path": "/var/lib/sallyport.db"},
-	"limits": {"connections": 1000, "memory": 67108864, "handshake": "5s", "dial": 7, "idle": "1h"},
+	"limits": {"connections": 1000, "memory": 67108864, "handshake": "5s", "dial": 7, "idle": "1h", "bind": "1m", "flows": 5, "flows_total": 6, "flow_idle": "8s"},
 	"management": {"address": ":9080", "tokens": {"Ops.One": {"token": "0123456789abcdef", "roles": ["admin", "read:all"]}}},
 	"dns": {"servers": ["192.0.2.1", "[2001:db8::1]:5353"]},
 	"log": {"level": "debug", "format": "text", "file": "/tmp/log"},
@@ -131,9 +133,13 @@ log.file = "/tmp/log"
 name = "inside"
 address = "10.0.0.1:1080"
 protocols = ["socks5"]
+udp = {advertise = "192.0.2.7", ports = "40000-40100"}
+bind = {advertise = ["192.0.2.7", "2001:db8::7"], ports = 20}
 
 [[listeners]]
 address = "[::1]:8080"
+udp.advertise = "2001:db8::7"
+bind.advertise = "2001:db8::7"
 
 [policy]
 paths = [
@@ -172,6 +178,10 @@ memory = "64MiB"
 handshake = "5s"
 dial = 7
 idle = "1h"
+bind = "1m"
+flows = 5
+flows_total = 6
+flow_idle = 8
 
 [management]
 address = ":9080"
@@ -187,10 +197,14 @@ grace = "0s"
 }
 
 func TestWholeInEachFormat(t *testing.T) {
+	four, six := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")
 	want := &Config{
 		Listeners: []Listener{
-			{Name: "inside", Address: "10.0.0.1:1080", Protocols: []string{"socks5"}},
-			{Name: "listener-2", Address: "[::1]:8080", Protocols: []string{"socks5", "http"}},
+			{Name: "inside", Address: "10.0.0.1:1080", Protocols: []string{"socks5"},
+				UDP:  Door{Advertise: []netip.Addr{four}, Ports: 40000<<16 | 40100},
+				Bind: Door{Advertise: []netip.Addr{four, six}, Ports: 20<<16 | 20}},
+			{Name: "listener-2", Address: "[::1]:8080", Protocols: []string{"socks5", "http"},
+				UDP: Door{Advertise: []netip.Addr{six}}, Bind: Door{Advertise: []netip.Addr{six}}},
 		},
 		Policy: Policy{
 			Paths: []string{"policies/", "extra.rego"}, Data: []string{"data.json"}, Timeout: 250 * time.Millisecond,
@@ -205,9 +219,10 @@ func TestWholeInEachFormat(t *testing.T) {
 				"labels": map[string]any{"a.b": "7"}, "list": []any{"a", 1.5, false},
 			},
 		},
-		GeoIP:  GeoIP{Databases: []string{"country.mmdb", "asn.mmdb"}},
-		State:  State{Path: "/var/lib/sallyport.db"},
-		Limits: Limits{Connections: 1000, Memory: 64 << 20, Handshake: 5 * time.Second, Dial: 7 * time.Second, Idle: time.Hour},
+		GeoIP: GeoIP{Databases: []string{"country.mmdb", "asn.mmdb"}},
+		State: State{Path: "/var/lib/sallyport.db"},
+		Limits: Limits{Connections: 1000, Memory: 64 << 20, Handshake: 5 * time.Second, Dial: 7 * time.Second, Idle: time.Hour,
+			Bind: time.Minute, Flows: 5, FlowsTotal: 6, FlowIdle: 8 * time.Second},
 		Management: Management{Address: ":9080", Tokens: map[string]Token{
 			"Ops.One": {Token: secret.New("0123456789abcdef"), Roles: []string{"admin", "read:all"}},
 		}},
@@ -440,7 +455,7 @@ func TestEverySettingFromEverySource(t *testing.T) {
 		"policy.capabilities": "opa.runtime", "policy.log_facts": "x", "policy.run_tests": "true", "policy.rollback": "allow",
 		"policy.max_age": "1s", "policy.deltas": "true", "policy.audit": "x", "policy.decision_log.when_full": "wait",
 		"geoip.databases": "a,b", "state.path": "x", "limits.connections": "7", "limits.memory": "33MiB", "limits.handshake": "1s", "limits.dial": "1s",
-		"limits.idle": "1s", "management.address": "127.0.0.1:7", "dns.servers": "192.0.2.1,192.0.2.2:54", "log.level": "warn",
+		"limits.idle": "1s", "limits.bind": "1s", "limits.flows": "7", "limits.flows_total": "777", "limits.flow_idle": "1s", "management.address": "127.0.0.1:7", "dns.servers": "192.0.2.1,192.0.2.2:54", "log.level": "warn",
 		"log.format": "text", "log.file": "x", "telemetry.prometheus": "false", "shutdown.grace": "1s",
 	}
 	for _, s := range newLoader().settings {
@@ -695,5 +710,33 @@ func TestAddressesInEachOthersWay(t *testing.T) {
 		if (err != nil) != c.clash {
 			t.Errorf("%s and %s: %v", c.first, c.second, err)
 		}
+	}
+}
+
+func TestDoors(t *testing.T) {
+	got := problems(t, Options{File: write(t, "c.yaml", `listeners:
+  - address: "127.0.0.1:1080"
+    udp: {advertise: [192.0.2.7, 192.0.2.8], ports: 40100-40000}
+    bind: {advertise: 0.0.0.0, ports: some}
+  - address: "127.0.0.1:1081"
+    udp: {advertise: proxy.example, ports: 0, port: 1}
+    bind: {advertise: "fe80::1%eth0", ports: 1-65536}
+limits: {bind: 0s, flows: 0, flows_total: -1, flow_idle: 0}
+`)})
+	want := `c.yaml:3: listeners[0].udp.advertise[1]: want one address of each family, got a second
+c.yaml:3: listeners[0].udp.ports: want a range of ports such as 40000-40100, got "40100-40000"
+c.yaml:4: listeners[0].bind.advertise[0]: nobody can send to "0.0.0.0"
+c.yaml:4: listeners[0].bind.ports: want a range of ports such as 40000-40100, got "some"
+c.yaml:6: listeners[1].udp.advertise[0]: want an IP address, got "proxy.example"
+c.yaml:6: listeners[1].udp.ports: want a range of ports such as 40000-40100, got 0
+c.yaml:6: listeners[1].udp.port: unknown key; did you mean ports?
+c.yaml:7: listeners[1].bind.advertise[0]: nobody can send to "fe80::1%eth0"
+c.yaml:7: listeners[1].bind.ports: want a range of ports such as 40000-40100, got "1-65536"
+c.yaml:8: limits.bind: must be longer than zero
+c.yaml:8: limits.flows: must be greater than zero
+c.yaml:8: limits.flows_total: must be at least limits.flows, 0
+c.yaml:8: limits.flow_idle: must be longer than zero`
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }

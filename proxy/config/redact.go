@@ -32,6 +32,10 @@ func (c Config) redact(value reflect.Value, path string) any {
 		return value.String()
 	case netip.AddrPort:
 		return value.String()
+	case netip.Addr:
+		return value.String()
+	case Ports:
+		return value.String()
 	}
 	if path == opaKey {
 		return c.redactFree(c.Policy.OPA, nil, path)

@@ -114,6 +114,8 @@ func (v *validator) addresses() {
 		}
 		taken = v.address(key, key+".address", listener.Address, taken)
 		v.protocols(key+".protocols", listener.Protocols)
+		v.door(key+".udp", listener.UDP)
+		v.door(key+".bind", listener.Bind)
 	}
 	v.address("management", "management.address", v.config.Management.Address, taken)
 }
@@ -130,6 +132,21 @@ func (v *validator) protocols(key string, protocols []string) {
 			v.add(key, "%s is named twice", v.show(key, protocol))
 		default:
 			v.oneOf(key, protocol, defaultProtocols())
+		}
+	}
+}
+
+// door judges what clients are told of a place: an address that packets can be sent to, and one of each family at most.
+func (v *validator) door(key string, d Door) {
+	for i, ip := range d.Advertise {
+		key := index(key+".advertise", i)
+		sameFamily := func(other netip.Addr) bool { return other.Is4() == ip.Is4() }
+		switch {
+		case !ip.IsValid(): // a problem already
+		case ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "":
+			v.add(key, "nobody can send to %s", v.show(key, ip.String()))
+		case slices.ContainsFunc(d.Advertise[:i], sameFamily):
+			v.add(key, "want one address of each family, got a second")
 		}
 	}
 }
@@ -232,6 +249,14 @@ func (v *validator) limits() {
 	v.duration("limits.handshake", limits.Handshake, 30*time.Second)
 	v.duration("limits.dial", limits.Dial, unbounded)
 	v.duration("limits.idle", limits.Idle, unbounded)
+	v.duration("limits.bind", limits.Bind, unbounded)
+	v.duration("limits.flow_idle", limits.FlowIdle, unbounded)
+	if limits.Flows <= 0 {
+		v.add("limits.flows", "must be greater than zero")
+	}
+	if limits.FlowsTotal < limits.Flows {
+		v.add("limits.flows_total", "must be at least limits.flows, %d", limits.Flows)
+	}
 	if v.config.Shutdown.Grace < 0 {
 		v.add("shutdown.grace", "must not be negative")
 	}

@@ -33,6 +33,8 @@ type Session struct {
 	mu        sync.Mutex
 	state     State
 	protocol  string
+	command   string
+	packets   *relay.PacketCounters
 	identity  string
 	target    Target
 	address   netip.AddrPort
@@ -65,10 +67,12 @@ type Snapshot struct {
 	Duration  float64           `json:"duration"` // seconds
 	Source    netip.AddrPort    `json:"source"`   // "" where the client has no IP address
 	Protocol  string            `json:"protocol"` // "" until the handshake has shown it
+	Command   string            `json:"command"`  // connect, bind, associate; "" until the client has asked
 	Identity  string            `json:"identity"` // "" until authenticated
 	Target    Target            `json:"target"`
 	Address   netip.AddrPort    `json:"address"` // what was dialled; "" until then
 	Bytes     Bytes             `json:"bytes"`
+	Datagrams *Datagrams        `json:"datagrams,omitempty"` // of a UDP association
 	Labels    map[string]string `json:"labels"`
 	Decisions Decisions         `json:"decisions"` // an object: stage to decision id
 }
@@ -105,6 +109,13 @@ type Bytes struct {
 	Down int64 `json:"down"` // target to client
 }
 
+// Datagrams is what a UDP association has relayed so far, and what it has not.
+type Datagrams struct {
+	Up      int64 `json:"up"`
+	Down    int64 `json:"down"`
+	Dropped int64 `json:"dropped"` // in either direction
+}
+
 // Context is cancelled when the session is cut, and when it is closed.
 // context.Cause tells which: the cause that Cut was given, or context.Canceled.
 func (s *Session) Context() context.Context { return s.ctx }
@@ -114,6 +125,27 @@ func (s *Session) SetProtocol(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.protocol = name
+}
+
+// SetCommand says what the client asks for: "connect", "bind" or "associate".
+func (s *Session) SetCommand(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.command = name
+}
+
+// Command is what SetCommand has said.
+func (s *Session) Command() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.command
+}
+
+// CountPackets says where the datagrams of a UDP association are counted.
+func (s *Session) CountPackets(n *relay.PacketCounters) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.packets = n
 }
 
 // SetIdentity says who the client has been found to be.
@@ -187,6 +219,10 @@ func (s *Session) Way() (protocol string, target Target, address netip.AddrPort)
 func (s *Session) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var datagrams *Datagrams
+	if n := s.packets; n != nil {
+		datagrams = &Datagrams{Up: n.Up.Load(), Down: n.Down.Load(), Dropped: n.Dropped.Load()}
+	}
 	return Snapshot{
 		ID:        s.ID,
 		Listener:  s.Listener,
@@ -195,6 +231,8 @@ func (s *Session) Snapshot() Snapshot {
 		Duration:  time.Since(s.Started).Seconds(),
 		Source:    s.Source,
 		Protocol:  s.protocol,
+		Command:   s.command,
+		Datagrams: datagrams,
 		Identity:  s.identity,
 		Target:    s.target,
 		Address:   s.address,

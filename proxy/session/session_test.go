@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"sallyport/proxy/relay"
 )
 
 var source = netip.MustParseAddrPort("192.0.2.7:4242")
@@ -33,6 +35,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("a new session is %q", got)
 	}
 	s.SetProtocol("socks5")
+	s.SetCommand("associate")
 	s.SetIdentity("alice")
 	s.SetTarget("example.com", 443)
 	s.SetAddress(netip.MustParseAddrPort("[2001:db8::1]:443"))
@@ -44,6 +47,10 @@ func TestLife(t *testing.T) {
 	s.Granted()
 	s.Bytes.Up.Add(3)
 	s.Bytes.Down.Add(5)
+	var packets relay.PacketCounters
+	packets.Up.Add(2)
+	packets.Dropped.Add(1)
+	s.CountPackets(&packets)
 
 	list := table.List()
 	if len(list) != 1 {
@@ -55,8 +62,8 @@ func TestLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := fmt.Sprintf(`{"id":%q,"listener":"main","state":"live","started":%q,"duration":1.5,`+
-		`"source":"192.0.2.7:4242","protocol":"socks5","identity":"alice","target":{"host":"example.com","port":443},`+
-		`"address":"[2001:db8::1]:443","bytes":{"up":3,"down":5},"labels":{"team":"blue","tier":"2"},"decisions":{"route":"b"}}`,
+		`"source":"192.0.2.7:4242","protocol":"socks5","command":"associate","identity":"alice","target":{"host":"example.com","port":443},`+
+		`"address":"[2001:db8::1]:443","bytes":{"up":3,"down":5},"datagrams":{"up":2,"down":0,"dropped":1},"labels":{"team":"blue","tier":"2"},"decisions":{"route":"b"}}`,
 		s.ID, s.Started.Format(time.RFC3339Nano))
 	if string(text) != want {
 		t.Errorf("the session reads\n%s, want\n%s", text, want)

@@ -129,3 +129,35 @@ func FuzzMethodAndStatus(f *testing.F) {
 		}
 	})
 }
+
+func FuzzDatagram(f *testing.F) {
+	f.Add([]byte("\x00\x00\x00\x01\xc0\x00\x02\x01\x00\x35query"))
+	f.Add([]byte("\x00\x00\x80\x04\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x35"))
+	f.Add([]byte("\xff\xff\x00\x03\x0bexample.com\x00\x35query"))
+	f.Add([]byte("\x00\x00\x00\x03\x00\x00\x35"))
+	f.Add([]byte("\x00\x00\x00\x02\x00\x00\x35"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		d, err := ParseDatagram(data)
+		if err != nil {
+			return
+		}
+		if (len(d.Name) > 0) == d.IP.IsValid() {
+			t.Fatalf("both or neither of name and IP: %v", d)
+		}
+		written, err := AppendDatagram(nil, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read := bytes.Clone(data)
+		read[0], read[1] = 0, 0 // reserved
+		equal(t, written, read)
+		if d.Fragment != 0 || len(d.Name) > 0 || d.IP.Is4In6() {
+			return // never written by a relay
+		}
+		header := AppendDatagramHeader(nil, netip.AddrPortFrom(d.IP, d.Port))
+		if len(header) > MaxReplyHeader {
+			t.Fatalf("a header of %d bytes", len(header))
+		}
+		equal(t, append(header, d.Data...), read)
+	})
+}

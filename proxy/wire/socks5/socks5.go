@@ -11,7 +11,8 @@
 // Reading ends with io.EOF where the peer closed before the message, and with
 // io.ErrUnexpectedEOF where it closed within; both are wrapped.
 //
-// codes.go has the numbers, read.go and write.go the messages.
+// codes.go has the numbers, read.go and write.go the messages, and datagram.go
+// what travels over UDP beside such a talk.
 package socks5
 
 import (

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Clients that nobody here has written.
+
+// installed finds a program; in CI it has to be there.
+func installed(t *testing.T, names ...string) string {
+	t.Helper()
+	for _, name := range names {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatalf("%s is not installed", names[0])
+	}
+	t.Skipf("%s is not installed", names[0])
+	return ""
+}
+
+// python finds one that has a module.
+func python(t *testing.T, module string) string {
+	t.Helper()
+	for _, path := range []string{"/usr/bin/python3", "python3"} {
+		if exec.Command(path, "-c", "import "+module).Run() == nil {
+			return path
+		}
+	}
+	return installed(t, "a Python with the module "+module)
+}
+
+// socksified runs a program whose network is dante's client library.
+func socksified(t *testing.T, s *process, program string, args ...string) (string, error) {
+	t.Helper()
+	path := installed(t, "socksify")
+	host, port, _ := net.SplitHostPort(s.addr)
+	config := write(t, filepath.Join(t.TempDir(), "socks.conf"), `route {
+  from: 0.0.0.0/0 to: 0.0.0.0/0 via: `+host+` port = `+port+`
+  proxyprotocol: socks_v5
+  command: bind connect udpassociate
+  protocol: tcp udp
+  method: none
+}
+`)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	c := exec.CommandContext(ctx, path, append([]string{program}, args...)...)
+	c.Env = append(os.Environ(), "SOCKS_CONF="+config, "SOCKS_AUTOADD_LANROUTES=no")
+	out, err := c.CombinedOutput()
+	return string(out), err
+}
+
+const ftpServer = `
+import sys
+from pyftpdlib.authorizers import DummyAuthorizer
+from pyftpdlib.handlers import FTPHandler
+from pyftpdlib.servers import FTPServer
+users = DummyAuthorizer()
+users.add_anonymous(sys.argv[1], perm="elr")
+FTPHandler.authorizer = users
+FTPHandler.permit_foreign_addresses = True
+server = FTPServer(("127.0.0.2", 0), FTPHandler)
+print(server.address[1], flush=True)
+server.serve_forever()
+`
+
+// In active mode an FTP server connects to its client, who has a BIND for it.
+func TestActiveFTP(t *testing.T) {
+	interpreter := python(t, "pyftpdlib")
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const content = "by a connection from the server\n"
+	write(t, filepath.Join(dir, "file.txt"), content)
+	server := exec.Command(interpreter, "-c", ftpServer, dir)
+	out, err := server.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Process.Kill(); server.Wait() })
+	port, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	port = strings.TrimSpace(port)
+	url := "ftp://127.0.0.2:" + port + "/file.txt"
+	s := start(t, "--policy", write(t, filepath.Join(t.TempDir(), "route.rego"), `package sallyport.route
+default allow := false
+allow if {
+	input.request.command in {"connect", "bind"}
+	input.target.host == "127.0.0.2"
+}
+`), "--policy", dialPolicy(t))
+	got := filepath.Join(t.TempDir(), "got")
+	ran := 0
+	for name, args := range map[string][]string{
+		"tnftp": {"-A", "-o", got, url},
+		"curl":  {"-sS", "-o", got, "-P", "-", url},
+		"lftp":  {"-c", "set ftp:passive-mode off; open ftp://127.0.0.2:" + port + "; get file.txt -o " + got},
+	} {
+		t.Run(name, func(t *testing.T) {
+			os.Remove(got)
+			client := installed(t, name)
+			installed(t, "socksify")
+			ran++
+			said, err := socksified(t, s, client, args...)
+			if text, _ := os.ReadFile(got); err != nil || string(text) != content {
+				t.Fatalf("%q: %v\n%s", text, err, said)
+			}
+		})
+	}
+	commands := map[any]int{}
+	for n := range 2 * ran {
+		_, r := s.ended(t, n)
+		if r["outcome"] != "ok" {
+			t.Errorf("%v", r)
+		}
+		commands[r["command"]]++
+	}
+	if commands["bind"] != ran || commands["connect"] != ran {
+		t.Errorf("%v", commands)
+	}
+}
+
+func TestClientsOfUDP(t *testing.T) {
+	names := serveNames(t, map[string][]string{"here.example.": {"192.0.2.5"}})
+	target := servePackets(t, "127.0.0.1:0")
+	host, port, _ := net.SplitHostPort(names.addr)
+	s := openRelay(t, "--set", "dns.servers="+names.addr)
+	t.Run("drill", func(t *testing.T) {
+		got, err := socksified(t, s, installed(t, "drill"), "-p", port, "here.example", "@"+host)
+		if err != nil || !strings.Contains(got, "192.0.2.5") {
+			t.Errorf("%v\n%s", err, got)
+		}
+	})
+	t.Run("PySocks", func(t *testing.T) {
+		_, door, _ := net.SplitHostPort(s.addr)
+		_, port, _ := net.SplitHostPort(target.at)
+		got, err := exec.Command(python(t, "socks"), "-c", `
+import socket, socks, sys
+s = socks.socksocket(socket.AF_INET, socket.SOCK_DGRAM)
+s.set_proxy(socks.SOCKS5, "127.0.0.1", int(sys.argv[1]))
+s.settimeout(20)
+for n in range(3):
+    s.sendto(b"hello %d" % n, ("127.0.0.1", int(sys.argv[2])))
+    print(s.recvfrom(100))
+`, door, port).CombinedOutput()
+		want := "(b'hello 0', ('127.0.0.1', " + port + "))\n(b'hello 1', ('127.0.0.1', " + port + "))\n(b'hello 2', ('127.0.0.1', " + port + "))\n"
+		if err != nil || string(got) != want {
+			t.Errorf("%v\n%s", err, got)
+		}
+	})
+}

@@ -1,0 +1,343 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"sallyport/policy"
+	"sallyport/proxy/dial"
+	"sallyport/proxy/relay"
+	"sallyport/proxy/wire/socks5"
+	"sallyport/proxy/wire/target"
+)
+
+const (
+	// answered is how long a decision is kept for a destination, and failed how
+	// long it is not tried again where there was none.
+	answerKept = time.Minute
+	failKept   = time.Second
+
+	// What one association, and all of them, keep back while destinations are
+	// decided about.
+	maxDeciding = 64
+	maxHeldEach = 64 << 10
+	maxHeldAll  = 16 << 20
+)
+
+// FromClient says where a datagram of the client's goes.
+func (a *association) FromClient(from netip.AddrPort, datagram []byte, now time.Time) ([]byte, *relay.Peer) {
+	if from.Addr() != a.client || (a.met.IsValid() && from != a.met) {
+		return a.drop("stranger")
+	}
+	d, err := socks5.ParseDatagram(datagram)
+	ip := d.IP.Unmap()
+	switch {
+	case err != nil, d.Port == 0, ip.IsValid() && ip.IsUnspecified():
+		return a.drop("malformed")
+	case d.Fragment != 0:
+		return a.drop("fragment")
+	}
+	if !a.met.IsValid() {
+		if err := a.meet(from); err != nil {
+			return a.drop("failed")
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	to := a.table.find(d.Name, ip, d.Port)
+	if to == nil {
+		if to = a.table.add(d.Name, ip, d.Port, now); to == nil {
+			return a.drop("full")
+		}
+	}
+	to.used = now
+	if !a.holds(to, now) && !a.decide(to) {
+		return a.drop("busy")
+	}
+	switch to.state {
+	case open:
+		to.peer.last = to
+		return d.Data, to.peer.to
+	case refused:
+		return a.drop(to.cause)
+	}
+	if !a.keep(to, d.Data, false) {
+		return a.drop("busy")
+	}
+	return nil, nil
+}
+
+// FromPeer says whether the client gets what somebody has sent, and as from
+// whom: only from those whom it has sent something to.
+func (a *association) FromPeer(from netip.AddrPort, datagram []byte, now time.Time) []byte {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := a.table.peers[from]
+	if p == nil {
+		a.drop("unexpected")
+		return nil
+	}
+	by := p.last
+	by.used, by.answered = now, true
+	if !a.holds(by, now) && !a.decide(by) {
+		a.drop("busy")
+		return nil
+	}
+	switch by.state {
+	case open:
+		return by.header
+	case refused:
+		a.drop(by.cause)
+	default:
+		if !a.keep(by, datagram, true) {
+			a.drop("busy")
+		}
+	}
+	return nil
+}
+
+// Lost counts what the network of this machine would not take.
+func (a *association) Lost(n int) { a.count("unsent", n) }
+
+// drop counts a datagram that goes nowhere.
+func (a *association) drop(cause string) ([]byte, *relay.Peer) {
+	a.count(cause, 1)
+	return nil, nil
+}
+
+func (a *association) count(cause string, n int) {
+	a.counted.Dropped.Add(int64(n))
+	a.life.proxy.Observe.Dropped(cause, n)
+}
+
+// holds tells whether a decision still counts, or is about to be made: it is
+// kept for a while, and dies with its policy.
+func (a *association) holds(d *destination, now time.Time) bool {
+	return d.state == deciding || d.state != unknown && now.Before(d.until) && d.epoch == a.life.proxy.live.epoch.Load()
+}
+
+// keep copies a datagram until its destination is decided about.
+func (a *association) keep(d *destination, data []byte, down bool) bool {
+	all := &a.life.proxy.held
+	if a.held+len(data) > maxHeldEach || all.Load()+int64(len(data)) > maxHeldAll {
+		return false
+	}
+	a.held += len(data)
+	all.Add(int64(len(data)))
+	d.held = append(d.held, held{slices.Clone(data), down})
+	return true
+}
+
+// decide begins to decide about a destination, unless that is done about too
+// many already. Called with a.mu held.
+func (a *association) decide(d *destination) bool {
+	if a.deciding >= maxDeciding || a.ctx.Err() != nil {
+		return false
+	}
+	a.deciding++
+	d.state = deciding
+	a.decided.Go(func() { a.settle(d) })
+	return true
+}
+
+// settle decides about a destination, and relays what was kept back if it may.
+func (a *association) settle(d *destination) {
+	epoch := a.life.proxy.live.epoch.Load() // before the question: an answer may be of a later one
+	a.mu.Lock()
+	before := d.peer
+	var pinned pin
+	if before != nil && d.answered { // a name is looked up again where nobody has
+		pinned = pin{d.host, before.at}
+	}
+	d.answered = false
+	a.mu.Unlock()
+	found, err := a.resolve(d, pinned)
+
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.deciding--
+	d.epoch, d.until = epoch, time.Now().Add(answerKept)
+	var r *refusal
+	switch denied := errors.As(err, &r) && r.Verdict == policy.Denied; {
+	case err == nil:
+		d.state, d.host = open, found.host
+		a.table.lead(d, found.at)
+		d.header = header(d, found.at)
+	case denied:
+		a.table.leave(d)
+		d.state, d.cause = refused, "denied"
+	default:
+		d.state, d.cause = refused, endingOf(err).name
+		d.until = time.Now().Add(failKept)
+	}
+	for _, h := range d.held {
+		a.held -= len(h.data)
+		a.life.proxy.held.Add(-int64(len(h.data)))
+		switch {
+		case err != nil:
+			a.drop(d.cause)
+		case !h.down:
+			a.packets.Send(h.data, d.peer.to)
+		case d.peer == before:
+			a.packets.Return(d.header, h.data)
+		default:
+			a.drop("unexpected")
+		}
+	}
+	d.held = nil
+}
+
+// header is what goes before what a destination's peer sends: the address that
+// the client has given, whatever that was redirected to, or else the peer's.
+func header(d *destination, at netip.AddrPort) []byte {
+	if d.name == "" {
+		at = netip.AddrPortFrom(d.ip, d.port)
+	}
+	return socks5.AppendDatagramHeader(nil, at)
+}
+
+// pin is the address that is in use for a host.
+type pin struct {
+	host string
+	at   netip.AddrPort
+}
+
+// resolve asks route about a destination, looks its name up if it has one, and
+// asks dial about the addresses; or only about the one that is pinned, where it
+// still leads there.
+func (a *association) resolve(d *destination, pinned pin) (pin, error) {
+	asked, err := asTarget(d)
+	if err != nil {
+		return pin{}, err
+	}
+	to, err := a.route(asked)
+	if err != nil {
+		return pin{}, err
+	}
+	port := uint16(to.Port)
+	var addrs []netip.Addr
+	switch {
+	case to.Kind != "domain":
+		addrs = []netip.Addr{to.IP.Addr}
+	case pinned.host == to.Host && pinned.at.Port() == port:
+		addrs = []netip.Addr{pinned.at.Addr()}
+	default:
+		ctx, cancel := context.WithTimeout(a.ctx, a.life.proxy.Limits.Dial)
+		defer cancel()
+		if addrs, err = a.life.proxy.Resolve.Lookup(ctx, to.Host); err != nil {
+			return pin{}, err
+		}
+	}
+	ip, err := a.choose(asked, to, addrs)
+	if err != nil {
+		return pin{}, err
+	}
+	return pin{to.Host, netip.AddrPortFrom(ip, port)}, nil
+}
+
+func asTarget(d *destination) (policy.Target, error) {
+	if d.name == "" {
+		return policy.TargetAddress(d.ip, d.port), nil
+	}
+	host, err := target.Parse(d.name)
+	if err != nil {
+		return policy.Target{}, err
+	}
+	return targetFacts(host, d.port), nil
+}
+
+// route asks about a destination, and returns where it leads.
+func (a *association) route(asked policy.Target) (policy.Target, error) {
+	a.asking.Lock()
+	defer a.asking.Unlock()
+	a.facts.Identity = a.identity()
+	a.facts.Target, a.facts.Address = asked, policy.Address{}
+	a.facts.Asked = policy.Asked{Host: asked.Host, Port: asked.Port}
+	answer := a.ask(policy.Route)
+	if !answer.Allowed() {
+		return policy.Target{}, a.refuse(answer)
+	}
+	to, err := redirected(asked, answer.Redirect)
+	if err != nil {
+		answer.Verdict, answer.Err = policy.Fault, err
+		a.life.proxy.Observe.Decided(context.Background(), answer, 0)
+		return policy.Target{}, &refusal{*answer}
+	}
+	return to, nil
+}
+
+// choose asks dial about each address until one may be sent to, and can be.
+func (a *association) choose(asked, to policy.Target, addrs []netip.Addr) (netip.Addr, error) {
+	a.asking.Lock()
+	defer a.asking.Unlock()
+	a.facts.Target = to
+	a.facts.Asked = policy.Asked{Host: asked.Host, Port: asked.Port}
+	var worst error
+	for _, ip := range addrs {
+		a.facts.Address = policy.AddressOf(ip)
+		answer := a.ask(policy.Dial)
+		if !answer.Allowed() {
+			err := a.refuse(answer)
+			var was *refusal
+			if worst == nil || (answer.Verdict == policy.Fault && errors.As(worst, &was)) {
+				worst = err
+			}
+			continue
+		}
+		if len(addrs) > 1 { // another may be within reach
+			if _, err := dial.LocalFor(ip); err != nil {
+				worst = err
+				continue
+			}
+		}
+		if err := a.open(ip); err != nil {
+			worst = err
+			continue
+		}
+		return ip, nil
+	}
+	return netip.Addr{}, worst
+}
+
+// ask asks one question about a datagram. It is held by a.asking.
+func (a *association) ask(stage policy.Stage) *policy.Decision {
+	l, start := a.life, time.Now()
+	a.facts.Time = policy.MinuteOf(start)
+	answer := l.proxy.Decide.Decide(context.Background(), stage, &a.facts)
+	took := time.Since(start)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.proxy.Observe.Decided(l.observed, &answer, took)
+	if stage == policy.Dial {
+		l.proxy.Observe.AddressDecided(l.observed, a.facts.Address.IP.Addr, &answer)
+	}
+	l.note(&answer)
+	return &answer
+}
+
+// identity is who the client is by now: what is said of a user may have changed.
+func (a *association) identity() policy.Identity {
+	who, u := a.who, &a.life.user
+	if u.name == "" {
+		return who
+	}
+	now := a.life.proxy.Verify.Lookup(u.name)
+	if u.groups {
+		who.Groups = now.Groups
+	}
+	if u.attributes {
+		who.Attributes = now.Attributes
+	}
+	return who
+}
+
+// refuse counts a denial of the client's.
+func (a *association) refuse(d *policy.Decision) error {
+	if d.Verdict == policy.Denied {
+		a.life.proxy.Guard.Denied(a.life.conn.Source.Addr(), a.life.identity)
+	}
+	return &refusal{*d}
+}
