@@ -89,7 +89,7 @@ func (a *asker) again(l *life, under *epoch) error {
 func (a *asker) ask(stage policy.Stage) *policy.Decision {
 	l, start := a.life, time.Now()
 	a.facts.Time = policy.MinuteOf(start)
-	a.answer = l.proxy.Decide.Decide(context.Background(), stage, &a.facts)
+	a.answer = l.proxy.Decide.Decide(l.observed, stage, &a.facts)
 	took := time.Since(start)
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -306,7 +306,7 @@ func (a *association) choose(asked, to policy.Target, addrs []netip.Addr) (netip
 func (a *association) ask(stage policy.Stage) *policy.Decision {
 	l, start := a.life, time.Now()
 	a.facts.Time = policy.MinuteOf(start)
-	answer := l.proxy.Decide.Decide(context.Background(), stage, &a.facts)
+	answer := l.proxy.Decide.Decide(l.observed, stage, &a.facts)
 	took := time.Since(start)
 	l.mu.Lock()
 	defer l.mu.Unlock()
