@@ -20,7 +20,8 @@ func checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Judge configuration and policy as run would",
 		Long: `Judge configuration and policy by the same code as run, and print every problem.
-GeoIP databases are opened, too. What is a warning to run, such as a path below data
+GeoIP databases are opened, too; bundle servers are not asked, and what the files
+lack while bundles are to come is no problem. What is a warning to run, such as a path below data
 that nothing defines, is an error here.
 
 What is right but could be better is told as advice, which leaves the exit status
@@ -76,6 +77,7 @@ func judge(c *cobra.Command, o *config.Options) (revision string, advice engine.
 	if err != nil {
 		return "", nil, join(unread, err)
 	}
+	loaded.Partial = awaitsBundles(settings)
 	snapshot, problems := e.Compile(loaded)
 	if snapshot == nil {
 		return "", nil, join(unread, problems)

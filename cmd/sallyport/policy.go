@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"sallyport/policy"
@@ -40,6 +42,7 @@ func candidate(e *engine.Engine, c *config.Config) (*engine.Snapshot, engine.Pro
 	if err != nil {
 		return nil, nil, err
 	}
+	loaded.Partial = awaitsBundles(c)
 	snapshot, problems := e.Compile(loaded)
 	if snapshot == nil {
 		return nil, problems, problems
@@ -58,7 +61,16 @@ func checkOPA(c *config.Config) error {
 	for _, p := range found {
 		problems = append(problems, c.Problem(p.Key, p.Message))
 	}
+	slices.SortStableFunc(problems, func(a, b config.Problem) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
 	return problems
+}
+
+// awaitsBundles tells whether the files are only a part of the policy.
+func awaitsBundles(c *config.Config) bool {
+	bundles, _ := c.Policy.OPA["bundles"].(map[string]any)
+	return len(bundles) > 0 || c.Policy.OPA["discovery"] != nil
 }
 
 func opaTerms(c *config.Config) distribute.Terms {

@@ -86,8 +86,21 @@ func (m *Manager) hold(bundles []*stored) {
 		delete(gone, b.Name)
 	}
 	for _, name := range slices.Sorted(maps.Keys(gone)) {
-		m.o.Log.Error("a bundle is taken away; the active policy stays until another is complete", "bundle", name)
+		m.o.Log.Error("a bundle is taken away", "bundle", name)
+		m.takenAway.Store(true)
+		m.signal() // to have it told
 	}
+}
+
+// gone is a bundle that is in force and not in the store any more, while nothing
+// is awaited in its place.
+func (m *Manager) gone(c *candidate) string {
+	for _, name := range slices.Sorted(maps.Keys(m.inForce)) {
+		if !c.Partial && !slices.ContainsFunc(c.arrived, func(b Arrived) bool { return b.Name == name }) {
+			return name
+		}
+	}
+	return ""
 }
 
 // reconsider judges all sources as they are, with other files where they are not
@@ -156,6 +169,14 @@ func (m *Manager) judge(ctx context.Context, c *candidate, trigger string) (v *v
 	if m.active != nil && m.active.Digest == c.Digest && !c.Partial {
 		return v
 	}
+	if gone := m.gone(c); gone != "" && len(c.changed) == 0 {
+		// The default policy, or what is left, may allow what the bundle did not.
+		v.Err = fmt.Errorf("the bundle %s has been taken away: the policy that it was part of stays until another bundle comes, or the program starts anew", gone)
+		v.again = m.lost == gone
+		m.lost = gone
+		return v
+	}
+	m.lost = ""
 	key := fmt.Sprint(c.Digest, c.Partial)
 	if known := m.refused.get(key); known != nil {
 		v.Err, v.again = known, true

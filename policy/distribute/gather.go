@@ -207,6 +207,10 @@ func (l *loading) entries(archive string, packed io.Reader, show func(f file, co
 		if name := path.Base(inside); !isPolicy(name) && !isBundle(name) {
 			continue
 		}
+		if header.Size > l.bytes {
+			l.refuse(at, tooLarge())
+			return false
+		}
 		var place []string
 		if folder := strings.Trim(path.Dir(inside), "/"); folder != "" {
 			place = strings.Split(folder, "/")

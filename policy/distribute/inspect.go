@@ -1,6 +1,7 @@
 package distribute
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -78,22 +79,45 @@ type nesting struct {
 }
 
 func (n *nesting) Write(p []byte) (int, error) {
-	for _, c := range p {
-		switch {
-		case n.escaped:
-			n.escaped = false
-		case n.quoted:
-			n.quoted, n.escaped = c != '"', c == '\\'
-		case c == '"':
+	for i := 0; i < len(p); i++ {
+		if n.quoted {
+			i = n.string(p, i)
+			continue
+		}
+		switch p[i] {
+		case '"':
 			n.quoted = true
-		case c == '{' || c == '[':
+		case '{', '[':
 			n.depth++
 			n.deepest = max(n.deepest, n.depth)
-		case c == '}' || c == ']':
+		case '}', ']':
 			n.depth--
 		}
 	}
 	return len(p), nil
+}
+
+// string passes over a string that goes on at i, to its last byte in p.
+func (n *nesting) string(p []byte, i int) int {
+	for ; i < len(p); i++ {
+		if n.escaped {
+			n.escaped = false
+			continue
+		}
+		quote := bytes.IndexByte(p[i:], '"')
+		if quote < 0 {
+			quote = len(p) - i
+		}
+		if escape := bytes.IndexByte(p[i:i+quote], '\\'); escape >= 0 {
+			n.escaped = true
+			i += escape
+			continue
+		}
+		i += quote
+		n.quoted = i == len(p)
+		return i
+	}
+	return i
 }
 
 func tooNested() string { return fmt.Sprintf("nests deeper than %d levels", maxNesting) }

@@ -85,6 +85,7 @@ type Manager struct {
 	started   bool
 
 	discovered atomic.Bool
+	takenAway  atomic.Bool // a bundle has been, and what comes of it is not judged yet
 	told       told
 	state      state
 	age        age
@@ -96,6 +97,7 @@ type Manager struct {
 	inForce map[string]string // digests of the bundles that decide
 	active  *Outcome          // nil: none yet
 	refused verdicts
+	lost    string // the bundle whose going was told of last
 
 	fileBundles fileBundles // of tend
 
@@ -134,7 +136,7 @@ func New(o Options) (*Manager, error) {
 	guard.attend(m.opa)
 	// It registers the plugins that are configured, and itself starts none before
 	// the manager does.
-	discover, err := discovery.New(m.opa, discovery.Hooks(hook), discovery.BootConfig(opa))
+	discover, err := discovery.New(m.opa, discovery.Hooks(hook)) // the hook joins what the file says
 	if err != nil {
 		return nil, fmt.Errorf("policy.opa: %w", err)
 	}
@@ -152,7 +154,6 @@ func (m *Manager) Start(ctx context.Context, e *engine.Engine) error {
 		return err
 	}
 	ctx, m.end = context.WithCancel(ctx)
-	m.started = true
 	m.mu.Lock()
 	m.engine, m.files = e, files
 	m.mu.Unlock()
@@ -161,6 +162,7 @@ func (m *Manager) Start(ctx context.Context, e *engine.Engine) error {
 	if err := m.opa.Start(ctx); err != nil {
 		return fmt.Errorf("policy.opa: %w", err)
 	}
+	m.started = true
 	if err := m.reconsider(ctx, nil, "start"); err != nil {
 		return err
 	}

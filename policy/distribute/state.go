@@ -3,7 +3,6 @@ package distribute
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -77,17 +76,16 @@ func (m *Manager) Ready() error {
 		return nil
 	}
 	text := "awaiting " + strings.Join(m.state.awaited, ", ")
+	// Why is for those who may see the policy; this is for everybody.
 	for _, name := range slices.Sorted(maps.Keys(m.state.bundles)) {
-		if b := m.state.bundles[name]; b.Problem != "" {
-			text += "; bundle " + name + ": " + firstLine(b.Problem)
+		switch b := m.state.bundles[name]; {
+		case b.Refusal != "":
+			text += "; what came as " + name + " was refused"
+		case b.Problem != "":
+			text += "; " + name + " does not come"
 		}
 	}
-	return fmt.Errorf("%s", text)
-}
-
-func firstLine(text string) string {
-	line, _, _ := strings.Cut(text, "\n")
-	return line
+	return errors.New(text)
 }
 
 func (m *Manager) setAwaited(awaited []string) {
@@ -163,7 +161,7 @@ func (m *Manager) attempted(s bundle.Status) {
 		b.Contact = time.Now()
 		m.keepContact(s.Name)
 	}
-	told := b.Problem == problem || problem == b.Refusal
+	told := b.Problem == problem || problem != "" && problem == b.Refusal
 	refused := problem != "" && !away(&s)
 	switch b.Problem = problem; {
 	case problem == "":
@@ -243,7 +241,8 @@ func (m *Manager) tend(ctx context.Context) {
 		}
 		m.listen()
 		m.loadBundles(ctx)
-		if now := m.bundleNames(); !slices.Equal(now, names) || m.discovered.Load() != discovered {
+		gone := m.takenAway.Swap(false)
+		if now := m.bundleNames(); gone || !slices.Equal(now, names) || m.discovered.Load() != discovered {
 			names, discovered = now, m.discovered.Load()
 			m.reconsider(ctx, nil, "discovery") // what comes of it is told as usual
 		}

@@ -228,7 +228,9 @@ func hashValue(w *bufio.Writer, value any) {
 	switch value := value.(type) {
 	case map[string]any:
 		fmt.Fprintf(w, "{%d", len(value))
-		for _, key := range slices.Sorted(maps.Keys(value)) {
+		keys := slices.AppendSeq(make([]string, 0, len(value)), maps.Keys(value))
+		slices.Sort(keys)
+		for _, key := range keys {
 			hashText(w, key)
 			hashValue(w, value[key])
 		}

@@ -2,8 +2,11 @@ package engine
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"sallyport/policy"
 )
@@ -51,7 +54,8 @@ type Options struct {
 	Capabilities []string            // built-ins that reach out or reveal, allowed nevertheless
 	MemoSize     int                 // decisions remembered by one snapshot; 0: 65,536; negative: none
 
-	// CheckData judges base data that Go code reads, such as data.users. Each
+	// CheckData judges base data that Go code reads, such as data.users. One that
+	// has a method DataPath() []string is told with the file that path is in. Each
 	// error is a problem of the candidate. It may be nil.
 	CheckData func(data map[string]any) []error
 
@@ -79,11 +83,12 @@ type Problem struct {
 	Advice      bool   // nothing is wrong: it works, but see [Engine.Advise]
 }
 
-// String is "file:row: message".
+// String is "file:row: message", as it may be written to a terminal: what a
+// parser repeats of a file that is none of its kind can hold anything.
 func (p Problem) String() string {
 	var b strings.Builder
 	if p.File != "" {
-		b.WriteString(p.File)
+		b.WriteString(strings.ReplaceAll(printable(p.File), "\n", `\n`))
 		if p.Row > 0 {
 			fmt.Fprintf(&b, ":%d", p.Row)
 			if p.Column > 0 {
@@ -98,7 +103,25 @@ func (p Problem) String() string {
 	case p.Warning:
 		b.WriteString("warning: ")
 	}
-	b.WriteString(p.Message)
+	b.WriteString(printable(p.Message))
+	return b.String()
+}
+
+// printable escapes what does not print, but for line breaks and tabs.
+func printable(text string) string {
+	var b strings.Builder
+	for text != "" {
+		r, size := utf8.DecodeRuneInString(text)
+		switch {
+		case r == utf8.RuneError && size == 1:
+			fmt.Fprintf(&b, `\x%02x`, text[0])
+		case r != '\n' && r != '\t' && !unicode.IsPrint(r):
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		default:
+			b.WriteRune(r)
+		}
+		text = text[size:]
+	}
 	return b.String()
 }
 

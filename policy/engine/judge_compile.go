@@ -69,7 +69,9 @@ func (j *judging) compile() *judged {
 		return nil
 	}
 
-	j.checkUndefinedData(printing)
+	if !j.candidate.Partial {
+		j.checkUndefinedData(printing)
+	}
 	out := &judged{compiler: printing, data: j.data, stages: map[policy.Stage]stageJudged{}}
 	for _, stage := range policy.Stages() {
 		if s := j.stages[stage]; s != nil && len(s.fields) > 0 {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -27,9 +28,23 @@ func (j *judging) mergeDocuments() {
 	}
 	if j.options.CheckData != nil {
 		for _, err := range j.options.CheckData(j.data) {
-			j.refuse(nil, "%v", err)
+			j.refuse(j.dataAt(err), "%v", err)
 		}
 	}
+}
+
+// dataAt is the file that an error about data is about, if the error tells.
+func (j *judging) dataAt(err error) *ast.Location {
+	var at interface{ DataPath() []string }
+	if !errors.As(err, &at) {
+		return nil
+	}
+	for _, d := range j.candidate.Documents {
+		if _, n := walkData(d.Value, at.DataPath()); n == len(at.DataPath()) {
+			return &ast.Location{File: d.Path}
+		}
+	}
+	return nil
 }
 
 func (j *judging) merge(into, from map[string]any, path []string, owned map[string]bool, document int) {

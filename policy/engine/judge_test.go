@@ -472,6 +472,7 @@ func TestJudgeBundles(t *testing.T) {
 				"teams": map[string]any{"x": true, "y": true}}}},
 			want: []string{
 				`b.json: ` + notIts + "b", `b.json: data.teams.y is outside the roots of the bundle b ("teams/x" and "settings")`, `b.json: data.users is outside the roots of the bundle b ("teams/x" and "settings")`,
+				`b.json: data.users is read only from files and from the bundle that owns sallyport, not from the bundle b`,
 				`b.rego:1:1: package teams.xy is outside the roots of the bundle b ("teams/x" and "settings")`,
 				`c.rego:1:1: package sallyport is outside the roots of the bundle b ("teams/x" and "settings")`,
 				`d.rego:1:1: ` + notIts + "b"}},

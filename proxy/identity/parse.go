@@ -27,12 +27,12 @@ func Parse(v any) (*Users, []error) {
 	}
 	object, ok := v.(map[string]any)
 	if !ok {
-		return nil, []error{fmt.Errorf("data.users: want an object, from names to users; is %s", kind(v))}
+		return nil, []error{&problem{[]string{"users"}, fmt.Sprintf("data.users: want an object, from names to users; is %s", kind(v))}}
 	}
 	var problems []error
 	entries := make([]entry, 0, len(object))
 	for _, name := range slices.Sorted(maps.Keys(object)) {
-		r := reader{path: fmt.Sprintf("data.users[%q]", name)}
+		r := reader{name: name}
 		e := entry{name: name}
 		if name == "" {
 			r.problem("a user's name may not be empty")
@@ -49,13 +49,25 @@ func Parse(v any) (*Users, []error) {
 
 // reader reads one user and collects what is wrong with it.
 type reader struct {
-	path     string
+	name     string
 	problems []error
 }
 
 func (r *reader) problem(format string, args ...any) {
-	r.problems = append(r.problems, fmt.Errorf("%s: %w", r.path, fmt.Errorf(format, args...)))
+	text := fmt.Sprintf("data.users[%q]: ", r.name) + fmt.Sprintf(format, args...)
+	r.problems = append(r.problems, &problem{[]string{"users", r.name}, text})
 }
+
+// problem is what is wrong with a value, and where below data that is.
+type problem struct {
+	at   []string
+	text string
+}
+
+func (p *problem) Error() string { return p.text }
+
+// DataPath is the path of the value below data, or of the user that it is of.
+func (p *problem) DataPath() []string { return p.at }
 
 // want notes that the key has a value of the wrong kind.
 func (r *reader) want(key, kinds string, v any) {
@@ -105,7 +117,7 @@ func (r *reader) password(u *User, v any) (h hash) {
 	}
 	h, err := parseHash(text)
 	if err != nil {
-		r.problem("password: %w", err)
+		r.problem("password: %v", err)
 	}
 	u.Password = text
 	return h
