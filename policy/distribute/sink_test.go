@@ -356,3 +356,20 @@ func TestAFileThatFails(t *testing.T) {
 		t.Errorf("log %s", log.String())
 	}
 }
+
+// However few events there are, what waits to be uploaded is bounded in bytes.
+func TestWhatWaitsForAServerIsBounded(t *testing.T) {
+	server := serveLogs(t)
+	hang := make(chan struct{})
+	server.set(0, hang)
+	s := sinkOf(t, sinkOptions{opa: toService(server, map[string]any{"buffer_type": "event"})})
+	do(t, s.write(t.Context(), event("d-00000"), policyOf(t, "")))
+	s.uploads.pushed(heldBytes)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.uploads.room(ctx); !errors.Is(err, errFull) {
+		t.Errorf("error %v", err)
+	}
+	close(hang)
+	do(t, s.uploads.room(t.Context()))
+}
