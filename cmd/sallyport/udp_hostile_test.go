@@ -302,6 +302,11 @@ func TestDatagramsBounded(t *testing.T) {
 		if len(settings) > 2 { // the other association has nothing of its own to forget
 			b := associate(t, s.addr)
 			b.send(two.at, "no")
+			for full := `sallyport_datagrams_dropped_total{cause="full"} 1`; !strings.Contains(scrape(t, s, ""), full); {
+				if t.Context().Err() != nil { // it has no order with what another association does
+					t.Fatal("it is not dropped")
+				}
+			}
 			a.send(one.at, "yes").want("yes", one.at)
 			a.control.Close()
 			s.ended(t, 0)
