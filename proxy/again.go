@@ -76,9 +76,18 @@ func (a *asker) again(l *life, under *epoch) error {
 		return withdrawn(plan.Revision, why, nil)
 	}
 	f.Target = leads
-	f.Address = policy.AddressOf(address.Addr())
-	if dial := a.ask(policy.Dial); !dial.Allowed() {
-		return refusedAgain(dial)
+	if why := l.way.elsewhere(plan, func() bool { return l.remote(plan) }); why != "" {
+		return withdrawn(plan.Revision, why, nil)
+	}
+	pinned := address.Addr()
+	if len(l.way.hops) > 0 {
+		pinned = l.way.pinned
+	}
+	if pinned.IsValid() { // else the name was left to an upstream
+		f.Address = policy.AddressOf(pinned)
+		if dial := a.ask(policy.Dial); !dial.Allowed() {
+			return refusedAgain(dial)
+		}
 	}
 	l.flow.Limit(limits)
 	return nil

@@ -29,6 +29,7 @@ type life struct {
 
 	*opening                 // nil once the session is granted, or over
 	kept                     // what is known of the request for good
+	way         way          // through upstreams; the zero value is the direct one
 	flow        *relay.Flow  // nil of an association
 	association *association // nil of all else
 	identity    string       // counted by the guard until the end

@@ -9,7 +9,7 @@ import (
 
 // live begins the relay of a session that has been granted, and gives back what
 // only the opening needed.
-func (l *life) live(up *net.TCPConn) {
+func (l *life) live(up net.Conn) {
 	l.who, l.request = l.facts.Identity, l.facts.Request
 	if l.association == nil {
 		var early []byte
@@ -18,6 +18,8 @@ func (l *life) live(up *net.TCPConn) {
 			early = append(early, buffered...)
 		}
 		l.flow = relay.Join(l.conn.TCPConn, up, early, l.limits, &l.session.Bytes)
+		l.flow.Late(l.way.late)
+		l.way.late = nil
 	}
 	l.giveBack()
 	l.outcome = "ok"
@@ -33,7 +35,7 @@ func (l *life) live(up *net.TCPConn) {
 
 // relay moves bytes until the session ends, notes why it ended, and ends it.
 // It needs so little stack that an idle session keeps two of the smallest.
-func (l *life) relay(up *net.TCPConn) {
+func (l *life) relay(up net.Conn) {
 	l.cause, l.err = l.flow.Run(l.session.Context())
 	up.Close()
 	l.finish()

@@ -94,6 +94,7 @@ type Proxy struct {
 	Verify   Verifier
 	Resolve  Resolver
 	Dial     Dialer
+	Route    Router
 	Locator  policy.Locator // nil: no address is located
 	Sessions *session.Table
 	Guard    *guard.Guard
@@ -138,7 +139,7 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 }
 
 // open takes the session from its first byte to the moment before the relay.
-func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
+func (l *life) open(ctx context.Context) (net.Conn, error) {
 	door := l.ask(policy.Admit)
 	if err := l.handshake(ctx, &door); err != nil {
 		return nil, err
@@ -150,6 +151,9 @@ func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 	}
 	l.limits = l.bounds(&plan.SessionLimits)
 
+	if command := l.facts.Request.Command; command != "connect" && len(plan.Via) > 0 {
+		return nil, errVia // and never directly
+	}
 	if l.facts.Request.Command == "associate" {
 		return nil, l.associate(ctx, &plan)
 	}
@@ -166,7 +170,7 @@ func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 
 // peer is the connection to the other side, and the address that the client is
 // told: this side's where the client connects, the other's where it has waited.
-func (l *life) peer(ctx context.Context, plan *policy.Decision) (*net.TCPConn, netip.AddrPort, error) {
+func (l *life) peer(ctx context.Context, plan *policy.Decision) (net.Conn, netip.AddrPort, error) {
 	if l.facts.Request.Command == "bind" {
 		up, err := l.bind(ctx, plan)
 		if err != nil {
@@ -177,6 +181,9 @@ func (l *life) peer(ctx context.Context, plan *policy.Decision) (*net.TCPConn, n
 	up, err := l.reach(ctx, plan) // resolve, ask dial about each address, connect to those
 	if err != nil {
 		return nil, netip.AddrPort{}, err
+	}
+	if len(l.way.hops) > 0 {
+		return up, l.way.bound, nil
 	}
 	return up, addrPortOf(up.LocalAddr()), nil
 }

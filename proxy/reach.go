@@ -17,24 +17,21 @@ const direct = "direct"
 
 // reach follows the plan: it applies a redirect, resolves the name, asks dial
 // about each address, and connects to one of those that were allowed. Nothing
-// resolves again after that.
-func (l *life) reach(ctx context.Context, plan *policy.Decision) (*net.TCPConn, error) {
+// resolves again after that. Where the plan names upstreams it goes through them.
+func (l *life) reach(ctx context.Context, plan *policy.Decision) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.proxy.Limits.Dial)
 	defer cancel()
 	if err := l.redirect(plan); err != nil {
 		return nil, err
 	}
-
-	addrs := []netip.Addr{l.facts.Target.IP.Addr}
-	if l.facts.Target.Kind == "domain" {
-		l.proxy.Observe.Began(l.observed, "resolve")
-		var err error
-		if addrs, err = l.proxy.Resolve.Lookup(ctx, l.facts.Target.Host); err != nil {
-			return nil, err
-		}
+	if len(plan.Via) > 0 {
+		return l.through(ctx, plan)
 	}
-	l.proxy.Observe.Began(l.observed, "dial")
-	allowed, err := l.allowedOf(addrs)
+	if plan.Resolve == policy.ResolveRemote && l.facts.Target.Kind == "domain" {
+		return nil, l.fault(errNoUpstream)
+	}
+
+	allowed, err := l.known(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -51,6 +48,21 @@ func (l *life) reach(ctx context.Context, plan *policy.Decision) (*net.TCPConn, 
 	return up, nil
 }
 
+// known looks the target's name up, if it has one, and returns the addresses that
+// dial allows.
+func (l *life) known(ctx context.Context) ([]netip.AddrPort, error) {
+	addrs := []netip.Addr{l.facts.Target.IP.Addr}
+	if l.facts.Target.Kind == "domain" {
+		l.proxy.Observe.Began(l.observed, "resolve")
+		var err error
+		if addrs, err = l.proxy.Resolve.Lookup(ctx, l.facts.Target.Host); err != nil {
+			return nil, err
+		}
+	}
+	l.proxy.Observe.Began(l.observed, "dial")
+	return l.allowedOf(addrs)
+}
+
 // redirect changes the target where the plan says so. What it names passes
 // dial like any other target.
 func (l *life) redirect(plan *policy.Decision) error {
@@ -59,9 +71,7 @@ func (l *life) redirect(plan *policy.Decision) error {
 	}
 	to, err := redirected(l.facts.Target, plan.Redirect)
 	if err != nil {
-		l.answer.Verdict, l.answer.Err = policy.Fault, err
-		l.proxy.Observe.Decided(l.observed, &l.answer, 0)
-		return &refusal{l.answer}
+		return l.fault(err)
 	}
 	l.facts.Target = to
 	l.session.SetTarget(to.Host, uint16(to.Port))

@@ -22,6 +22,7 @@ var errOver = errors.New("the flow is over")
 type Flow struct {
 	ctx      context.Context // Run's
 	early    []byte
+	late     []byte
 	counters *Counters
 	granted  atomic.Int64  // bytes that were delivered, or are about to be
 	most     atomic.Int64  // how many may be: Limits.Bytes, or unbounded
@@ -78,7 +79,7 @@ func (f *Flow) Run(ctx context.Context) (Cause, error) {
 	f.down.copied.Add(1)
 	var other sync.WaitGroup
 	other.Go(func() { f.up.run(f.early) })
-	f.down.run(nil)
+	f.down.run(f.late)
 	other.Wait()
 
 	f.mu.Lock()
