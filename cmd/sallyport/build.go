@@ -114,9 +114,14 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	resolver, dialer := dial.NewResolver(c.DNS.Servers), &dial.Dialer{}
+	upstreams, err := openUpstreams(c, resolver, dialer)
+	if err != nil {
+		return nil, err
+	}
 	s.proxy = &proxy.Proxy{
 		Decide: s.engine, Observe: s.telemetry, Verify: s.verifier,
-		Resolve: dial.NewResolver(c.DNS.Servers), Dial: &dial.Dialer{},
+		Resolve: resolver, Dial: dialer, Route: upstreams,
 		Sessions: s.sessions, Guard: guard.New(guarded),
 		Limits: proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle,
 			Bind: c.Limits.Bind, Flows: c.Limits.Flows, FlowsTotal: c.Limits.FlowsTotal, FlowIdle: c.Limits.FlowIdle,

@@ -68,6 +68,9 @@ func judge(c *cobra.Command, o *config.Options) (revision string, advice engine.
 		return "", nil, err
 	}
 	databases, unread := openGeo(settings)
+	if _, err := openUpstreams(settings, nil, nil); err != nil {
+		unread = join(unread, err)
+	}
 	e, err := engine.New(engineOptions(settings, databases))
 	if err != nil {
 		return "", nil, err

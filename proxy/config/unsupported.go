@@ -15,7 +15,6 @@ func unsupported() []string {
 		"listeners[].tls",
 		"management.tls",
 		"policy.shadow",
-		"upstreams",
 	}
 }
 

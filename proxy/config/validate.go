@@ -21,6 +21,7 @@ func Validate(c *Config) Problems {
 	v.noneEmpty("geoip.databases", c.GeoIP.Databases)
 	v.limits()
 	v.tokens()
+	v.upstreams()
 	v.nonEmpty("state.path", c.State.Path)
 	for i, server := range c.DNS.Servers {
 		if key := index("dns.servers", i); !server.IsValid() || server.Port() == 0 || server.Addr().IsUnspecified() || server.Addr().IsMulticast() {
