@@ -44,7 +44,7 @@ func hopOf(name string, u config.Upstream) (hop *dial.Hop, below string, err err
 	}
 	host, err := target.Parse(parts.Host)
 	if err != nil {
-		return nil, ".url", err
+		return nil, ".url", errors.New("its host is neither a name nor an address")
 	}
 	hop = &dial.Hop{
 		Name: name, At: dial.Endpoint{Name: host.Name, IP: host.IP, Port: parts.Port},
