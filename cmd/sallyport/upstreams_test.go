@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -228,8 +227,6 @@ func terminate(t *testing.T, behind string) *secured {
 	ca := write(t, filepath.Join(t.TempDir(), "ca.pem"), pemOf(borrowed.Certificate().Raw))
 	return &secured{l.Addr().String(), ca}
 }
-
-var _ = strings.Contains
 
 func pemOf(der []byte) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))

@@ -140,7 +140,7 @@ func (c *chain) approach(i int, from netip.Addr) error {
 		}
 		return &atHop{i - 1, err}
 	}
-	if c.reader.Buffered() > 0 {
+	if c.reader.Buffered() > 0 { // which TLS would not see
 		return &answer{failure: HopMalformed, detail: "it speaks before it is asked"}
 	}
 	return nil

@@ -28,6 +28,15 @@ type answer struct {
 
 func (e *answer) Error() string { return string(e.failure) }
 
+// say sends a message to a hop, which may not have sent anything ahead of it.
+func (c *chain) say(message []byte) error {
+	if c.reader.Buffered() > 0 {
+		return &answer{failure: HopMalformed, detail: "it speaks before it is asked"}
+	}
+	_, err := c.conn.Write(message)
+	return err
+}
+
 // greet agrees with a SOCKS5 server on how to authenticate. With credentials
 // nothing but these is offered: a server that picks another method, or somebody
 // between who does, learns nothing.
@@ -36,7 +45,7 @@ func (c *chain) greet(hop *Hop) error {
 	if hop.Username != "" || !hop.Password.IsZero() {
 		method = socks5.UserPass
 	}
-	if _, err := c.conn.Write(socks5.AppendGreeting(nil, method)); err != nil {
+	if err := c.say(socks5.AppendGreeting(nil, method)); err != nil {
 		return err
 	}
 	chosen, err := socks5.ReadMethod(c.reader)
@@ -58,7 +67,7 @@ func (c *chain) greet(hop *Hop) error {
 	if err != nil {
 		return &answer{failure: HopAuth, detail: "user name or password is too long"}
 	}
-	if _, err := c.conn.Write(message); err != nil {
+	if err := c.say(message); err != nil {
 		return err
 	}
 	status, err := socks5.ReadStatus(c.reader)
@@ -86,7 +95,7 @@ func (c *chain) askSOCKS5(to Endpoint) error {
 	if err != nil {
 		return unspeakable(err)
 	}
-	if _, err := c.conn.Write(request); err != nil {
+	if err := c.say(request); err != nil {
 		return err
 	}
 	reply, bound, err := socks5.ReadReply(c.reader)
@@ -123,7 +132,7 @@ func (c *chain) askSOCKS4(hop *Hop, to Endpoint) error {
 	if err != nil {
 		return unspeakable(err)
 	}
-	if _, err := c.conn.Write(request); err != nil {
+	if err := c.say(request); err != nil {
 		return err
 	}
 	reply, _, err := socks4.ReadReply(c.reader)
@@ -144,7 +153,7 @@ func (c *chain) askHTTP(hop *Hop, to Endpoint) error {
 	if err != nil {
 		return unspeakable(err)
 	}
-	if _, err := c.conn.Write(request); err != nil {
+	if err := c.say(request); err != nil {
 		return err
 	}
 	response, err := http.ReadResponse(c.reader)
