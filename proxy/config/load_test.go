@@ -94,7 +94,6 @@ upstreams:
   eu-1:
     url: https://192.0.2.1:3128
     source_address: 192.0.2.2
-    labels: {Country.Code: de}
     tls: {ca: ca.pem, certificate: me.pem, key: key.pem, server_name: proxy.example}
 dns: {servers: ["192.0.2.1", "[2001:db8::1]:5353"]}
 log: {level: debug, format: text, file: /tmp/log}
@@ -120,7 +119,7 @@ shutdown: {grace: 0s}
 		}
 	},
 	"geoip": {"databases": ["country.mmdb", "asn.mmdb"]},
-	"upstreams": {"eu-1": {"url": "https://192.0.2.1:3128", "source_address": "192.0.2.2", "labels": {"Country.Code": "de"},
+	"upstreams": {"eu-1": {"url": "https://192.0.2.1:3128", "source_address": "192.0.2.2",
 		"tls": {"ca": "ca.pem", "certificate": "me.pem", "key": "key.pem", "server_name": "proxy.example"}}},
 	"state": {"path": "/var/lib/sallyport.db"},
 	"limits": {"connections": 1000, "memory": 67108864, "handshake": "5s", "dial": 7, "idle": "1h", "bind": "1m", "flows": 5, "flows_total": 6, "flow_idle": "8s"},
@@ -132,7 +131,7 @@ shutdown: {grace: 0s}
 }`,
 	"c.toml": `
 geoip.databases = ["country.mmdb", "asn.mmdb"]
-upstreams.eu-1 = {url = "https://192.0.2.1:3128", source_address = "192.0.2.2", labels = {"Country.Code" = "de"}, tls = {ca = "ca.pem", certificate = "me.pem", key = "key.pem", server_name = "proxy.example"}}
+upstreams.eu-1 = {url = "https://192.0.2.1:3128", source_address = "192.0.2.2", tls = {ca = "ca.pem", certificate = "me.pem", key = "key.pem", server_name = "proxy.example"}}
 dns = {servers = ["192.0.2.1", "[2001:db8::1]:5353"]}
 log.level = "debug"
 log.format = 'text'
@@ -230,7 +229,7 @@ func TestWholeInEachFormat(t *testing.T) {
 		},
 		GeoIP: GeoIP{Databases: []string{"country.mmdb", "asn.mmdb"}},
 		Upstreams: map[string]Upstream{"eu-1": {
-			URL: "https://192.0.2.1:3128", SourceAddress: netip.MustParseAddr("192.0.2.2"), Labels: map[string]string{"Country.Code": "de"},
+			URL: "https://192.0.2.1:3128", SourceAddress: netip.MustParseAddr("192.0.2.2"),
 			TLS: UpstreamTLS{CA: "ca.pem", Certificate: "me.pem", Key: "key.pem", ServerName: "proxy.example"},
 		}},
 		State: State{Path: "/var/lib/sallyport.db"},

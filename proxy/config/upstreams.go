@@ -22,10 +22,9 @@ const (
 
 // Upstream is a proxy that sessions can be led through.
 type Upstream struct {
-	URL           URL               `key:"url" doc:"SCHEME://[USER[:PASSWORD]@]HOST[:PORT]; the scheme is socks5, socks5h, socks4a, http or https, see [Upstreams](upstreams.md)"`
-	SourceAddress netip.Addr        `key:"source_address" doc:"the local address to connect to it from; the policy's source_address goes before it"`
-	Labels        map[string]string `key:"labels" doc:"what is known of it, for the log's reader"`
-	TLS           UpstreamTLS       `key:"tls" doc:"of https: how it is known, and how this proxy is known to it"`
+	URL           URL         `key:"url" doc:"SCHEME://[USER[:PASSWORD]@]HOST[:PORT]; the scheme is socks5, socks5h, socks4a, http or https, see [Upstreams](upstreams.md)"`
+	SourceAddress netip.Addr  `key:"source_address" doc:"the local address to connect to it from; the policy's source_address goes before it"`
+	TLS           UpstreamTLS `key:"tls" doc:"of https: how it is known, and how this proxy is known to it"`
 }
 
 // UpstreamTLS says who an upstream has to be, and who this proxy is to it.
@@ -108,7 +107,7 @@ func (u URL) String() string { return redactURL(string(u)) }
 
 // isPendingOfUpstream tells of a key of an upstream whether it is documented but
 // does nothing yet.
-func isPendingOfUpstream(key string) bool { return key == "probe" || key == "pool" }
+func isPendingOfUpstream(key string) bool { return key == "probe" || key == "pool" || key == "labels" }
 
 // upstreams judges the upstreams.
 func (v *validator) upstreams() {

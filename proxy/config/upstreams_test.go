@@ -57,7 +57,7 @@ func TestUpstreams(t *testing.T) {
   d: {url: "socks5://h", tls: {ca: x}}
   e: {url: "https://h", tls: {certificate: x}, source_address: "0.0.0.0"}
   f: {ulr: "https://h"}
-  g: {url: "http://h", pool: {idle: 4}, probe: {address: "x"}}
+  g: {url: "http://h", pool: {idle: 4}, probe: {address: "x"}, labels: {a: b}}
 `)})
 	want := `c.yaml:2: upstreams.direct: want a name of at most 60 letters, digits, hyphens and underscores, and not direct
 c.yaml:3: upstreams."a.b": want a name of at most 60 letters, digits, hyphens and underscores, and not direct
@@ -68,7 +68,8 @@ c.yaml:6: upstreams.e.source_address: want an address of this machine
 c.yaml:7: upstreams.f.url: must not be empty
 c.yaml:7: upstreams.f.ulr: unknown key; did you mean url?
 c.yaml:8: upstreams.g.pool: not supported by this release
-c.yaml:8: upstreams.g.probe: not supported by this release`
+c.yaml:8: upstreams.g.probe: not supported by this release
+c.yaml:8: upstreams.g.labels: not supported by this release`
 	if got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
