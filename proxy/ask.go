@@ -47,7 +47,7 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4096) 
 func (p *Proxy) begin(s *session.Session, c *listen.Conn) *life {
 	l := &life{proxy: p, session: s, conn: c, observed: p.Observe.Accepted(context.Background(), s)}
 	l.reader = readers.Get().(*bufio.Reader)
-	l.reader.Reset(c.TCPConn)
+	l.reader.Reset(c)
 
 	counts := p.Guard.Enter(c.Source.Addr())
 	source := policy.SourceOf(c.Source)

@@ -67,7 +67,7 @@ func endingOf(err error) ending {
 			told: []string{"only CONNECT is supported: curl asks for it by --proxytunnel"}}
 	case errors.Is(err, socks5.ErrAddressType):
 		return ending{name: "unsupported", socks5: socks5.AddressTypeNotSupported, status: http.StatusBadRequest, proxyError: "http_request_error"}
-	case errors.As(err, &spelling), errors.Is(err, socks5.ErrEmptyName), errors.Is(err, socks5.ErrVersion):
+	case errors.As(err, &spelling), errors.Is(err, socks5.ErrEmptyName), errors.Is(err, socks5.ErrVersion), errors.Is(err, errAnnounced):
 		return ending{name: "malformed", socks5: socks5.GeneralFailure, status: http.StatusBadRequest, proxyError: "http_request_error"}
 	case errors.Is(err, identity.ErrBusy):
 		return ending{name: "limit", socks5: socks5.NotAllowed, status: http.StatusTooManyRequests, proxyError: "http_request_denied", retry: time.Second}
@@ -141,7 +141,7 @@ func unanswerable(err error) bool {
 // into a reset that overtakes it.
 func (l *life) hangUp() {
 	if l.conn.CloseWrite() == nil {
-		io.CopyN(io.Discard, l.conn.TCPConn, 256<<10)
+		io.CopyN(io.Discard, l.conn, 256<<10)
 	}
 }
 

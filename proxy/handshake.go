@@ -54,6 +54,7 @@ type request struct {
 var (
 	errNoMethod      = errors.New("no acceptable authentication method")
 	errUnknownClient = errors.New("the first byte is of no protocol that is spoken here")
+	errAnnounced     = errors.New("a PROXY header that is not awaited: a second one, or from an address that the listener's proxy_protocol.trusted does not have")
 	errSilent        = errors.New("the client sent nothing")
 )
 
@@ -64,7 +65,7 @@ var defaultMethods = policy.Methods{policy.MethodCertificate, policy.MethodPassw
 // deadline as a whole. On return without error the facts are those of route.
 func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 	start := time.Now()
-	deadline := start.Add(l.proxy.Limits.Handshake)
+	deadline := l.conn.Accepted.Add(l.proxy.Limits.Handshake)
 	if err := l.conn.SetDeadline(deadline); err != nil {
 		return fmt.Errorf("handshake: %w", err)
 	}
@@ -111,12 +112,15 @@ func (l *life) meet() error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errSilent, err)
 	}
+	if sniff.Announced(l.reader) {
+		return errAnnounced
+	}
 	switch sniff.Dialect(first[0]) {
 	case sniff.SOCKS5:
-		l.dialect = &socks5Dialect{conn: l.conn.TCPConn, reader: l.reader}
+		l.dialect = &socks5Dialect{conn: l.conn, reader: l.reader}
 		l.facts.Session.Protocol = "socks5"
 	case sniff.HTTP:
-		l.dialect = &httpDialect{conn: l.conn.TCPConn, reader: l.reader}
+		l.dialect = &httpDialect{conn: l.conn, reader: l.reader}
 		l.facts.Session.Protocol = "http"
 	default:
 		return errUnknownClient
@@ -262,6 +266,7 @@ func (l *life) grant(up *net.TCPConn) error {
 		early, _ := l.reader.Peek(n) // never fails for what is buffered
 		l.early = append([]byte(nil), early...)
 	}
+	l.early = append(l.early, l.conn.Early()...)
 	l.giveBack()
 	return nil
 }

@@ -3,7 +3,7 @@ package proxy
 import (
 	"bufio"
 	"errors"
-	"net"
+	"io"
 	"net/netip"
 	"slices"
 
@@ -15,7 +15,7 @@ import (
 
 // httpDialect is the server's side of CONNECT (RFC 9110 §9.3.6).
 type httpDialect struct {
-	conn    *net.TCPConn
+	conn    io.Writer
 	reader  *bufio.Reader
 	request *http.Request
 }

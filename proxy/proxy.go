@@ -114,7 +114,7 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 	l.session.Granted()
 	p.Observe.Began(l.observed, "relay")
 	l.outcome = "ok"
-	flow := relay.Join(c.TCPConn, up, l.early, l.limits, &s.Bytes)
+	flow := relay.Join(c.Conn, up, l.early, l.limits, &s.Bytes)
 	go l.relay(flow, up)
 }
 

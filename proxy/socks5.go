@@ -2,7 +2,7 @@ package proxy
 
 import (
 	"bufio"
-	"net"
+	"io"
 	"net/netip"
 	"slices"
 
@@ -12,7 +12,7 @@ import (
 
 // socks5Dialect is the server's side of RFC 1928 and RFC 1929.
 type socks5Dialect struct {
-	conn   *net.TCPConn
+	conn   io.Writer
 	reader *bufio.Reader
 	method socks5.Method
 	asking bool     // the client was told that it may ask, so that a reply can be sent

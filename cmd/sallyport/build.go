@@ -294,9 +294,14 @@ func (s *server) run(stop, now <-chan struct{}) error {
 func (s *server) listen(ctx context.Context) ([]*listen.Listener, error) {
 	var open []*listen.Listener
 	for _, l := range s.config.Listeners {
-		one, err := listen.Open(ctx, listen.Config{Name: l.Name, Address: l.Address, OnError: func(err error) {
-			s.log.Warn("accept", "listener", l.Name, "error", err)
-		}})
+		door := listen.Config{
+			Name: l.Name, Address: l.Address,
+			OnError: func(err error) { s.log.Warn("accept", "listener", l.Name, "error", err) },
+		}
+		if l.ProxyProtocol != nil {
+			door.Trusted, door.Header, door.Waiting = l.ProxyProtocol.Trusted, s.config.Limits.Handshake, s.config.Limits.Connections
+		}
+		one, err := listen.Open(ctx, door)
 		if err != nil {
 			for _, o := range open {
 				o.Close()
@@ -304,7 +309,7 @@ func (s *server) listen(ctx context.Context) ([]*listen.Listener, error) {
 			return nil, err
 		}
 		open = append(open, one)
-		s.log.Info("listening", "listener", l.Name, "address", one.Addr().String())
+		s.log.Info("listening", "listener", l.Name, "address", one.String())
 	}
 	return open, nil
 }

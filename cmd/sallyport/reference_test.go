@@ -93,6 +93,8 @@ func section(page *strings.Builder, of reflect.Value, path, doc string) {
 		}
 		key := strings.TrimPrefix(path+"."+name, ".")
 		switch of := field.Type; {
+		case of.Kind() == reflect.Pointer:
+			section(&below, reflect.Zero(of.Elem()), key, doc)
 		case isSection(of):
 			section(&below, value, key, doc)
 		case of.Kind() == reflect.Slice && isSection(of.Elem()):
@@ -127,6 +129,8 @@ func settingType(t reflect.Type) string {
 		return "size"
 	case reflect.TypeFor[netip.AddrPort]():
 		return "address"
+	case reflect.TypeFor[netip.Prefix]():
+		return "network"
 	case reflect.TypeFor[secret.String]():
 		return "secret string"
 	}

@@ -50,6 +50,13 @@ type Listener struct {
 	Name      string   `key:"name" doc:"the name that policies see as input.session.listener; of the next ones listener-2, listener-3, ..."`
 	Address   string   `key:"address" doc:"IP:PORT; :PORT is every address of this machine, port 0 a free port"`
 	Protocols []string `key:"protocols" doc:"which of socks5 and http are spoken here, told apart by the first byte"`
+
+	ProxyProtocol *ProxyProtocol `key:"proxy_protocol" doc:"whom the load balancers before it speak for"`
+}
+
+// ProxyProtocol says who tells by haproxy's PROXY protocol, version 1 or 2, whom it speaks for.
+type ProxyProtocol struct {
+	Trusted []netip.Prefix `key:"trusted" doc:"addresses and networks whose connections have to begin with a PROXY header, which is believed; a header from anybody else is refused"`
 }
 
 // Policy says where policies come from and how they are run.

@@ -60,7 +60,7 @@ func TestNothingGivenIsTheDefault(t *testing.T) {
 var whole = map[string]string{
 	"c.yaml": `
 listeners:
-  - {name: inside, address: "10.0.0.1:1080", protocols: [socks5]}
+  - {name: inside, address: "10.0.0.1:1080", protocols: [socks5], proxy_protocol: {trusted: [10.0.0.0/8, "2001:db8::1"]}}
   - address: "[::1]:8080"
 policy:
   paths: [policies/, extra.rego]
@@ -86,7 +86,7 @@ shutdown: {grace: 0s}
 `,
 	"c.json": `{
 	"listeners": [
-		{"name": "inside", "address": "10.0.0.1:1080", "protocols": ["socks5"]},
+		{"name": "inside", "address": "10.0.0.1:1080", "protocols": ["socks5"], "proxy_protocol": {"trusted": ["10.0.0.0/8", "2001:db8::1"]}},
 		{"address": "[::1]:8080"}
 	],
 	"policy": {
@@ -114,6 +114,7 @@ log.file = "/tmp/log"
 name = "inside"
 address = "10.0.0.1:1080"
 protocols = ["socks5"]
+proxy_protocol.trusted = ["10.0.0.0/8", "2001:db8::1"]
 
 [[listeners]]
 address = "[::1]:8080"
@@ -159,7 +160,9 @@ grace = "0s"
 func TestWholeInEachFormat(t *testing.T) {
 	want := &Config{
 		Listeners: []Listener{
-			{Name: "inside", Address: "10.0.0.1:1080", Protocols: []string{"socks5"}},
+			{Name: "inside", Address: "10.0.0.1:1080", Protocols: []string{"socks5"}, ProxyProtocol: &ProxyProtocol{
+				Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::1/128")},
+			}},
 			{Name: "listener-2", Address: "[::1]:8080", Protocols: []string{"socks5", "http"}},
 		},
 		Policy: Policy{
@@ -241,7 +244,7 @@ c.yaml:20: Log: unknown key; did you mean log?`},
  "listeners": [
    {"address": ["a"]},
    7,
-   {"name": "", "proxy_protocol": {}}
+   {"name": "", "proxy_protocol": {"trusted": ["10.0.0.0/8", "10.0.0.1/8", "::/0", "host", "192.0.2.1"]}}
  ],
  "upstreams": {},
  "state": [],
@@ -253,7 +256,9 @@ c.json:5: limits.idle: want a duration such as 10s, got true
 c.json:7: listeners[0].address: want a string, got a list
 c.json:8: listeners[1]: want a map, got 7
 c.json:9: listeners[2].address: want IP:PORT; there is none
-c.json:9: listeners[2].proxy_protocol: not supported by this release
+c.json:9: listeners[2].proxy_protocol.trusted[1]: "10.0.0.1/8" has bits behind its prefix; want "10.0.0.0/8"
+c.json:9: listeners[2].proxy_protocol.trusted[2]: everybody could claim to be anybody; want the addresses of those that send a PROXY header
+c.json:9: listeners[2].proxy_protocol.trusted[3]: want an IP address or a network such as 10.0.0.0/8, got "host"
 c.json:11: upstreams: not supported by this release
 c.json:12: state: want a map, got a list
 c.json:13: log.level: want debug, info, warn or error, got "loud"

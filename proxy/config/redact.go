@@ -29,12 +29,16 @@ func (c Config) redact(value reflect.Value, path string) any {
 		return value.String()
 	case netip.AddrPort:
 		return value.String()
+	case netip.Prefix:
+		return value.String()
 	}
 	switch value.Kind() {
+	case reflect.Pointer:
+		return c.redact(value.Elem(), path)
 	case reflect.Struct:
 		shown := map[string]any{}
 		for field, member := range value.Fields() {
-			if key := field.Tag.Get("key"); key != "" {
+			if key := field.Tag.Get("key"); key != "" && !(member.Kind() == reflect.Pointer && member.IsNil()) {
 				shown[key] = c.redact(member, join(path, key))
 			}
 		}

@@ -102,6 +102,7 @@ func (v *validator) addresses() {
 		}
 		taken = v.address(key, key+".address", listener.Address, taken)
 		v.protocols(key+".protocols", listener.Protocols)
+		v.proxyProtocol(key+".proxy_protocol", &listener)
 	}
 	v.address("management", "management.address", v.config.Management.Address, taken)
 }

@@ -1,0 +1,59 @@
+package listen
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Conn is a client's connection. It is the handler's, who closes it.
+type Conn struct {
+	// Conn is the stream as it was accepted, a *net.TCPConn or a *net.UnixConn,
+	// for who can do more with that than read and write. What has been read of it
+	// already is with Conn, who gives it to readers first: see Early.
+	net.Conn
+	Listener string         // the name of the listener that accepted it
+	Source   netip.AddrPort // the client; an IPv4 address is never in IPv6 form; invalid of a unix socket
+	Local    netip.AddrPort // the address that the client connected to; invalid of a unix socket
+	Accepted time.Time
+
+	Announced bool // Source and Local are what a trusted peer has said
+
+	early  []byte // of the stream, read and not given to anybody yet
+	close  sync.Once
+	closed func() // tells the listener
+}
+
+// Read gives what has been read before, and then what comes.
+func (c *Conn) Read(p []byte) (int, error) {
+	if len(c.early) > 0 {
+		n := copy(p, c.early)
+		c.early = c.early[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
+
+// Early takes what has been read of the stream and not been given by Read, for
+// who goes on with the stream itself.
+func (c *Conn) Early() []byte {
+	early := c.early
+	c.early = nil
+	return early
+}
+
+// CloseWrite tells the client that no more will come.
+func (c *Conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return net.ErrClosed
+}
+
+// Close closes the connection. It may be called again.
+func (c *Conn) Close() error {
+	err := c.Conn.Close()
+	c.close.Do(c.closed)
+	return err
+}
