@@ -31,6 +31,9 @@ type Facts struct {
 	// Locator is no fact: it is asked for the geo of an address where a stage's
 	// rules read it, by whoever answers the stage. Nil: geo is as it is given.
 	Locator Locator
+
+	// Client is no fact either: it is asked for the process in the same way.
+	Client Client
 }
 
 // Session describes the client's connection.
@@ -57,7 +60,7 @@ type Source struct {
 	Scope       Scope       `fact:"scope" doc:"which part of the address space it belongs to"`
 	Geo         Geo         `fact:"geo" doc:"what the GeoIP databases know"`
 	Certificate Certificate `fact:"certificate" stages:"authenticate route dial inspect" doc:"the client certificate, only of a verified chain"`
-	Process     Process     `fact:"process" pending:"true" doc:"the client's process, of loopback and unix-socket clients"`
+	Process     Process     `fact:"process" doc:"the client's process, of loopback and unix-socket clients, as far as the server may know it"`
 	Open        int64       `fact:"open" doc:"other connections that are open from here now"`
 	Rate        Rate        `fact:"rate" doc:"connection attempts from here"`
 	Failures    Window      `fact:"failures" doc:"failed authentications from here before this one"`
@@ -110,11 +113,18 @@ type Subject struct {
 	OrganizationalUnit []string `fact:"organizational_unit" doc:"OU"`
 }
 
-// Process is a local client's process.
+// Client says which process the client is. It may be asked from any goroutine,
+// takes no longer than a part of a second, and always says the same.
+type Client interface {
+	Process() Process
+}
+
+// Process is a local client's process, empty until a stage's rules read it: see
+// Facts.Client. A zero PID is a process that is not known, whose UID may be.
 type Process struct {
-	PID int64  `fact:"pid" doc:"process id"`
-	UID int64  `fact:"uid" doc:"user id"`
-	Exe string `fact:"exe" doc:"path of the executable"`
+	PID int64  `fact:"pid" doc:"process id; 0 where it is not known"`
+	UID int64  `fact:"uid" doc:"user id; 0 is root only where pid is not 0"`
+	Exe string `fact:"exe" doc:"path of the executable, as the process itself sees it"`
 }
 
 // Credentials is what the client presented.
@@ -213,7 +223,7 @@ type API struct {
 	Body        APIBody             `fact:"body" pending:"true" doc:"where a user is written"`
 	Token       APIToken            `fact:"token" doc:"the bearer token's owner; only when the token is valid"`
 	Certificate Certificate         `fact:"certificate" doc:"the client certificate, only of a verified chain"`
-	Peer        Peer                `fact:"peer" pending:"true" doc:"the process at the other end of a unix socket"`
+	Peer        Peer                `fact:"peer" doc:"the process at the other end of a unix socket"`
 	Source      APISource           `fact:"source" doc:"where the call comes from"`
 }
 
@@ -232,7 +242,7 @@ type APIToken struct {
 // Peer is the process at the other end of a unix socket.
 type Peer struct {
 	UID      int64 `fact:"uid" doc:"user id"`
-	PID      int64 `fact:"pid" doc:"process id"`
+	PID      int64 `fact:"pid" doc:"process id; 0 where it is not known"`
 	SameUser bool  `fact:"same_user" doc:"the server's own user"`
 }
 

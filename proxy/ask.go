@@ -56,8 +56,23 @@ func (p *Proxy) begin(s *session.Session, c *listen.Conn) *life {
 	source.Failures = policy.Window(counts.Failures)
 	source.Denials = policy.Window(counts.Denials)
 	l.facts.Source, l.facts.Locator = source, p.Locator
+	if p.Processes != nil && c.Nearby() {
+		l.facts.Client = &localClient{find: func() policy.Process { return p.Processes.Of(c.Conn) }}
+	}
 	l.facts.Session = policy.Session{ID: s.ID, Listener: s.Listener, Started: s.Started.UnixNano()}
 	return l
+}
+
+// localClient is a client on this machine, whose process is looked for once.
+type localClient struct {
+	find  func() policy.Process
+	once  sync.Once
+	found policy.Process
+}
+
+func (c *localClient) Process() policy.Process {
+	c.once.Do(func() { c.found = c.find() })
+	return c.found
 }
 
 // ask asks one question with the facts gathered so far, and keeps what the

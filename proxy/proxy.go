@@ -64,6 +64,12 @@ type Dialer interface {
 	Dial(ctx context.Context, to []netip.AddrPort, from netip.Addr) (*net.TCPConn, error)
 }
 
+// ProcessFinder says which process of this machine a client is, of a connection
+// as it was accepted.
+type ProcessFinder interface {
+	Of(client net.Conn) policy.Process
+}
+
 // Limits are the configuration's; a policy's session_limits are bound by them.
 type Limits struct {
 	Handshake time.Duration // from the first byte awaited to the request's last
@@ -71,17 +77,18 @@ type Limits struct {
 	Idle      time.Duration // no byte in either direction
 }
 
-// Proxy serves connections. All fields but Locator are required.
+// Proxy serves connections. All fields but Locator and Processes are required.
 type Proxy struct {
-	Decide   Decider
-	Observe  Observer
-	Verify   Verifier
-	Resolve  Resolver
-	Dial     Dialer
-	Locator  policy.Locator // nil: no address is located
-	Sessions *session.Table
-	Guard    *guard.Guard
-	Limits   Limits
+	Decide    Decider
+	Observe   Observer
+	Verify    Verifier
+	Resolve   Resolver
+	Dial      Dialer
+	Locator   policy.Locator // nil: no address is located
+	Processes ProcessFinder  // nil: no process is found
+	Sessions  *session.Table
+	Guard     *guard.Guard
+	Limits    Limits
 
 	Protocols map[string][]string // by listener: what it speaks, socks5 and http
 }

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,7 @@ import (
 	"sallyport/proxy/identity"
 	"sallyport/proxy/listen"
 	"sallyport/proxy/manage"
+	processes "sallyport/proxy/process"
 	"sallyport/proxy/session"
 	"sallyport/telemetry"
 )
@@ -134,7 +136,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	s.proxy = &proxy.Proxy{
 		Decide: s.engine, Observe: s.telemetry, Verify: s.verifier,
 		Resolve: dial.NewResolver(c.DNS.Servers), Dial: &dial.Dialer{},
-		Sessions: s.sessions, Guard: guard.New(guarded),
+		Processes: processes.NewFinder(), Sessions: s.sessions, Guard: guard.New(guarded),
 		Limits:    proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle},
 		Protocols: map[string][]string{},
 	}
@@ -295,7 +297,7 @@ func (s *server) listen(ctx context.Context) ([]*listen.Listener, error) {
 	var open []*listen.Listener
 	for _, l := range s.config.Listeners {
 		door := listen.Config{
-			Name: l.Name, Address: l.Address,
+			Name: l.Name, Address: l.Address, Mode: config.SocketMode(l.Mode),
 			OnError: func(err error) { s.log.Warn("accept", "listener", l.Name, "error", err) },
 		}
 		if l.ProxyProtocol != nil {
@@ -330,11 +332,15 @@ func (s *server) management(ctx context.Context) (func() error, error) {
 		tokens["generated"] = manage.Token{Secret: made, Roles: []string{"admin"}}
 		s.log.Info("management token", "file", path)
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Address)
+	l, err := openManagement(ctx, &c)
 	if err != nil {
 		return nil, fmt.Errorf("management: %w", err)
 	}
-	s.log.Info("management", "address", l.Addr().String())
+	shown := l.Addr().String()
+	if l.Addr().Network() == "unix" {
+		shown = c.Address
+	}
+	s.log.Info("management", "address", shown)
 	options := manage.Options{
 		Address: c.Address, Decide: s.engine, Observe: s.telemetry, Tokens: tokens, Sessions: s.sessions,
 		Policy: s.policy, Ready: s.ready, Reload: s.reload, Log: s.log,
@@ -344,6 +350,13 @@ func (s *server) management(ctx context.Context) (func() error, error) {
 	}
 	api := manage.New(options)
 	return func() error { return api.Serve(ctx, l) }, nil
+}
+
+func openManagement(ctx context.Context, c *config.Management) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(c.Address, "unix:"); ok {
+		return listen.OpenUnix(ctx, path, config.SocketMode(c.Mode))
+	}
+	return (&net.ListenConfig{}).Listen(ctx, "tcp", c.Address)
 }
 
 func (s *server) ready() error {

@@ -48,7 +48,8 @@ type Config struct {
 // Listener is one address at which clients connect.
 type Listener struct {
 	Name      string   `key:"name" doc:"the name that policies see as input.session.listener; of the next ones listener-2, listener-3, ..."`
-	Address   string   `key:"address" doc:"IP:PORT; :PORT is every address of this machine, port 0 a free port"`
+	Address   string   `key:"address" doc:"IP:PORT; :PORT is every address of this machine, port 0 a free port; or unix:PATH"`
+	Mode      string   `key:"mode" doc:"of a unix socket's file, in quotes and octal: who may write to it may connect; empty: 0600, the server's own user"`
 	Protocols []string `key:"protocols" doc:"which of socks5 and http are spoken here, told apart by the first byte"`
 
 	ProxyProtocol *ProxyProtocol `key:"proxy_protocol" doc:"whom the load balancers before it speak for"`
@@ -103,7 +104,8 @@ type Limits struct {
 
 // Management is the management API.
 type Management struct {
-	Address string           `key:"address" doc:"IP:PORT of the management API"`
+	Address string           `key:"address" doc:"IP:PORT of the management API, or unix:PATH"`
+	Mode    string           `key:"mode" doc:"as of a listener"`
 	Tokens  map[string]Token `key:"tokens" doc:"who may call it, by the token's name"`
 }
 

@@ -43,6 +43,12 @@ func (c *Conn) Early() []byte {
 	return early
 }
 
+// Nearby tells whether the client is a process of this machine: one that has
+// connected to a unix socket, or by itself over loopback.
+func (c *Conn) Nearby() bool {
+	return !c.Announced && (!c.Source.IsValid() || c.Source.Addr().IsLoopback())
+}
+
 // CloseWrite tells the client that no more will come.
 func (c *Conn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
