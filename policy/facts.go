@@ -48,7 +48,7 @@ type Session struct {
 
 // TLS describes the client's TLS connection to the listener.
 type TLS struct {
-	Version string `fact:"version" pending:"true" doc:"1.2 or 1.3; empty without TLS"`
+	Version string `fact:"version" values:"1.2 1.3" doc:"1.2 or 1.3; empty without TLS"`
 }
 
 // Source describes where the client connects from.
@@ -98,12 +98,12 @@ type Locator interface {
 
 // Certificate is a client certificate whose chain has been verified.
 type Certificate struct {
-	Subject           Subject  `fact:"subject" pending:"true" doc:"distinguished name of the holder"`
-	Issuer            string   `fact:"issuer" pending:"true" doc:"distinguished name of the issuer"`
-	DNSNames          []string `fact:"dns_names" pending:"true" doc:"subject alternative names: DNS"`
-	URIs              []string `fact:"uris" pending:"true" doc:"subject alternative names: URIs, such as SPIFFE ids"`
-	NotAfter          int64    `fact:"not_after" pending:"true" doc:"end of validity, nanoseconds since 1970"`
-	FingerprintSHA256 string   `fact:"fingerprint_sha256" pending:"true" doc:"hex SHA-256 of the DER form"`
+	Subject           Subject  `fact:"subject" doc:"distinguished name of the holder"`
+	Issuer            string   `fact:"issuer" doc:"distinguished name of the issuer"`
+	DNSNames          []string `fact:"dns_names" doc:"subject alternative names: DNS"`
+	URIs              []string `fact:"uris" doc:"subject alternative names: URIs, such as SPIFFE ids"`
+	NotAfter          int64    `fact:"not_after" doc:"end of validity, nanoseconds since 1970, at most 9223372036854775807"`
+	FingerprintSHA256 string   `fact:"fingerprint_sha256" doc:"hex SHA-256 of the DER form"`
 }
 
 // Subject is a certificate's distinguished name.

@@ -57,7 +57,7 @@ func (p *Proxy) begin(s *session.Session, c *listen.Conn) *life {
 	source.Denials = policy.Window(counts.Denials)
 	l.facts.Source, l.facts.Locator = source, p.Locator
 	if p.Processes != nil && c.Nearby() {
-		l.facts.Client = &localClient{find: func() policy.Process { return p.Processes.Of(c.Conn) }}
+		l.facts.Client = &localClient{find: func() policy.Process { return p.Processes.Of(c.Plain()) }}
 	}
 	l.facts.Session = policy.Session{ID: s.ID, Listener: s.Listener, Started: s.Started.UnixNano()}
 	return l

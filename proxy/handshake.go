@@ -71,6 +71,9 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 	}
 	defer context.AfterFunc(ctx, func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
 
+	if err := l.secure(); err != nil {
+		return err
+	}
 	if err := l.meet(); err != nil {
 		return err
 	}
@@ -117,10 +120,10 @@ func (l *life) meet() error {
 	}
 	switch sniff.Dialect(first[0]) {
 	case sniff.SOCKS5:
-		l.dialect = &socks5Dialect{conn: l.conn, reader: l.reader}
+		l.dialect = &socks5Dialect{conn: l.conn, reader: l.reader, certified: l.certified()}
 		l.facts.Session.Protocol = "socks5"
 	case sniff.HTTP:
-		l.dialect = &httpDialect{conn: l.conn, reader: l.reader}
+		l.dialect = &httpDialect{conn: l.conn, reader: l.reader, certified: l.certified()}
 		l.facts.Session.Protocol = "http"
 	default:
 		return errUnknownClient
@@ -156,7 +159,11 @@ func (l *life) turnAway(door *policy.Decision) error {
 func (l *life) authenticate(ctx context.Context, p *presented, deadline time.Time) (*refusal, error) {
 	l.proxy.Observe.Began(l.observed, "authenticate")
 	var known identity.Result
-	if p.method == policy.MethodPassword && p.token == "" {
+	switch {
+	case p.method == policy.MethodCertificate:
+		p.username, known.Verified = l.facts.Source.Certificate.Name(), true
+	case p.method == policy.MethodNone || p.token != "":
+	default:
 		ctx, cancel := context.WithDeadline(ctx, deadline) // there may be a queue
 		defer cancel()
 		var err error

@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,6 +49,7 @@ type server struct {
 	telemetry *telemetry.Telemetry
 	engine    *engine.Engine
 	geo       *geo.Databases
+	tls       map[string]*listen.TLS // by the listener's name; the management API's by ""
 	verifier  *identity.Verifier
 	sessions  *session.Table
 	proxy     *proxy.Proxy
@@ -99,6 +98,9 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if s.geo, err = openGeo(c); err != nil {
 		return nil, err
 	}
+	if s.tls, err = loadTLS(c); err != nil {
+		return nil, err
+	}
 	options := engineOptions(c, s.geo)
 	s.decisions, err = distribute.NewDecisionLog(map[string]any{
 		"decision_logs": map[string]any{"console": c.Policy.OPA.DecisionLogs.Console},
@@ -144,6 +146,9 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		s.proxy.Protocols[l.Name] = l.Protocols
 	}
 	if err := s.startGeo(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.watchTLS(ctx); err != nil {
 		return nil, err
 	}
 	if watched := slices.Concat(c.Policy.Paths, c.Policy.Data); len(watched) > 0 {
@@ -218,8 +223,8 @@ func candidate(e *engine.Engine, c *config.Config) (*engine.Snapshot, engine.Pro
 	return snapshot, problems, nil
 }
 
-// reload is what HUP and the management API do: GeoIP databases that have changed
-// and the policy are read again, and the log file opened again for those that
+// reload is what HUP and the management API do: GeoIP databases that have changed,
+// certificates and the policy are read again, and the log file opened again for those that
 // rotate it. The configuration is read at the start only.
 func (s *server) reload(context.Context) error {
 	if s.logFile != nil {
@@ -227,7 +232,7 @@ func (s *server) reload(context.Context) error {
 			s.log.Error("log file is not reopened", "error", err)
 		}
 	}
-	unread := s.reloadGeo()
+	unread := join(s.reloadGeo(), s.reloadTLS())
 	err := s.load()
 	if err != nil {
 		s.log.Error("policy refused; the active one stays", "error", err.Error())
@@ -292,30 +297,6 @@ func (s *server) run(stop, now <-chan struct{}) error {
 	return nil
 }
 
-// listen opens every listener, or none.
-func (s *server) listen(ctx context.Context) ([]*listen.Listener, error) {
-	var open []*listen.Listener
-	for _, l := range s.config.Listeners {
-		door := listen.Config{
-			Name: l.Name, Address: l.Address, Mode: config.SocketMode(l.Mode),
-			OnError: func(err error) { s.log.Warn("accept", "listener", l.Name, "error", err) },
-		}
-		if l.ProxyProtocol != nil {
-			door.Trusted, door.Header, door.Waiting = l.ProxyProtocol.Trusted, s.config.Limits.Handshake, s.config.Limits.Connections
-		}
-		one, err := listen.Open(ctx, door)
-		if err != nil {
-			for _, o := range open {
-				o.Close()
-			}
-			return nil, err
-		}
-		open = append(open, one)
-		s.log.Info("listening", "listener", l.Name, "address", one.String())
-	}
-	return open, nil
-}
-
 // management opens the management API and returns the function that serves it.
 func (s *server) management(ctx context.Context) (func() error, error) {
 	c := s.config.Management
@@ -345,18 +326,14 @@ func (s *server) management(ctx context.Context) (func() error, error) {
 		Address: c.Address, Decide: s.engine, Observe: s.telemetry, Tokens: tokens, Sessions: s.sessions,
 		Policy: s.policy, Ready: s.ready, Reload: s.reload, Log: s.log,
 	}
+	if t := s.tls[""]; t != nil {
+		options.Secure = t.Listener
+	}
 	if s.config.Telemetry.Prometheus {
 		options.Metrics = s.telemetry.Handler()
 	}
 	api := manage.New(options)
 	return func() error { return api.Serve(ctx, l) }, nil
-}
-
-func openManagement(ctx context.Context, c *config.Management) (net.Listener, error) {
-	if path, ok := strings.CutPrefix(c.Address, "unix:"); ok {
-		return listen.OpenUnix(ctx, path, config.SocketMode(c.Mode))
-	}
-	return (&net.ListenConfig{}).Listen(ctx, "tcp", c.Address)
 }
 
 func (s *server) ready() error {

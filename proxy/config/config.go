@@ -52,7 +52,17 @@ type Listener struct {
 	Mode      string   `key:"mode" doc:"of a unix socket's file, in quotes and octal: who may write to it may connect; empty: 0600, the server's own user"`
 	Protocols []string `key:"protocols" doc:"which of socks5 and http are spoken here, told apart by the first byte"`
 
+	TLS           *TLS           `key:"tls" doc:"TLS with the clients, of every protocol that is spoken here; certificates are read again when their files change"`
 	ProxyProtocol *ProxyProtocol `key:"proxy_protocol" doc:"whom the load balancers before it speak for"`
+}
+
+// TLS says what is shown of the server and asked of its clients. All files are PEM, relative to the working directory.
+type TLS struct {
+	Cert       string `key:"cert" doc:"file of the certificate, and of those between it and its root"`
+	Key        string `key:"key" doc:"file of its private key"`
+	ClientCA   string `key:"client_ca" doc:"file of the authorities whose client certificates are accepted; empty: clients are asked for none"`
+	ClientAuth string `key:"client_auth" doc:"require: who shows no such certificate is turned away; optional: the policy decides; empty: require, where there is a client_ca"`
+	MinVersion string `key:"min_version" doc:"1.2 or 1.3; empty: 1.2"`
 }
 
 // ProxyProtocol says who tells by haproxy's PROXY protocol, version 1 or 2, whom it speaks for.
@@ -106,6 +116,7 @@ type Limits struct {
 type Management struct {
 	Address string           `key:"address" doc:"IP:PORT of the management API, or unix:PATH"`
 	Mode    string           `key:"mode" doc:"as of a listener"`
+	TLS     *TLS             `key:"tls" doc:"as of a listener"`
 	Tokens  map[string]Token `key:"tokens" doc:"who may call it, by the token's name"`
 }
 

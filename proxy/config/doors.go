@@ -48,6 +48,23 @@ func (v *validator) mode(key, mode, address string) {
 	}
 }
 
+func (v *validator) tls(key string, tls *TLS) {
+	if tls == nil {
+		return
+	}
+	v.nonEmpty(key+".cert", tls.Cert)
+	v.nonEmpty(key+".key", tls.Key)
+	if tls.ClientAuth != "" {
+		v.oneOf(key+".client_auth", tls.ClientAuth, []string{"require", "optional"})
+		if tls.ClientCA == "" {
+			v.add(key+".client_ca", "want the authorities whose certificates clients are to show")
+		}
+	}
+	if tls.MinVersion != "" {
+		v.oneOf(key+".min_version", tls.MinVersion, []string{"1.2", "1.3"})
+	}
+}
+
 // proxyProtocol judges who may speak for others.
 func (v *validator) proxyProtocol(key string, listener *Listener) {
 	if listener.ProxyProtocol == nil {

@@ -61,7 +61,7 @@ var whole = map[string]string{
 	"c.yaml": `
 listeners:
   - {name: inside, address: "10.0.0.1:1080", protocols: [socks5], proxy_protocol: {trusted: [10.0.0.0/8, "2001:db8::1"]}}
-  - address: "[::1]:8080"
+  - {address: "[::1]:8080", tls: {cert: c.pem, key: k.pem, client_ca: ca.pem, client_auth: optional, min_version: "1.3"}}
 policy:
   paths: [policies/, extra.rego]
   data: [data.json]
@@ -87,7 +87,7 @@ shutdown: {grace: 0s}
 	"c.json": `{
 	"listeners": [
 		{"name": "inside", "address": "10.0.0.1:1080", "protocols": ["socks5"], "proxy_protocol": {"trusted": ["10.0.0.0/8", "2001:db8::1"]}},
-		{"address": "[::1]:8080"}
+		{"address": "[::1]:8080", "tls": {"cert": "c.pem", "key": "k.pem", "client_ca": "ca.pem", "client_auth": "optional", "min_version": "1.3"}}
 	],
 	"policy": {
 		"paths": ["policies/", "extra.rego"], "data": ["data.json"], "timeout": 2.5e-1, "strict": false,
@@ -118,6 +118,7 @@ proxy_protocol.trusted = ["10.0.0.0/8", "2001:db8::1"]
 
 [[listeners]]
 address = "[::1]:8080"
+tls = {cert = "c.pem", key = "k.pem", client_ca = "ca.pem", client_auth = "optional", min_version = "1.3"}
 
 [policy]
 paths = [
@@ -163,7 +164,9 @@ func TestWholeInEachFormat(t *testing.T) {
 			{Name: "inside", Address: "10.0.0.1:1080", Protocols: []string{"socks5"}, ProxyProtocol: &ProxyProtocol{
 				Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::1/128")},
 			}},
-			{Name: "listener-2", Address: "[::1]:8080", Protocols: []string{"socks5", "http"}},
+			{Name: "listener-2", Address: "[::1]:8080", Protocols: []string{"socks5", "http"}, TLS: &TLS{
+				Cert: "c.pem", Key: "k.pem", ClientCA: "ca.pem", ClientAuth: "optional", MinVersion: "1.3",
+			}},
 		},
 		Policy: Policy{
 			Paths: []string{"policies/", "extra.rego"}, Data: []string{"data.json"}, Timeout: 250 * time.Millisecond,
@@ -223,7 +226,8 @@ c.yaml:8: listeners[0].protocols[2]: want socks5 or http, got "htpp"; did you me
 c.yaml:9: listeners[1].address: want the path of a file behind unix:, got ""
 c.yaml:9: listeners[1].mode: want permissions in octal, such as "0660", got "9"
 c.yaml:10: listeners[2].address: want a port from 0 to 65535, got "127.0.0.1:99999"
-c.yaml:10: listeners[2].tls: not supported by this release
+c.yaml:10: listeners[2].tls.cert: must not be empty
+c.yaml:10: listeners[2].tls.key: must not be empty
 c.yaml:12: policy.strict: want true or false, got "yes"
 c.yaml:13: policy.stages[0]: inspect is not supported by this release
 c.yaml:13: policy.stages[1]: want admit, authenticate, route, dial or manage, got "rout"; did you mean route?
@@ -279,7 +283,7 @@ address = "127.0.0.1:1080"
 [[listeners]]
 name = "a"
 address = "0.0.0.0:1080"
-tls = {}
+tls = {key = "k", client_auth = "requier", min_version = "9"}
 
 [management]
 address = "example.com:9080"
@@ -297,7 +301,10 @@ c.toml:7: limits.dial: want a duration such as 10s, got "1979-05-27"
 c.toml:8: limits.memory: want a size such as 10MiB, got 1.5
 c.toml:14: listeners[1].name: "a" is the name of listeners[0] already
 c.toml:15: listeners[1].address: listeners[0] listens on that address already
-c.toml:16: listeners[1].tls: not supported by this release
+c.toml:16: listeners[1].tls.cert: must not be empty
+c.toml:16: listeners[1].tls.client_ca: want the authorities whose certificates clients are to show
+c.toml:16: listeners[1].tls.client_auth: want require or optional, got "requier"; did you mean require?
+c.toml:16: listeners[1].tls.min_version: want 1.2 or 1.3, got "9"
 c.toml:19: management.address: want an IP address before the port, got "example.com:9080"
 c.toml:20: management.tokens.a.token: want a string in quotes, got [redacted]
 c.toml:21: management.tokens."b.c".token: want a token of at least 16 characters

@@ -103,9 +103,11 @@ func (v *validator) addresses() {
 		taken = v.address(key, key+".address", listener.Address, taken)
 		v.mode(key+".mode", listener.Mode, listener.Address)
 		v.protocols(key+".protocols", listener.Protocols)
+		v.tls(key+".tls", listener.TLS)
 		v.proxyProtocol(key+".proxy_protocol", &listener)
 	}
 	v.address("management", "management.address", v.config.Management.Address, taken)
+	v.tls("management.tls", v.config.Management.TLS)
 	v.mode("management.mode", v.config.Management.Mode, v.config.Management.Address)
 }
 

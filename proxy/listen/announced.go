@@ -47,15 +47,6 @@ func (a *announced) by(peer netip.Addr) bool {
 	return false
 }
 
-// hear reads the header and hands the client over, or closes the connection.
-func (a *announced) hear(ctx context.Context, c *Conn, handle func(*Conn)) {
-	if err := a.read(ctx, c); err != nil {
-		a.refuse(c, err)
-		return
-	}
-	handle(c)
-}
-
 var (
 	errSilent    = errors.New("it sent nothing")
 	errNoHeader  = errors.New("it sent no PROXY header, which a trusted peer has to")
@@ -67,6 +58,7 @@ var (
 // longer, and is then read in parts.
 var headers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 1024) }}
 
+// read reads the header, and notes what it says.
 func (a *announced) read(ctx context.Context, c *Conn) error {
 	select {
 	case a.places <- struct{}{}:

@@ -33,6 +33,8 @@ type Config struct {
 
 	Mode fs.FileMode // of a unix socket's file; who may write to it may connect
 
+	TLS *TLS // nil: none
+
 	Trusted []netip.Prefix // peers that have to say by the PROXY protocol whom they speak for
 	Header  time.Duration  // within which they have to
 	Waiting int            // how many may be about to, before the next ones are closed
@@ -43,6 +45,7 @@ type Listener struct {
 	name      string
 	onError   func(error)
 	socket    net.Listener // a *net.TCPListener or a *net.UnixListener
+	tls       *TLS         // nil: none
 	announced *announced   // nil: nobody is trusted
 }
 
@@ -50,7 +53,7 @@ type Listener struct {
 // 0.0.0.0 is every IPv4 address and no IPv6 one; [::] and an empty host are
 // both. Names are refused, since nothing is resolved here.
 func Open(ctx context.Context, c Config) (*Listener, error) {
-	l := &Listener{name: c.Name, onError: c.OnError}
+	l := &Listener{name: c.Name, onError: c.OnError, tls: c.TLS}
 	if l.onError == nil {
 		l.onError = func(error) {}
 	}
@@ -158,17 +161,27 @@ func (l *Listener) Serve(ctx context.Context, handle func(*Conn)) error {
 				c.Close()
 				return
 			}
-			if l.announced.by(c.Source.Addr()) {
-				go l.announced.hear(ctx, c, handle)
-				return
-			}
 		}
-		go handle(c)
+		go l.serve(ctx, c, handle)
 	})
 	if err != nil {
 		return fmt.Errorf("listener %s: %w", l.name, err)
 	}
 	return nil
+}
+
+// serve hands a client over once it is known who that is.
+func (l *Listener) serve(ctx context.Context, c *Conn, handle func(*Conn)) {
+	if c.Source.IsValid() && l.announced.by(c.Source.Addr()) {
+		if err := l.announced.read(ctx, c); err != nil {
+			l.announced.refuse(c, err)
+			return
+		}
+	}
+	if l.tls != nil {
+		c.secure(l.tls)
+	}
+	handle(c)
 }
 
 const (

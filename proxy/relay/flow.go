@@ -198,7 +198,8 @@ func (f *Flow) name(reset Cause, err error) {
 		return
 	}
 	f.named = true
-	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+	// A stream of TLS that stops in the middle of a record has been cut off.
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrUnexpectedEOF) {
 		f.cause = reset
 	} else {
 		f.cause, f.err = Failed, err
@@ -248,8 +249,12 @@ func (f *Flow) end(cause Cause, err error) bool {
 // reset closes a connection so that its peer sees a reset, or at least, below
 // TLS, no orderly end.
 func reset(c net.Conn) {
-	if inner, ok := c.(interface{ NetConn() net.Conn }); ok {
-		c = inner.NetConn()
+	for {
+		above, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		c = above.NetConn()
 	}
 	if t, ok := c.(*net.TCPConn); ok {
 		_ = t.SetLinger(0)
