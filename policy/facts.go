@@ -24,7 +24,7 @@ type Facts struct {
 	Target      Target              `fact:"target" stages:"route dial inspect" doc:"where the client wants to go, after any redirect"`
 	Asked       Asked               `fact:"asked" stages:"dial inspect" doc:"where the client wanted to go before any redirect"`
 	Address     Address             `fact:"address" stages:"dial" doc:"the address about to be dialled"`
-	Flow        Flow                `fact:"flow" stages:"inspect" pending:"true" doc:"what the client's first bytes show"`
+	Flow        Flow                `fact:"flow" stages:"inspect" doc:"what the client's first bytes show"`
 	Upstreams   map[string]Upstream `fact:"upstreams" stages:"route" pending:"true" doc:"the configured upstreams by name"`
 	API         API                 `fact:"api" stages:"manage" doc:"the management call"`
 
@@ -201,10 +201,10 @@ type Address struct {
 
 // Flow is what the client's first bytes show.
 type Flow struct {
-	Protocol   string   `fact:"protocol" doc:"tls, http, ssh, unknown or none"`
-	ServerName string   `fact:"server_name" doc:"TLS: the name asked for"`
+	Protocol   string   `fact:"protocol" values:"tls http ssh unknown none" doc:"tls, http, ssh, unknown, or none: the client has sent nothing for 3 s"`
+	ServerName string   `fact:"server_name" doc:"TLS: the name asked for, in lower case; empty where the ClientHello has none, or cannot be read"`
 	ALPN       []string `fact:"alpn" doc:"TLS: the protocols offered"`
-	Host       string   `fact:"host" doc:"HTTP: the Host header"`
+	Host       string   `fact:"host" doc:"HTTP: the host asked for, in lower case and without its port; empty where it cannot be told"`
 }
 
 // Upstream is the state of a configured upstream.

@@ -30,6 +30,8 @@ import (
 // Decider answers the questions. A decision that it cannot make is a fault.
 type Decider interface {
 	Decide(ctx context.Context, stage policy.Stage, facts *policy.Facts) policy.Decision
+	// Asks tells whether a stage is answered by the policy that is active.
+	Asks(stage policy.Stage) bool
 }
 
 // Observer is told what happens. It must not block. Of one session it is told
@@ -122,6 +124,9 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 	p.Observe.Began(l.observed, "relay")
 	l.outcome = "ok"
 	flow := relay.Join(c.Conn, up, l.early, l.limits, &s.Bytes)
+	if p.Decide.Asks(policy.Inspect) {
+		flow.Inspect(l.inspection())
+	}
 	go l.relay(flow, up)
 }
 
@@ -153,6 +158,7 @@ func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 // It needs so little stack that an idle session keeps two of the smallest.
 func (l *life) relay(flow *relay.Flow, up *net.TCPConn) {
 	l.cause, l.err = flow.Run(l.session.Context())
+	l.inspected()
 	up.Close()
 	l.end()
 }

@@ -353,7 +353,6 @@ func TestWrongUse(t *testing.T) {
 		{policy("package sallyport.admit\nallow if input.identity.name == \"a\""), "sallyport.admit has no input.identity"},
 		{policy("package sallyport.route\nf(x) := x.target\nallow if f(input)"), "input is passed on as a whole"},
 		{policy("package sallyport.route\nallow := true\nvia := []"), "field via is not enforced"},
-		{policy("package sallyport.inspect\nallow := true"), "inspect is not enforced"},
 		{policy("package sallyport.rout\nallow := true"), "did you mean sallyport.route?"},
 		{policy("package salyport.route\nallow := true"), "did you mean sallyport"},
 		{policy("package sallyport.route\n_x := true"), "decides nothing"},

@@ -188,9 +188,6 @@ in any package outside ` + "`sallyport`" + `.
 			}
 		}
 		note := strings.Join(fields, ", ")
-		if !stage.Enforced() {
-			note = notEnforced
-		}
 		fmt.Fprintf(&page, "| %s | %s | %s | %s |\n", stage, code(stage.Package()), strings.Join(facts, ", "), note)
 	}
 	page.WriteString("\n## Decision fields\n\n| field | stages | type | meaning |\n|---|---|---|---|\n")

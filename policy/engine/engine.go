@@ -99,6 +99,12 @@ func (e *Engine) Activate(s *Snapshot) {
 // Active is the snapshot that answers, nil before the first.
 func (e *Engine) Active() *Snapshot { return e.active.Load() }
 
+// Asks tells whether the active policy answers the stage.
+func (e *Engine) Asks(stage policy.Stage) bool {
+	s := e.active.Load()
+	return s != nil && s.Defines(stage)
+}
+
 // Decide answers one question. It never fails: what goes wrong is a decision
 // with the verdict [policy.Fault]. The facts are not kept, and must not change
 // until it returns. The lists and maps of the decision are shared with other

@@ -149,12 +149,8 @@ func TestJudgeNames(t *testing.T) {
 			"f.rego:1:1: warning: package route is never asked: did you mean sallyport.route?"}},
 		{name: "not enforced", files: map[string]string{
 			"a.rego": "package sallyport.route\nallow := true\nvia := []\ndefault resolve := \"local\"",
-			"b.rego": "package sallyport.inspect\nallow := true",
-			"c.rego": "package sallyport\ninspect.allow := true",
 			"d.rego": "package system.log\nmask contains \"/input\""}, want: []string{
 			"a.rego:3:1: the field via is not enforced by this release", "a.rego:4:1: the field resolve is not enforced by this release",
-			"b.rego:1:1: the stage inspect is not enforced by this release",
-			"c.rego:2:1: the stage inspect is not enforced by this release",
 			"d.rego:1:1: package system.log is not enforced by this release: system packages are OPA's own"}},
 		{name: "a required stage", files: route(`allow := true`), options: Options{Required: []policy.Stage{policy.Route, policy.Dial}}, want: []string{
 			"the stage dial must be defined (policy.stages), but no policy has package sallyport.dial"}},

@@ -76,7 +76,7 @@ type Policy struct {
 	Data         []string            `key:"data" doc:"JSON and YAML files that are added under data"`
 	Timeout      time.Duration       `key:"timeout" doc:"how long one evaluation may take before it is a fault, at most 10s"`
 	Strict       bool                `key:"strict" doc:"refuse policies that pass input on as a whole; false: warn"`
-	Stages       []string            `key:"stages" doc:"stages that the policies have to define: admit, authenticate, route, dial, manage"`
+	Stages       []string            `key:"stages" doc:"stages that the policies have to define: admit, authenticate, route, dial, inspect, manage"`
 	Roots        map[string][]string `key:"roots" doc:"which roots of data each bundle may own, by the bundle's name"`
 	Capabilities []string            `key:"capabilities" doc:"built-ins that reach out or reveal and are allowed nevertheless: http.send, net.lookup_ip_addr, opa.runtime"`
 	LogFacts     []string            `key:"log_facts" doc:"facts that are gathered and logged even where no policy reads them; not supported by this release"`

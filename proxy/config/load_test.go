@@ -229,8 +229,7 @@ c.yaml:10: listeners[2].address: want a port from 0 to 65535, got "127.0.0.1:999
 c.yaml:10: listeners[2].tls.cert: must not be empty
 c.yaml:10: listeners[2].tls.key: must not be empty
 c.yaml:12: policy.strict: want true or false, got "yes"
-c.yaml:13: policy.stages[0]: inspect is not supported by this release
-c.yaml:13: policy.stages[1]: want admit, authenticate, route, dial or manage, got "rout"; did you mean route?
+c.yaml:13: policy.stages[1]: want admit, authenticate, route, dial, inspect or manage, got "rout"; did you mean route?
 c.yaml:14: policy.shadow: not supported by this release
 c.yaml:15: policy.opa.services: not supported by this release
 c.yaml:15: policy.opa.decision_logs.service: not supported by this release

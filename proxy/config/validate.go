@@ -190,11 +190,7 @@ func (v *validator) policy() {
 	v.noneEmpty("policy.data", policy.Data)
 	v.noneEmpty("policy.log_facts", policy.LogFacts)
 	for i, stage := range policy.Stages {
-		if key := index("policy.stages", i); stage == "inspect" {
-			v.add(key, "inspect is %s", notYet)
-		} else {
-			v.oneOf(key, stage, []string{"admit", "authenticate", "route", "dial", "manage"})
-		}
+		v.oneOf(index("policy.stages", i), stage, []string{"admit", "authenticate", "route", "dial", "inspect", "manage"})
 	}
 	for i, capability := range policy.Capabilities {
 		v.oneOf(index("policy.capabilities", i), capability, []string{"http.send", "net.lookup_ip_addr", "opa.runtime"})

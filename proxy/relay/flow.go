@@ -20,9 +20,12 @@ var errOver = errors.New("the flow is over")
 // Flow is one client's connection with its target: two directions, and what
 // ends them both.
 type Flow struct {
-	ctx      context.Context // Run's
-	early    []byte
-	limits   Limits
+	ctx    context.Context // Run's
+	early  []byte
+	limits Limits
+
+	inspection *Inspection // nil: the client is not inspected
+
 	counters *Counters
 	spare    atomic.Int64  // how many more bytes Limits.Bytes allows
 	stopped  chan struct{} // closed when the flow is over; only where a pace may have to wait
@@ -90,11 +93,19 @@ func (f *Flow) Run(ctx context.Context) (Cause, error) {
 
 // run carries everything, then passes on how it ended.
 func (d *direction) run(early []byte) {
-	received, sent := d.send(early), error(nil)
-	if received == nil {
-		received, sent = d.copy()
-	} else if received != errOver {
-		received, sent = nil, received
+	var received, sent error
+	if i := d.flow.inspection; i != nil && d == &d.flow.up {
+		early, received = d.inspect(i, early)
+	}
+	if received == nil || received == io.EOF {
+		ended := received != nil
+		received, sent = d.send(early), nil
+		switch {
+		case received == nil && !ended:
+			received, sent = d.copy()
+		case received != nil && received != errOver:
+			received, sent = nil, received
+		}
 	}
 	if sent != nil {
 		d.refused(sent)
