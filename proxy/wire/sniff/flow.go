@@ -46,11 +46,11 @@ func inspectTLS(b []byte) (Flow, bool) {
 	unknown, tls := Flow{Protocol: "unknown"}, Flow{Protocol: "tls"}
 	var message []byte
 	for n := 0; ; n++ {
+		if len(b) > 0 && b[0] != 22 || len(b) > 1 && b[1] != 3 {
+			return either(n == 0, unknown, tls), false
+		}
 		if len(b) < 5 {
 			return either(n == 0 && len(b) < 2, unknown, tls), true
-		}
-		if b[0] != 22 || b[1] != 3 {
-			return either(n == 0, unknown, tls), false
 		}
 		size := int(b[3])<<8 | int(b[4])
 		if size == 0 || size > 1<<14 {
