@@ -147,8 +147,12 @@ func (a *asker) attend(l *life) (asked bool, err error) {
 
 // standing looks the client up in the user directory again, if that has vouched
 // for it. What is said of the user there now replaces what was, but for what
-// authenticate has given. The error cuts the session.
+// authenticate has given. A certificate that the client has shown counts for as
+// long as it would be taken. The error cuts the session.
 func (l *life) standing(under *epoch) error {
+	if shown := l.until(time.Time{}); !shown.IsZero() && !time.Now().Before(shown) {
+		return withdrawn(under.name(), ": the client's certificate has expired", nil)
+	}
 	if l.user.name == "" {
 		return nil
 	}
@@ -160,7 +164,7 @@ func (l *life) standing(under *epoch) error {
 		}
 		return withdrawn(under.name(), ": the user "+why, nil)
 	}
-	l.user.expires = now.Expires
+	l.user.expires = l.until(now.Expires)
 	if l.user.groups {
 		l.who.Groups = now.Groups
 	}

@@ -75,7 +75,7 @@ func endingOf(err error) ending {
 			told: []string{"only CONNECT is supported: curl asks for it by --proxytunnel"}}
 	case errors.Is(err, socks5.ErrAddressType):
 		return ending{name: "unsupported", socks5: socks5.AddressTypeNotSupported, status: http.StatusBadRequest, proxyError: "http_request_error"}
-	case errors.As(err, &spelling), errors.Is(err, socks5.ErrEmptyName), errors.Is(err, socks5.ErrVersion):
+	case errors.As(err, &spelling), errors.Is(err, socks5.ErrEmptyName), errors.Is(err, socks5.ErrVersion), errors.Is(err, errAnnounced):
 		return ending{name: "malformed", socks5: socks5.GeneralFailure, status: http.StatusBadRequest, proxyError: "http_request_error"}
 	case errors.Is(err, identity.ErrBusy):
 		return ending{name: "limit", socks5: socks5.NotAllowed, status: http.StatusTooManyRequests, proxyError: "http_request_denied", retry: time.Second}
@@ -93,6 +93,8 @@ func endingOf(err error) ending {
 		return ending{name: "unreachable", socks5: socks5.HostUnreachable, status: http.StatusGatewayTimeout, proxyError: "destination_ip_unroutable"}
 	case errors.Is(err, dial.ErrNetworkUnreachable):
 		return ending{name: "unreachable", socks5: socks5.NetworkUnreachable, status: http.StatusBadGateway, proxyError: "destination_ip_unroutable"}
+	case errors.As(err, new(*tlsError)) && !unanswerable(err):
+		return ending{name: "tls", socks5: socks5.GeneralFailure, status: http.StatusBadRequest, proxyError: "http_request_error"}
 	case errors.Is(err, os.ErrDeadlineExceeded): // of the handshake
 		return ending{name: "timeout", socks5: socks5.GeneralFailure, status: http.StatusRequestTimeout, proxyError: "http_request_error"}
 	case unanswerable(err): // the client has hung up, perhaps before its first byte
@@ -122,6 +124,10 @@ func (l *life) fail(err error) {
 		}
 	}
 	if l.dialect == nil {
+		if e.name == "tls" { // whose alert says why
+			l.conn.SetDeadline(time.Now().Add(2 * time.Second))
+			l.hangUp()
+		}
 		return
 	}
 	l.conn.SetDeadline(time.Now().Add(2 * time.Second))
@@ -149,7 +155,7 @@ func unanswerable(err error) bool {
 // into a reset that overtakes it.
 func (l *life) hangUp() {
 	if l.conn.CloseWrite() == nil {
-		io.CopyN(io.Discard, l.conn.TCPConn, 256<<10)
+		io.CopyN(io.Discard, l.conn.Plain(), 256<<10)
 	}
 }
 

@@ -53,6 +53,7 @@ type request struct {
 var (
 	errNoMethod      = errors.New("no acceptable authentication method")
 	errUnknownClient = errors.New("the first byte is of no protocol that is spoken here")
+	errAnnounced     = errors.New("a PROXY header that is not awaited: a second one, or from an address that the listener's proxy_protocol.trusted does not have")
 	errSilent        = errors.New("the client sent nothing")
 )
 
@@ -63,12 +64,15 @@ var defaultMethods = policy.Methods{policy.MethodCertificate, policy.MethodPassw
 // deadline as a whole. On return without error the facts are those of route.
 func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 	start := time.Now()
-	deadline := start.Add(l.proxy.Limits.Handshake)
+	deadline := l.conn.Accepted.Add(l.proxy.Limits.Handshake)
 	if err := l.conn.SetDeadline(deadline); err != nil {
 		return fmt.Errorf("handshake: %w", err)
 	}
 	defer context.AfterFunc(ctx, func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
 
+	if err := l.secure(); err != nil {
+		return err
+	}
 	if err := l.meet(); err != nil {
 		return err
 	}
@@ -110,12 +114,15 @@ func (l *life) meet() error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errSilent, err)
 	}
+	if sniff.Announced(l.reader) {
+		return errAnnounced
+	}
 	switch sniff.Dialect(first[0]) {
 	case sniff.SOCKS5:
-		l.dialect = &socks5Dialect{conn: l.conn.TCPConn, reader: l.reader}
+		l.dialect = &socks5Dialect{conn: l.conn, reader: l.reader, certified: l.certified()}
 		l.facts.Session.Protocol = "socks5"
 	case sniff.HTTP:
-		l.dialect = &httpDialect{conn: l.conn.TCPConn, reader: l.reader}
+		l.dialect = &httpDialect{conn: l.conn, reader: l.reader, certified: l.certified()}
 		l.facts.Session.Protocol = "http"
 	default:
 		return errUnknownClient
@@ -152,7 +159,11 @@ func (l *life) authenticate(ctx context.Context, p *presented, deadline time.Tim
 	l.proxy.Observe.Began(l.observed, "authenticate")
 	l.answered = l.proxy.live.epoch.Load() // users and policies that come later are yet to be asked
 	var known identity.Result
-	if p.method == policy.MethodPassword && p.token == "" {
+	switch {
+	case p.method == policy.MethodCertificate:
+		p.username, known.Verified = l.facts.Source.Certificate.Name(), true
+	case p.method == policy.MethodNone || p.token != "":
+	default:
 		ctx, cancel := context.WithDeadline(ctx, deadline) // there may be a queue
 		defer cancel()
 		var err error
@@ -202,11 +213,11 @@ func (l *life) identify(p *presented, known identity.Result, change *policy.Iden
 	who := policy.Identity{Method: string(p.method)}
 	if known.Verified {
 		who.Name, who.Groups, who.Attributes = p.username, known.Groups, known.Attributes
-		l.user = user{
-			name: p.username, groups: change.Groups == nil, attributes: change.Attributes == nil,
-			expires: known.Expires,
-		}
 	}
+	if known.Verified && known.Known { // and not by a certificate alone, which no directory can withdraw
+		l.user = user{name: p.username, groups: change.Groups == nil, attributes: change.Attributes == nil}
+	}
+	l.user.expires = l.until(known.Expires)
 	if change.Name != nil {
 		who.Name = *change.Name
 	}

@@ -3,9 +3,8 @@ package proxy
 import (
 	"bufio"
 	"errors"
-	"net"
+	"io"
 	"net/netip"
-	"slices"
 
 	"sallyport/policy"
 	"sallyport/proxy/session"
@@ -15,9 +14,11 @@ import (
 
 // httpDialect is the server's side of CONNECT (RFC 9110 §9.3.6).
 type httpDialect struct {
-	conn    *net.TCPConn
+	conn    io.Writer
 	reader  *bufio.Reader
 	request *http.Request
+
+	certified bool // by TLS
 }
 
 func (d *httpDialect) Present(methods policy.Methods) (presented, error) {
@@ -29,16 +30,15 @@ func (d *httpDialect) Present(methods policy.Methods) (presented, error) {
 	if err != nil {
 		return presented{}, err
 	}
-	if present && slices.Contains(methods, policy.MethodPassword) && (scheme == "basic" || scheme == "bearer") {
-		return presented{
-			method: policy.MethodPassword, username: user, password: password, token: token,
-			request: d.facts(),
-		}, nil
-	}
-	if !slices.Contains(methods, policy.MethodNone) {
+	shown := present && (scheme == "basic" || scheme == "bearer")
+	chosen, ok := strongest(methods, d.certified, shown, true)
+	switch {
+	case !ok:
 		return presented{}, errNoMethod
+	case chosen == policy.MethodCertificate || chosen == policy.MethodNone:
+		return presented{method: chosen, request: d.facts()}, nil
 	}
-	return presented{method: policy.MethodNone, request: d.facts()}, nil
+	return presented{method: chosen, username: user, password: password, token: token, request: d.facts()}, nil
 }
 
 func (d *httpDialect) facts() policy.Request {
