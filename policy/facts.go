@@ -120,7 +120,7 @@ type Process struct {
 // Credentials is what the client presented.
 type Credentials struct {
 	Method     string     `fact:"method" values:"password none certificate certificate+password" doc:"password, none, certificate or certificate+password"`
-	Username   string     `fact:"username" doc:"as presented"`
+	Username   string     `fact:"username" doc:"as presented; of SOCKS4 the user id, with the method none"`
 	Known      bool       `fact:"known" doc:"the user directory has that name"`
 	Verified   bool       `fact:"verified" doc:"the secret is right, and the user neither disabled nor expired"`
 	Groups     []string   `fact:"groups" doc:"the user's groups; only when verified"`
@@ -131,7 +131,7 @@ type Credentials struct {
 
 // Identity is who the client is.
 type Identity struct {
-	Name       string     `fact:"name" doc:"the user's name; empty when anonymous"`
+	Name       string     `fact:"name" doc:"the user's name, or the user id of SOCKS4, which nothing proves: its method is none; empty when anonymous"`
 	Method     string     `fact:"method" doc:"how it was established: password, none, …"`
 	Groups     []string   `fact:"groups" doc:"the user's groups"`
 	Attributes Attributes `fact:"attributes" doc:"the user's attributes"`

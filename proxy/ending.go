@@ -12,6 +12,7 @@ import (
 	"sallyport/proxy/dial"
 	"sallyport/proxy/identity"
 	"sallyport/proxy/session"
+	"sallyport/proxy/wire/socks4"
 	"sallyport/proxy/wire/socks5"
 	"sallyport/proxy/wire/target"
 )
@@ -65,9 +66,13 @@ func endingOf(err error) ending {
 	case errors.Is(err, errCommand):
 		return ending{name: "unsupported", socks5: socks5.CommandNotSupported, status: http.StatusMethodNotAllowed, proxyError: "http_request_error",
 			told: []string{"only CONNECT is supported: curl asks for it by --proxytunnel"}}
+	case errors.Is(err, errNotSpoken):
+		return ending{name: "unsupported", socks5: socks5.GeneralFailure, status: http.StatusNotImplemented, proxyError: "http_request_error",
+			told: []string{err.Error()}}
 	case errors.Is(err, socks5.ErrAddressType):
 		return ending{name: "unsupported", socks5: socks5.AddressTypeNotSupported, status: http.StatusBadRequest, proxyError: "http_request_error"}
-	case errors.As(err, &spelling), errors.Is(err, socks5.ErrEmptyName), errors.Is(err, socks5.ErrVersion):
+	case errors.As(err, &spelling), errors.Is(err, socks5.ErrEmptyName), errors.Is(err, socks5.ErrVersion),
+		errors.Is(err, socks4.ErrEmptyName), errors.Is(err, socks4.ErrTooLong):
 		return ending{name: "malformed", socks5: socks5.GeneralFailure, status: http.StatusBadRequest, proxyError: "http_request_error"}
 	case errors.Is(err, identity.ErrBusy):
 		return ending{name: "limit", socks5: socks5.NotAllowed, status: http.StatusTooManyRequests, proxyError: "http_request_denied", retry: time.Second}

@@ -7,7 +7,7 @@
 // The room gathers facts and enforces answers; it decides nothing.
 //
 // proxy.go has the life, ask.go the questions, handshake.go the conversation
-// whatever the client speaks (socks5.go and http.go are the two dialects),
+// whatever the client speaks (socks5.go, socks4.go and http.go are its dialects),
 // reach.go the way to the target, and ending.go the one table that says how an
 // end is told to a client and to a log.
 package proxy
@@ -83,7 +83,7 @@ type Proxy struct {
 	Guard    *guard.Guard
 	Limits   Limits
 
-	Protocols map[string][]string // by listener: what it speaks, socks5 and http
+	Protocols map[string][]string // by listener: what it speaks, of socks5, socks4 and http
 }
 
 // Serve lives one connection's life, and sees to it that the connection is

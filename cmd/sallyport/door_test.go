@@ -178,6 +178,10 @@ func TestCurlThroughTheDoor(t *testing.T) {
 		{"socks5", "socks5://", target, 0, "hello"},
 		// A single label is in the hosts file, so that no name server is asked.
 		{"socks5h by name", "socks5h://", "http://localhost:" + port, 0, "hello"},
+		{"socks4", "socks4://", target, 0, "hello"},
+		{"socks4a by name", "socks4a://somebody@", "http://localhost:" + port, 0, "hello"},
+		{"denied port by socks4", "socks4://", "http://127.0.0.1:25", 97, ""},
+		{"private address by socks4a", "socks4a://", "http://10.0.0.1:80", 97, ""},
 		{"user", "socks5h://alice:right%20horse@", target, 0, "hello"},
 		{"wrong password", "socks5h://alice:battery@", target, 97, ""},
 		{"unknown user", "socks5h://bob:right%20horse@", target, 97, ""},

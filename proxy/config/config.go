@@ -24,6 +24,7 @@ import (
 // Protocols that a listener of this release speaks.
 const (
 	SOCKS5 = "socks5" // RFC 1928
+	SOCKS4 = "socks4" // and 4A
 	HTTP   = "http"   // HTTP/1.1 CONNECT
 )
 
@@ -49,7 +50,7 @@ type Config struct {
 type Listener struct {
 	Name      string   `key:"name" doc:"the name that policies see as input.session.listener; of the next ones listener-2, listener-3, ..."`
 	Address   string   `key:"address" doc:"IP:PORT; :PORT is every address of this machine, port 0 a free port"`
-	Protocols []string `key:"protocols" doc:"which of socks5 and http are spoken here, told apart by the first byte"`
+	Protocols []string `key:"protocols" doc:"which of socks5, socks4 (with 4A) and http are spoken here, told apart by the first byte"`
 }
 
 // Policy says where policies come from and how they are run.
@@ -142,4 +143,4 @@ func Default() *Config {
 	}
 }
 
-func defaultProtocols() []string { return []string{SOCKS5, HTTP} }
+func defaultProtocols() []string { return []string{SOCKS5, SOCKS4, HTTP} }
