@@ -154,10 +154,10 @@ type Span struct {
 
 // Request is what the client asks for.
 type Request struct {
-	Command string              `fact:"command" values:"connect bind associate datagram forward" doc:"connect, bind, associate, datagram or forward"`
-	Method  string              `fact:"method" doc:"HTTP: the method"`
-	Path    string              `fact:"path" doc:"HTTP: the path without its query; empty for CONNECT"`
-	Headers map[string][]string `fact:"headers" doc:"HTTP: lower-case names to values, without Authorization, Proxy-Authorization and Cookie"`
+	Command string  `fact:"command" values:"connect bind associate datagram forward" doc:"connect, bind, associate, datagram or forward"`
+	Method  string  `fact:"method" doc:"HTTP: the method"`
+	Path    string  `fact:"path" doc:"HTTP: the path without its query; empty for CONNECT"`
+	Headers Headers `fact:"headers" doc:"HTTP: lower-case names to values, without Authorization, Proxy-Authorization and Cookie"`
 }
 
 // Target is where the client wants to go. [TargetName] and [TargetAddress]

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sallyport/policy"
+	"sallyport/proxy/guard"
 	"sallyport/proxy/listen"
 	"sallyport/proxy/relay"
 	"sallyport/proxy/session"
@@ -23,9 +24,10 @@ type life struct {
 	// It has what the observer keeps of it, and nothing is cancelled by it.
 	observed context.Context
 
-	reader  *bufio.Reader // what the client sends, until the relay takes over
-	dialect dialect       // nil until the first byte
-	facts   policy.Facts
+	reader     *bufio.Reader // what the client sends, until the relay takes over
+	forwarding               // of plain HTTP
+	dialect    dialect       // nil until the first byte
+	facts      policy.Facts
 
 	answer   policy.Decision // the latest
 	warnings []string        // of all answers
@@ -49,15 +51,20 @@ func (p *Proxy) begin(s *session.Session, c *listen.Conn) *life {
 	l.reader = readers.Get().(*bufio.Reader)
 	l.reader.Reset(c.TCPConn)
 
-	counts := p.Guard.Enter(c.Source.Addr())
-	source := policy.SourceOf(c.Source)
+	l.introduce(p.Guard.Enter(c.Source.Addr()))
+	return l
+}
+
+// introduce fills in who has connected.
+func (l *life) introduce(counts guard.Counts) {
+	source := policy.SourceOf(l.conn.Source)
 	source.Open = counts.Open
 	source.Rate = policy.Rate{Second: counts.RateSecond, Minute: counts.RateMinute}
 	source.Failures = policy.Window(counts.Failures)
 	source.Denials = policy.Window(counts.Denials)
-	l.facts.Source, l.facts.Locator = source, p.Locator
-	l.facts.Session = policy.Session{ID: s.ID, Listener: s.Listener, Started: s.Started.UnixNano()}
-	return l
+	l.facts.Source, l.facts.Locator = source, l.proxy.Locator
+	s := l.session
+	l.facts.Session = policy.Session{ID: s.ID, Listener: s.Listener, Started: s.Started.UnixNano(), Protocol: l.facts.Session.Protocol}
 }
 
 // ask asks one question with the facts gathered so far, and keeps what the
@@ -79,6 +86,7 @@ func (l *life) ask(stage policy.Stage) policy.Decision {
 // client's connection.
 func (l *life) end() {
 	defer l.conn.Close()
+	l.stopForwarding()
 	l.giveBack()
 	l.proxy.Guard.Leave(l.conn.Source.Addr())
 	if l.identity != "" {

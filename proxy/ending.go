@@ -32,6 +32,16 @@ type rejection struct{ *refusal }
 
 func (r *rejection) Unwrap() error { return r.refusal }
 
+// originError is what an origin server has done wrong.
+type originError struct {
+	status     int
+	proxyError string
+	err        error
+}
+
+func (e *originError) Error() string { return "origin server: " + e.err.Error() }
+func (e *originError) Unwrap() error { return e.err }
+
 var errCommand = errors.New("the command is not supported")
 
 // ending is how the end of a session is told: its name to the log and the
@@ -51,6 +61,14 @@ func endingOf(err error) ending {
 	var r *refusal
 	var spelling *target.Error
 	var cut session.ErrCut
+	var origin *originError
+	if errors.As(err, &origin) {
+		name := "failed"
+		if origin.status == http.StatusGatewayTimeout {
+			name = "timeout"
+		}
+		return ending{name: name, socks5: socks5.GeneralFailure, status: origin.status, proxyError: origin.proxyError}
+	}
 	if e, ok := malformed(err); ok {
 		return e
 	}
@@ -64,8 +82,13 @@ func endingOf(err error) ending {
 	case errors.As(err, &r), errors.Is(err, errNoMethod):
 		return ending{name: "denied", socks5: socks5.NotAllowed, status: http.StatusForbidden, proxyError: "http_request_denied"}
 	case errors.Is(err, errCommand):
-		return ending{name: "unsupported", socks5: socks5.CommandNotSupported, status: http.StatusMethodNotAllowed, proxyError: "http_request_error",
-			told: []string{"only CONNECT is supported: curl asks for it by --proxytunnel"}}
+		return ending{name: "unsupported", socks5: socks5.CommandNotSupported, status: http.StatusMethodNotAllowed, proxyError: "http_request_error"}
+	case errors.Is(err, errNoProxyRequest):
+		return ending{name: "malformed", socks5: socks5.GeneralFailure, status: http.StatusBadRequest, proxyError: "http_request_error",
+			told: []string{err.Error()}}
+	case errors.Is(err, errScheme):
+		return ending{name: "unsupported", socks5: socks5.GeneralFailure, status: http.StatusNotImplemented, proxyError: "http_request_error",
+			told: []string{err.Error()}}
 	case errors.Is(err, errNotSpoken):
 		return ending{name: "unsupported", socks5: socks5.GeneralFailure, status: http.StatusNotImplemented, proxyError: "http_request_error",
 			told: []string{err.Error()}}
@@ -100,6 +123,20 @@ func endingOf(err error) ending {
 
 // fail tells the client, where it can be told, and hangs up.
 func (l *life) fail(err error) {
+	e := l.settle(err)
+	if l.dialect == nil {
+		return
+	}
+	if l.tell(err, &e) == nil {
+		// Only now, so that a session that was cut is told so before it is hurried.
+		defer context.AfterFunc(l.session.Context(), func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
+		l.hangUp()
+	}
+}
+
+// settle notes for the record how a request has failed, counts it, and says what
+// to tell of it.
+func (l *life) settle(err error) ending {
 	l.err = err
 	e := endingOf(err)
 	l.outcome = e.name
@@ -118,22 +155,20 @@ func (l *life) fail(err error) {
 			e.told = l.reasons
 		}
 	}
-	if l.dialect == nil {
-		return
-	}
+	return e
+}
+
+// tell tells the client, unless there is no way to.
+func (l *life) tell(err error, e *ending) error {
 	l.conn.SetDeadline(time.Now().Add(2 * time.Second))
 	var rejected *rejection
-	var told error
-	if errors.As(err, &rejected) || errors.Is(err, errNoMethod) {
-		told = l.dialect.Reject(&e)
-	} else if !unanswerable(err) {
-		told = l.dialect.Refuse(&e)
+	switch {
+	case errors.As(err, &rejected), errors.Is(err, errNoMethod):
+		return l.dialect.Reject(e)
+	case unanswerable(err):
+		return nil
 	}
-	if told == nil {
-		// Only now, so that a session that was cut is told so before it is hurried.
-		defer context.AfterFunc(l.session.Context(), func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
-		l.hangUp()
-	}
+	return l.dialect.Refuse(e)
 }
 
 // unanswerable tells an end before the client had asked in a way that its
@@ -156,6 +191,7 @@ func (l *life) record() *session.Record {
 		Snapshot: l.session.Snapshot(),
 		Asked:    session.Target{Host: l.facts.Asked.Host, Port: uint16(l.facts.Asked.Port)},
 		Outcome:  l.outcome, Reasons: l.reasons, Warnings: l.warnings, Revision: l.answer.Revision,
+		Requests: l.requests,
 	}
 	switch {
 	case l.err != nil: // says more, for a session that was cut by whom

@@ -71,8 +71,10 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 	}
 	defer context.AfterFunc(ctx, func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
 
-	if err := l.meet(); err != nil {
-		return err
+	if l.dialect == nil {
+		if err := l.meet(); err != nil {
+			return err
+		}
 	}
 	if !door.Allowed() {
 		return l.turnAway(door)
@@ -82,6 +84,7 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 		methods = defaultMethods
 	}
 	p, err := l.dialect.Present(methods)
+	l.heard()
 	if err != nil {
 		return err
 	}
@@ -137,6 +140,7 @@ func (l *life) meet() error {
 func (l *life) turnAway(door *policy.Decision) error {
 	refused := &refusal{*door}
 	_, err := l.dialect.Present(policy.Methods{policy.MethodNone})
+	l.heard()
 	if err == nil {
 		err = l.dialect.Accept()
 	}
@@ -257,7 +261,7 @@ func targetFacts(host target.Host, port uint16) policy.Target {
 }
 
 // grant tells the client that it is connected, and hands the connection over
-// to the relay: no deadline, and the early bytes kept.
+// to the relay.
 func (l *life) grant(up *net.TCPConn) error {
 	bound := up.LocalAddr().(*net.TCPAddr).AddrPort()
 	if err := l.conn.SetDeadline(time.Now().Add(l.proxy.Limits.Handshake)); err != nil {
@@ -266,6 +270,12 @@ func (l *life) grant(up *net.TCPConn) error {
 	if err := l.dialect.Grant(netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port())); err != nil {
 		return fmt.Errorf("grant: %w", err)
 	}
+	return l.release()
+}
+
+// release makes the connection as the relay wants it: no deadline, and the early
+// bytes kept.
+func (l *life) release() error {
 	if err := l.conn.SetDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("grant: %w", err)
 	}

@@ -45,6 +45,9 @@ type Observer interface {
 	AddressDecided(ctx context.Context, ip netip.Addr, d *policy.Decision)
 	Dialled(ctx context.Context, upstream, outcome string, to netip.AddrPort, took time.Duration)
 	Refused(cause string)
+	// RequestEnded tells of one request of plain HTTP forwarding, before the
+	// session ends.
+	RequestEnded(ctx context.Context, r *session.Request)
 	SessionEnded(ctx context.Context, r *session.Record)
 }
 
@@ -108,6 +111,8 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 			err = context.Cause(s.Context())
 		}
 		l.fail(err)
+	}
+	if up == nil { // whatever the client had asked for has been answered
 		l.end()
 		return
 	}
@@ -119,9 +124,25 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 }
 
 // open takes the session from its first byte to the moment before the relay.
+// Without a connection to relay and without an error all has been done: requests
+// of plain HTTP need no relay, and there may be several.
 func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 	door := l.ask(policy.Admit)
-	if err := l.handshake(ctx, &door); err != nil {
+	for {
+		up, err := l.fulfil(ctx, &door)
+		if up != nil {
+			return up, nil
+		}
+		more, err := l.another(ctx, &door, err)
+		if !more {
+			return nil, err
+		}
+	}
+}
+
+// fulfil hears one request and does what it asks for.
+func (l *life) fulfil(ctx context.Context, door *policy.Decision) (*net.TCPConn, error) {
+	if err := l.handshake(ctx, door); err != nil {
 		return nil, err
 	}
 
@@ -130,6 +151,10 @@ func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 		return nil, &refusal{plan}
 	}
 	l.limits = l.bounds(&plan.SessionLimits)
+	if l.facts.Request.Command == "forward" {
+		return l.forward(ctx, &plan)
+	}
+	l.stopForwarding() // there may have been some before
 
 	up, err := l.reach(ctx, &plan) // resolve, ask dial about each address, connect to those
 	if err != nil {

@@ -215,8 +215,8 @@ func TestCurlThroughTheDoor(t *testing.T) {
 		!strings.Contains(raw, `"decision_id":"`) {
 		t.Errorf("a refusal reads %q", raw)
 	}
-	if raw := exchange(t, s.addr, "GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n"); !strings.Contains(raw, " 405 ") {
-		t.Errorf("GET is answered by %q", raw)
+	if raw := exchange(t, s.addr, "GET / HTTP/1.0\r\nHost: a\r\n\r\n"); !strings.Contains(raw, " 400 ") || !strings.Contains(raw, "this is a proxy") {
+		t.Errorf("GET of a path is answered by %q", raw)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -20,7 +20,8 @@ var errOver = errors.New("the flow is over")
 // Flow is one client's connection with its target: two directions, and what
 // ends them both.
 type Flow struct {
-	ctx      context.Context // Run's
+	ctx      context.Context // Run's, or Open's
+	stop     func() bool     // what Open has begun to do with it
 	early    []byte
 	limits   Limits
 	counters *Counters

@@ -166,6 +166,17 @@ func (s *Session) Decided(stage, id string) {
 	s.decisions = append(s.decisions, Decision{stage, id})
 }
 
+// Renew forgets what was known of the request before this one, on a connection
+// that has several: where it went, its decisions but that of admit, and its
+// labels but these.
+func (s *Session) Renew(labels map[string]string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.target, s.address = Target{}, netip.AddrPort{}
+	s.decisions = slices.DeleteFunc(s.decisions, func(d Decision) bool { return d.Stage != "admit" })
+	s.labels = maps.Clone(labels)
+}
+
 // Granted marks the session as granted.
 func (s *Session) Granted() {
 	s.mu.Lock()
