@@ -174,6 +174,10 @@ func (l *life) tell(err error, e *ending) error {
 // unanswerable tells an end before the client had asked in a way that its
 // protocol can answer.
 func unanswerable(err error) bool {
+	var origin *originError
+	if errors.As(err, &origin) {
+		return false
+	}
 	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 

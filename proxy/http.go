@@ -98,7 +98,8 @@ func (d *httpDialect) Grant(netip.AddrPort) error {
 // malformed is the ending of a request that the codec could not take.
 func malformed(err error) (ending, bool) {
 	var wire *http.Error
-	if !errors.As(err, &wire) {
+	var origin *originError
+	if errors.As(err, &origin) || !errors.As(err, &wire) {
 		return ending{}, false
 	}
 	return ending{name: "malformed", socks5: socks5.GeneralFailure, status: wire.Status, proxyError: "http_request_error"}, true
