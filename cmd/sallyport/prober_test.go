@@ -557,6 +557,10 @@ func TestNoSpellingReachesLoopback(t *testing.T) {
 			if got := ask(fmt.Sprintf("CONNECT %s:%d HTTP/1.1\r\n\r\n", authority, canary.port)); !strings.HasPrefix(got, "HTTP/1.1 403") && !strings.HasPrefix(got, "HTTP/1.1 400") {
 				t.Errorf("by CONNECT %q: %q", authority, got)
 			}
+			tried++
+			if got := ask(fmt.Sprintf("GET http://%s:%d/ HTTP/1.1\r\nHost: public.example\r\n\r\n", authority, canary.port)); !strings.HasPrefix(got, "HTTP/1.1 403") && !strings.HasPrefix(got, "HTTP/1.1 400") {
+				t.Errorf("by GET %q: %q", authority, got)
+			}
 		}
 	}
 	if n := canary.came.Load(); n != 0 {

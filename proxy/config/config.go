@@ -25,7 +25,7 @@ import (
 const (
 	SOCKS5 = "socks5" // RFC 1928
 	SOCKS4 = "socks4" // and 4A
-	HTTP   = "http"   // HTTP/1.1 CONNECT
+	HTTP   = "http"   // HTTP/1.1: CONNECT, and requests for http://
 )
 
 // Config is the whole configuration. The zero value is not usable; start from [Default] or [Load].
