@@ -70,16 +70,13 @@ func take(r *bufio.Reader, n int) ([]byte, error) {
 // may be is left where it is.
 func takeString(r *bufio.Reader) (string, error) {
 	for seen := 0; ; {
-		b, err := r.Peek(seen + 1) // waits for one more byte than there was
-		if err != nil {
+		if _, err := r.Peek(seen + 1); err != nil { // waits for one more byte than there was
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
 			return "", err
 		}
-		if b, err = r.Peek(min(r.Buffered(), MaxString+1)); err != nil {
-			return "", err
-		}
+		b, _ := r.Peek(min(r.Buffered(), MaxString+1)) // never fails for what is buffered
 		if end := bytes.IndexByte(b[seen:], 0); end >= 0 {
 			text := string(b[:seen+end])
 			r.Discard(seen + end + 1)
