@@ -48,7 +48,13 @@ func (a *asker) again(l *life, under *epoch) error {
 	if err := l.standing(under); err != nil {
 		return err
 	}
+	l.mu.Lock()
+	over := l.over // then the session may be at another request
 	protocol, to, address := l.session.Way()
+	l.mu.Unlock()
+	if over {
+		return nil
+	}
 	f := &a.facts
 	*f = policy.Facts{Identity: l.who, Request: l.request}
 	l.introduce(f)
@@ -80,7 +86,11 @@ func (a *asker) again(l *life, under *epoch) error {
 	if dial := a.ask(policy.Dial); !dial.Allowed() {
 		return refusedAgain(dial)
 	}
-	l.flow.Limit(limits)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.over {
+		l.flow.Limit(limits)
+	}
 	return nil
 }
 
@@ -127,13 +137,26 @@ func (a *asker) attend(l *life) (asked bool, err error) {
 	var cut session.ErrCut
 	switch {
 	case errors.As(err, &cut):
-		l.proxy.Sessions.Cut(l.session.ID, err)
+		if !l.cut(err) {
+			return asked, nil
+		}
 	case err != nil:
 		l.faulted = present
 	default:
 		l.answered = present
 	}
 	return asked, err
+}
+
+// cut cuts the session, unless what was asked about is over: another request of
+// the session has nothing to do with it.
+func (l *life) cut(why error) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.over {
+		l.proxy.Sessions.Cut(l.session.ID, why)
+	}
+	return !l.over
 }
 
 // standing looks the client up in the user directory again, if that has vouched

@@ -36,7 +36,7 @@ type dialect interface {
 // presented is what a client shows of itself.
 type presented struct {
 	method             policy.Method
-	username, password string
+	username, password string         // of SOCKS4 a user id, which nothing proves
 	token              string         // a bearer token of HTTP
 	request            policy.Request // of HTTP, which asks and presents in one
 }
@@ -53,6 +53,7 @@ type request struct {
 var (
 	errNoMethod      = errors.New("no acceptable authentication method")
 	errUnknownClient = errors.New("the first byte is of no protocol that is spoken here")
+	errNotSpoken     = errors.New("the listener does not speak the protocol")
 	errSilent        = errors.New("the client sent nothing")
 )
 
@@ -69,8 +70,10 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 	}
 	defer context.AfterFunc(ctx, func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
 
-	if err := l.meet(); err != nil {
-		return err
+	if l.dialect == nil {
+		if err := l.meet(); err != nil {
+			return err
+		}
 	}
 	if !door.Allowed() {
 		return l.turnAway(door)
@@ -80,6 +83,7 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 		methods = defaultMethods
 	}
 	p, err := l.dialect.Present(methods)
+	l.heard()
 	if err != nil {
 		return err
 	}
@@ -110,21 +114,23 @@ func (l *life) meet() error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errSilent, err)
 	}
-	switch sniff.Dialect(first[0]) {
+	protocol := sniff.Dialect(first[0])
+	switch protocol {
 	case sniff.SOCKS5:
 		l.dialect = &socks5Dialect{conn: l.conn.TCPConn, reader: l.reader}
-		l.facts.Session.Protocol = "socks5"
+	case sniff.SOCKS4:
+		l.dialect = &socks4Dialect{conn: l.conn.TCPConn, reader: l.reader}
 	case sniff.HTTP:
 		l.dialect = &httpDialect{conn: l.conn.TCPConn, reader: l.reader}
-		l.facts.Session.Protocol = "http"
 	default:
 		return errUnknownClient
 	}
-	if !slices.Contains(l.proxy.Protocols[l.session.Listener], l.facts.Session.Protocol) {
-		l.dialect = nil
-		return errUnknownClient
+	name := protocol.String()
+	l.facts.Session.Protocol = name
+	l.session.SetProtocol(name)
+	if !slices.Contains(l.proxy.Protocols[l.session.Listener], name) {
+		return fmt.Errorf("%w: %s", errNotSpoken, name)
 	}
-	l.session.SetProtocol(l.facts.Session.Protocol)
 	return nil
 }
 
@@ -133,6 +139,7 @@ func (l *life) meet() error {
 func (l *life) turnAway(door *policy.Decision) error {
 	refused := &refusal{*door}
 	_, err := l.dialect.Present(policy.Methods{policy.MethodNone})
+	l.heard()
 	if err == nil {
 		err = l.dialect.Accept()
 	}
@@ -196,19 +203,25 @@ func (l *life) authenticate(ctx context.Context, p *presented, deadline time.Tim
 	return nil, nil
 }
 
-// identify settles who the client is. A name that nothing has verified is
-// worth nothing, so it is left empty unless the policy gives one.
+// identify settles who the client is. A name that came with a wrong password is
+// worth nothing, so it is left empty unless the policy gives one; the user id of
+// SOCKS4 is all that its client can say, and its method tells that it is a claim.
+// Claims are counted apart, so that nobody is held to what others do in his name.
 func (l *life) identify(p *presented, known identity.Result, change *policy.IdentityChange) {
 	who := policy.Identity{Method: string(p.method)}
-	if known.Verified {
+	claimed := false
+	switch {
+	case known.Verified:
 		who.Name, who.Groups, who.Attributes = p.username, known.Groups, known.Attributes
 		l.user = user{
 			name: p.username, groups: change.Groups == nil, attributes: change.Attributes == nil,
 			expires: known.Expires,
 		}
+	case p.method == policy.MethodNone:
+		who.Name, claimed = p.username, true
 	}
 	if change.Name != nil {
-		who.Name = *change.Name
+		who.Name, claimed = *change.Name, false
 	}
 	if change.Groups != nil {
 		who.Groups = *change.Groups
@@ -217,9 +230,12 @@ func (l *life) identify(p *presented, known identity.Result, change *policy.Iden
 		who.Attributes = change.Attributes
 	}
 	if who.Name != "" {
-		open, denials := l.proxy.Guard.Identify(who.Name)
-		who.Open, who.Denials = open, policy.Window(denials)
 		l.identity = who.Name
+		if claimed {
+			l.identity = "\x00" + who.Name
+		}
+		open, denials := l.proxy.Guard.Identify(l.identity)
+		who.Open, who.Denials = open, policy.Window(denials)
 	}
 	l.facts.Identity = who
 	l.session.SetIdentity(who.Name)

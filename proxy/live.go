@@ -25,7 +25,7 @@ func (l *life) live(up *net.TCPConn) {
 	l.proxy.Observe.Began(l.observed, "relay")
 	l.proxy.live.add(l)
 	if l.association != nil {
-		go l.exchange()
+		go l.relayDatagrams()
 		return
 	}
 	go l.relay(up)
@@ -39,8 +39,8 @@ func (l *life) relay(up *net.TCPConn) {
 	l.finish()
 }
 
-// exchange is relay for an association.
-func (l *life) exchange() {
+// relayDatagrams is relay for an association.
+func (l *life) relayDatagrams() {
 	l.cause, l.err = l.association.run(l.session.Context())
 	l.finish()
 }
@@ -60,4 +60,27 @@ func (l *life) cutShort() {
 	if errors.As(l.err, &r) {
 		l.reasons = r.Reasons()
 	}
+}
+
+// follow puts a forwarded request that has been sent on among the live sessions,
+// so that a new policy is asked about it while it goes on. It is a life of its own
+// there: the connection's goes on to other requests, whatever is being asked
+// about this one.
+func (l *life) follow() *life {
+	one := &life{
+		proxy: l.proxy, session: l.session, conn: l.conn, observed: l.observed,
+		kept: l.kept, flow: l.flow, revision: l.revision, warnings: l.warnings,
+	}
+	one.who, one.request = l.facts.Identity, l.facts.Request
+	l.proxy.live.add(one)
+	return one
+}
+
+// unfollow ends that, and keeps for the record what was answered.
+func (l *life) unfollow(one *life) {
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	one.over = true
+	l.proxy.live.remove(one)
+	l.revision, l.warnings = one.revision, one.warnings
 }

@@ -7,11 +7,12 @@
 // The room gathers facts and enforces answers; it decides nothing.
 //
 // proxy.go has the life, ask.go the questions, handshake.go the conversation
-// whatever the client speaks (socks5.go and http.go are the two dialects),
-// reach.go the way to the target, live.go the session once it is granted, and
-// ending.go the one table that says how an end is told to a client and to a log.
-// again.go asks about a live session again, and follow.go sees to it that all of
-// them follow a new policy and their users.
+// whatever the client speaks (socks5.go, socks4.go and http.go are its dialects),
+// reach.go the way to the target, live.go the session once it is granted,
+// forward.go and exchange.go the requests of plain HTTP, of which a session has
+// any number, and ending.go the one table that says how an end is told to a client
+// and to a log. again.go asks about a live session again, and follow.go sees to it
+// that all of them follow a new policy and their users.
 package proxy
 
 import (
@@ -54,6 +55,9 @@ type Observer interface {
 	Refused(cause string)
 	// Dropped tells of datagrams that were not relayed. Any goroutine may tell.
 	Dropped(cause string, n int)
+	// RequestEnded tells of one request of plain HTTP forwarding, before the
+	// session ends.
+	RequestEnded(ctx context.Context, r *session.Request)
 	SessionEnded(ctx context.Context, r *session.Record)
 }
 
@@ -99,7 +103,7 @@ type Proxy struct {
 	Guard    *guard.Guard
 	Limits   Limits
 
-	Protocols map[string][]string // by listener: what it speaks, socks5 and http
+	Protocols map[string][]string // by listener: what it speaks, of socks5, socks4 and http
 	Associate map[string]Door     // by listener: where clients send their datagrams
 	Bind      map[string]Door     // by listener: where peers connect to
 
@@ -131,6 +135,8 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 			err = context.Cause(s.Context())
 		}
 		l.fail(err)
+	}
+	if up == nil { // whatever the client had asked for has been answered
 		l.end()
 		return
 	}
@@ -138,9 +144,25 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 }
 
 // open takes the session from its first byte to the moment before the relay.
+// Without a connection to relay and without an error all has been done: requests
+// of plain HTTP need no relay, and there may be several.
 func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 	door := l.ask(policy.Admit)
-	if err := l.handshake(ctx, &door); err != nil {
+	for {
+		up, err := l.fulfil(ctx, &door)
+		if up != nil {
+			return up, nil
+		}
+		more, err := l.another(ctx, &door, err)
+		if !more {
+			return nil, err
+		}
+	}
+}
+
+// fulfil hears one request and does what it asks for.
+func (l *life) fulfil(ctx context.Context, door *policy.Decision) (*net.TCPConn, error) {
+	if err := l.handshake(ctx, door); err != nil {
 		return nil, err
 	}
 
@@ -149,6 +171,10 @@ func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 		return nil, &refusal{plan}
 	}
 	l.limits = l.bounds(&plan.SessionLimits)
+	if l.facts.Request.Command == "forward" {
+		return l.forward(ctx, &plan)
+	}
+	l.stopForwarding() // there may have been some before
 
 	if l.facts.Request.Command == "associate" {
 		return nil, l.associate(ctx, &plan)

@@ -22,6 +22,7 @@ var rooms = map[string][]string{
 	"proxy/secret":      {},
 	"proxy/wire/http":   {},
 	"proxy/wire/sniff":  {},
+	"proxy/wire/socks4": {},
 	"proxy/wire/socks5": {},
 	"proxy/wire/target": {},
 	"policy/engine":     {"bundles", "policy"},
@@ -33,7 +34,7 @@ var rooms = map[string][]string{
 	"proxy/identity":    {},
 	"proxy/listen":      {},
 	"proxy/session":     {"proxy/relay"},
-	"proxy":             {"policy", "proxy/dial", "proxy/guard", "proxy/identity", "proxy/listen", "proxy/relay", "proxy/session", "proxy/wire/http", "proxy/wire/sniff", "proxy/wire/socks5", "proxy/wire/target"},
+	"proxy":             {"policy", "proxy/dial", "proxy/guard", "proxy/identity", "proxy/listen", "proxy/relay", "proxy/session", "proxy/wire/http", "proxy/wire/sniff", "proxy/wire/socks4", "proxy/wire/socks5", "proxy/wire/target"},
 	"proxy/manage":      {"policy", "proxy/secret", "proxy/session"},
 	"telemetry":         {"policy", "proxy/session"},
 	"cmd/bench":         {"proxy/wire/http", "proxy/wire/socks5"}, // measures from outside

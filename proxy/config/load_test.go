@@ -203,7 +203,7 @@ func TestWholeInEachFormat(t *testing.T) {
 			{Name: "inside", Address: "10.0.0.1:1080", Protocols: []string{"socks5"},
 				UDP:  Door{Advertise: []netip.Addr{four}, Ports: 40000<<16 | 40100},
 				Bind: Door{Advertise: []netip.Addr{four, six}, Ports: 20<<16 | 20}},
-			{Name: "listener-2", Address: "[::1]:8080", Protocols: []string{"socks5", "http"},
+			{Name: "listener-2", Address: "[::1]:8080", Protocols: []string{"socks5", "socks4", "http"},
 				UDP: Door{Advertise: []netip.Addr{six}}, Bind: Door{Advertise: []netip.Addr{six}}},
 		},
 		Policy: Policy{
@@ -271,8 +271,7 @@ c.yaml:3: limits.memory: want a size such as 10MiB, got "lots"
 c.yaml:4: limits.dial: must be longer than zero
 c.yaml:5: limits.handshake: must be at most 30s
 c.yaml:7: listeners[0].address: want IP:PORT, got "127.0.0.1"
-c.yaml:8: listeners[0].protocols[1]: socks4 is not supported by this release
-c.yaml:8: listeners[0].protocols[2]: want socks5 or http, got "htpp"; did you mean http?
+c.yaml:8: listeners[0].protocols[2]: want socks5, socks4 or http, got "htpp"; did you mean http?
 c.yaml:9: listeners[1].address: unix: addresses are not supported by this release
 c.yaml:10: listeners[2].address: want a port from 0 to 65535, got "127.0.0.1:99999"
 c.yaml:10: listeners[2].tls: not supported by this release
@@ -615,8 +614,8 @@ func TestFlags(t *testing.T) {
 	file := write(t, "c.yaml", "listeners: [{name: x, address: '127.0.0.1:1'}]\n")
 	c := load(t, Options{File: file, Listen: []string{":0", "[::1]:1080"}, Policy: []string{"a", "b"}})
 	want := []Listener{
-		{Name: "main", Address: ":0", Protocols: []string{"socks5", "http"}},
-		{Name: "listener-2", Address: "[::1]:1080", Protocols: []string{"socks5", "http"}},
+		{Name: "main", Address: ":0", Protocols: []string{"socks5", "socks4", "http"}},
+		{Name: "listener-2", Address: "[::1]:1080", Protocols: []string{"socks5", "socks4", "http"}},
 	}
 	if !reflect.DeepEqual(c.Listeners, want) || !reflect.DeepEqual(c.Policy.Paths, []string{"a", "b"}) {
 		t.Error(c.Listeners, c.Policy.Paths)
