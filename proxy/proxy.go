@@ -136,7 +136,7 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 		}
 		l.fail(err)
 	}
-	if up == nil { // whatever the client had asked for has been answered
+	if up == nil && l.association == nil { // whatever the client had asked for has been answered
 		l.end()
 		return
 	}
@@ -144,8 +144,8 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 }
 
 // open takes the session from its first byte to the moment before the relay.
-// Without a connection to relay and without an error all has been done: requests
-// of plain HTTP need no relay, and there may be several.
+// Without an error, an association or a connection to relay all has been done:
+// requests of plain HTTP need no relay, and there may be several.
 func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 	door := l.ask(policy.Admit)
 	for {
