@@ -50,7 +50,7 @@ func activate(t *testing.T, e *engine.Engine, c *engine.Candidate) *engine.Snaps
 func TestDefaultAnswersEveryStage(t *testing.T) {
 	var want []string
 	for _, stage := range policy.Stages() {
-		if stage.Enforced() {
+		if stage != policy.Inspect {
 			want = append(want, "bundles/default/"+string(stage)+".rego")
 		}
 	}
@@ -67,7 +67,7 @@ func TestDefaultAnswersEveryStage(t *testing.T) {
 	}
 	s := activate(t, newEngine(t), &engine.Candidate{Revision: "default"})
 	for _, stage := range policy.Stages() {
-		if s.Defines(stage) != stage.Enforced() {
+		if s.Defines(stage) != (stage != policy.Inspect) {
 			t.Errorf("%s is answered: %v", stage, s.Defines(stage))
 		}
 	}

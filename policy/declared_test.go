@@ -132,7 +132,8 @@ func TestPendingAndSecret(t *testing.T) {
 	if f, _ := authenticate.At("credentials", "token"); !f.Secret {
 		t.Error("a token is not secret")
 	}
-	if f, _ := authenticate.At("source", "process", "pid"); !f.Pending {
+	route := Input(Route)
+	if f, _ := route.At("identity", "usage", "bytes", "day"); !f.Pending {
 		t.Error("what is below a pending fact is not pending")
 	}
 	if f, _ := authenticate.At("source", "ip"); f.Pending || f.Secret {

@@ -24,13 +24,16 @@ type Facts struct {
 	Target      Target              `fact:"target" stages:"route dial inspect" doc:"where the client wants to go, after any redirect"`
 	Asked       Asked               `fact:"asked" stages:"dial inspect" doc:"where the client wanted to go before any redirect"`
 	Address     Address             `fact:"address" stages:"dial" doc:"the address about to be dialled"`
-	Flow        Flow                `fact:"flow" stages:"inspect" pending:"true" doc:"what the client's first bytes show"`
+	Flow        Flow                `fact:"flow" stages:"inspect" doc:"what the client's first bytes show"`
 	Upstreams   map[string]Upstream `fact:"upstreams" stages:"route" pending:"true" doc:"the configured upstreams by name"`
 	API         API                 `fact:"api" stages:"manage" doc:"the management call"`
 
 	// Locator is no fact: it is asked for the geo of an address where a stage's
 	// rules read it, by whoever answers the stage. Nil: geo is as it is given.
 	Locator Locator
+
+	// Client is no fact either: it is asked for the process in the same way.
+	Client Client
 }
 
 // Session describes the client's connection.
@@ -45,7 +48,7 @@ type Session struct {
 
 // TLS describes the client's TLS connection to the listener.
 type TLS struct {
-	Version string `fact:"version" pending:"true" doc:"1.2 or 1.3; empty without TLS"`
+	Version string `fact:"version" values:"1.2 1.3" doc:"1.2 or 1.3; empty without TLS"`
 }
 
 // Source describes where the client connects from.
@@ -57,7 +60,7 @@ type Source struct {
 	Scope       Scope       `fact:"scope" doc:"which part of the address space it belongs to"`
 	Geo         Geo         `fact:"geo" doc:"what the GeoIP databases know"`
 	Certificate Certificate `fact:"certificate" stages:"authenticate route dial inspect" doc:"the client certificate, only of a verified chain"`
-	Process     Process     `fact:"process" pending:"true" doc:"the client's process, of loopback and unix-socket clients"`
+	Process     Process     `fact:"process" doc:"the client's process, of loopback and unix-socket clients, as far as the server may know it"`
 	Open        int64       `fact:"open" doc:"other connections that are open from here now"`
 	Rate        Rate        `fact:"rate" doc:"connection attempts from here"`
 	Failures    Window      `fact:"failures" doc:"failed authentications from here before this one"`
@@ -95,12 +98,12 @@ type Locator interface {
 
 // Certificate is a client certificate whose chain has been verified.
 type Certificate struct {
-	Subject           Subject  `fact:"subject" pending:"true" doc:"distinguished name of the holder"`
-	Issuer            string   `fact:"issuer" pending:"true" doc:"distinguished name of the issuer"`
-	DNSNames          []string `fact:"dns_names" pending:"true" doc:"subject alternative names: DNS"`
-	URIs              []string `fact:"uris" pending:"true" doc:"subject alternative names: URIs, such as SPIFFE ids"`
-	NotAfter          int64    `fact:"not_after" pending:"true" doc:"end of validity, nanoseconds since 1970"`
-	FingerprintSHA256 string   `fact:"fingerprint_sha256" pending:"true" doc:"hex SHA-256 of the DER form"`
+	Subject           Subject  `fact:"subject" doc:"distinguished name of the holder"`
+	Issuer            string   `fact:"issuer" doc:"distinguished name of the issuer"`
+	DNSNames          []string `fact:"dns_names" doc:"subject alternative names: DNS"`
+	URIs              []string `fact:"uris" doc:"subject alternative names: URIs, such as SPIFFE ids"`
+	NotAfter          int64    `fact:"not_after" doc:"end of validity, nanoseconds since 1970, at most 9223372036854775807"`
+	FingerprintSHA256 string   `fact:"fingerprint_sha256" doc:"hex SHA-256 of the DER form"`
 }
 
 // Subject is a certificate's distinguished name.
@@ -110,11 +113,18 @@ type Subject struct {
 	OrganizationalUnit []string `fact:"organizational_unit" doc:"OU"`
 }
 
-// Process is a local client's process.
+// Client says which process the client is. It may be asked from any goroutine,
+// takes no longer than a part of a second, and always says the same.
+type Client interface {
+	Process() Process
+}
+
+// Process is a local client's process, empty until a stage's rules read it: see
+// Facts.Client. A zero PID is a process that is not known, whose UID may be.
 type Process struct {
-	PID int64  `fact:"pid" doc:"process id"`
-	UID int64  `fact:"uid" doc:"user id"`
-	Exe string `fact:"exe" doc:"path of the executable"`
+	PID int64  `fact:"pid" doc:"process id; 0 where it is not known"`
+	UID int64  `fact:"uid" doc:"user id; 0 is root only where pid is not 0"`
+	Exe string `fact:"exe" doc:"path of the executable, as the process itself sees it"`
 }
 
 // Credentials is what the client presented.
@@ -191,10 +201,10 @@ type Address struct {
 
 // Flow is what the client's first bytes show.
 type Flow struct {
-	Protocol   string   `fact:"protocol" doc:"tls, http, ssh, unknown or none"`
-	ServerName string   `fact:"server_name" doc:"TLS: the name asked for"`
+	Protocol   string   `fact:"protocol" values:"tls http ssh unknown none" doc:"tls, http, ssh, unknown, or none: the client has sent nothing for 3 s"`
+	ServerName string   `fact:"server_name" doc:"TLS: the name asked for, in lower case; empty where the ClientHello has none, or cannot be read"`
 	ALPN       []string `fact:"alpn" doc:"TLS: the protocols offered"`
-	Host       string   `fact:"host" doc:"HTTP: the Host header"`
+	Host       string   `fact:"host" doc:"HTTP: the host asked for, in lower case and without its port; empty where it cannot be told"`
 }
 
 // Upstream is the state of a configured upstream.
@@ -213,7 +223,7 @@ type API struct {
 	Body        APIBody             `fact:"body" pending:"true" doc:"where a user is written"`
 	Token       APIToken            `fact:"token" doc:"the bearer token's owner; only when the token is valid"`
 	Certificate Certificate         `fact:"certificate" doc:"the client certificate, only of a verified chain"`
-	Peer        Peer                `fact:"peer" pending:"true" doc:"the process at the other end of a unix socket"`
+	Peer        Peer                `fact:"peer" doc:"the process at the other end of a unix socket"`
 	Source      APISource           `fact:"source" doc:"where the call comes from"`
 }
 
@@ -232,7 +242,7 @@ type APIToken struct {
 // Peer is the process at the other end of a unix socket.
 type Peer struct {
 	UID      int64 `fact:"uid" doc:"user id"`
-	PID      int64 `fact:"pid" doc:"process id"`
+	PID      int64 `fact:"pid" doc:"process id; 0 where it is not known"`
 	SameUser bool  `fact:"same_user" doc:"the server's own user"`
 }
 

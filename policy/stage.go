@@ -28,9 +28,6 @@ func Stages() []Stage {
 	return []Stage{Admit, Authenticate, Route, Dial, Inspect, Manage}
 }
 
-// Enforced tells whether this release asks the stage.
-func (s Stage) Enforced() bool { return s != Inspect }
-
 // Package is the stage's Rego package: "sallyport.route".
 func (s Stage) Package() string { return "sallyport." + string(s) }
 

@@ -161,8 +161,12 @@ func (l *life) cut(why error) bool {
 
 // standing looks the client up in the user directory again, if that has vouched
 // for it. What is said of the user there now replaces what was, but for what
-// authenticate has given. The error cuts the session.
+// authenticate has given. A certificate that the client has shown counts for as
+// long as it would be taken. The error cuts the session.
 func (l *life) standing(under *epoch) error {
+	if l.outlived() {
+		return withdrawn(under.name(), ": the client's certificate has expired", nil)
+	}
 	if l.user.name == "" {
 		return nil
 	}
@@ -174,7 +178,7 @@ func (l *life) standing(under *epoch) error {
 		}
 		return withdrawn(under.name(), ": the user "+why, nil)
 	}
-	l.user.expires = now.Expires
+	l.user.expires = l.until(now.Expires)
 	if l.user.groups {
 		l.who.Groups = now.Groups
 	}

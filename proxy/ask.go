@@ -68,8 +68,10 @@ type kept struct {
 	user     user
 	request  policy.Request
 	asked    session.Target
-	answered *epoch // that of the policy and the users when they were first needed
-	faulted  *epoch // in which asking again has failed
+	client   *localClient // nil: not on this machine
+	secured  *secured     // nil: without TLS
+	answered *epoch       // that of the policy and the users when they were first needed
+	faulted  *epoch       // in which asking again has failed
 }
 
 // user is a client's entry in the user directory, where its password was
@@ -78,15 +80,18 @@ type user struct {
 	name       string    // as presented; "" where there is no entry
 	groups     bool      // the identity has those of the entry
 	attributes bool      // the identity has those of the entry
-	expires    time.Time // zero: never
+	expires    time.Time // the entry or the client's certificate, whichever does first; zero: never
 }
 
 // begin gathers what is known when a client has connected.
 func (p *Proxy) begin(s *session.Session, c *listen.Conn) *life {
 	l := &life{proxy: p, session: s, conn: c, observed: p.Observe.Accepted(context.Background(), s)}
 	l.opening = openings.Get().(*opening)
-	l.reader.Reset(c.TCPConn)
+	l.reader.Reset(c)
 	l.counts = p.Guard.Enter(c.Source.Addr())
+	if p.Processes != nil && c.Nearby() {
+		l.client = &localClient{find: func() policy.Process { return p.Processes.Of(c.Plain()) }}
+	}
 	l.introduce(&l.facts)
 	return l
 }
@@ -101,6 +106,24 @@ func (l *life) introduce(f *policy.Facts) {
 	f.Source, f.Locator = source, l.proxy.Locator
 	s := l.session
 	f.Session = policy.Session{ID: s.ID, Listener: s.Listener, Started: s.Started.UnixNano()}
+	if l.client != nil {
+		f.Client = l.client
+	}
+	if l.secured != nil {
+		l.secured.introduce(f)
+	}
+}
+
+// localClient is a client on this machine, whose process is looked for once.
+type localClient struct {
+	find  func() policy.Process
+	once  sync.Once
+	found policy.Process
+}
+
+func (c *localClient) Process() policy.Process {
+	c.once.Do(func() { c.found = c.find() })
+	return c.found
 }
 
 // ask asks one question with the facts gathered so far, and keeps what the

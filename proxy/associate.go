@@ -62,12 +62,15 @@ type association struct {
 
 // associate opens the relay of a client that may have one, and tells it where.
 func (l *life) associate(ctx context.Context, plan *policy.Decision) error {
-	local, ok := l.conn.TCPConn.LocalAddr().(*net.TCPAddr)
+	local, ok := l.conn.Plain().LocalAddr().(*net.TCPAddr)
 	if !ok || !l.conn.Source.IsValid() {
 		return errCommand // nobody could be told by its address
 	}
 	door := l.proxy.Associate[l.session.Listener]
 	here := local.AddrPort().Addr().Unmap().WithZone("")
+	if here.Is4() != l.conn.Source.Addr().Is4() {
+		return errCommand // a balancer has come by another family than its client, who could not
+	}
 	socket, err := dial.ListenPacket(here, local.Zone, door.Ports)
 	if err != nil {
 		return fmt.Errorf("associate: %w", err)
@@ -133,7 +136,7 @@ func (a *association) run(ctx context.Context) (relay.Cause, error) {
 // watch ends the association with the connection that has asked for it. What the
 // client sends there says nothing.
 func (a *association) watch() {
-	io.Copy(io.Discard, a.life.conn.TCPConn)
+	io.Copy(io.Discard, a.life.conn)
 	a.packets.Stop()
 }
 

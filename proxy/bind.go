@@ -98,7 +98,10 @@ func (l *life) bindAt(from netip.Addr, expected []netip.Addr) (at netip.Addr, zo
 	if err != nil {
 		return at, "", err
 	}
-	local := addrPortOf(l.conn.TCPConn.LocalAddr()).Addr()
+	local := addrPortOf(l.conn.Plain().LocalAddr()).Addr()
+	if !local.IsValid() {
+		return at, "", errCommand // by a unix socket, for any peer: there is no address to choose
+	}
 	return local.WithZone(""), local.Zone(), nil
 }
 

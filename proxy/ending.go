@@ -95,7 +95,7 @@ func endingOf(err error) ending {
 	case errors.Is(err, socks5.ErrAddressType):
 		return ending{name: "unsupported", socks5: socks5.AddressTypeNotSupported, status: http.StatusBadRequest, proxyError: "http_request_error"}
 	case errors.As(err, &spelling), errors.Is(err, socks5.ErrEmptyName), errors.Is(err, socks5.ErrVersion),
-		errors.Is(err, socks4.ErrEmptyName), errors.Is(err, socks4.ErrTooLong):
+		errors.Is(err, socks4.ErrEmptyName), errors.Is(err, socks4.ErrTooLong), errors.Is(err, errAnnounced):
 		return ending{name: "malformed", socks5: socks5.GeneralFailure, status: http.StatusBadRequest, proxyError: "http_request_error"}
 	case errors.Is(err, identity.ErrBusy):
 		return ending{name: "limit", socks5: socks5.NotAllowed, status: http.StatusTooManyRequests, proxyError: "http_request_denied", retry: time.Second}
@@ -113,6 +113,8 @@ func endingOf(err error) ending {
 		return ending{name: "unreachable", socks5: socks5.HostUnreachable, status: http.StatusGatewayTimeout, proxyError: "destination_ip_unroutable"}
 	case errors.Is(err, dial.ErrNetworkUnreachable):
 		return ending{name: "unreachable", socks5: socks5.NetworkUnreachable, status: http.StatusBadGateway, proxyError: "destination_ip_unroutable"}
+	case errors.As(err, new(*tlsError)) && !unanswerable(err):
+		return ending{name: "tls", socks5: socks5.GeneralFailure, status: http.StatusBadRequest, proxyError: "http_request_error"}
 	case errors.Is(err, os.ErrDeadlineExceeded): // of the handshake
 		return ending{name: "timeout", socks5: socks5.GeneralFailure, status: http.StatusRequestTimeout, proxyError: "http_request_error"}
 	case unanswerable(err): // the client has hung up, perhaps before its first byte
@@ -125,6 +127,10 @@ func endingOf(err error) ending {
 func (l *life) fail(err error) {
 	e := l.settle(err)
 	if l.dialect == nil {
+		if e.name == "tls" { // whose alert says why
+			l.conn.SetDeadline(time.Now().Add(2 * time.Second))
+			l.hangUp()
+		}
 		return
 	}
 	if l.tell(err, &e) == nil {
@@ -185,7 +191,7 @@ func unanswerable(err error) bool {
 // into a reset that overtakes it.
 func (l *life) hangUp() {
 	if l.conn.CloseWrite() == nil {
-		io.CopyN(io.Discard, l.conn.TCPConn, 256<<10)
+		io.CopyN(io.Discard, l.conn.Plain(), 256<<10)
 	}
 }
 

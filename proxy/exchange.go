@@ -72,7 +72,7 @@ func (x *exchange) run() (*net.TCPConn, error) {
 		if !l.ended() {
 			l.err = x.blame(err)
 		}
-		abort(l.conn.TCPConn) // the client must not take a part for the whole
+		abort(l.conn.Plain()) // the client must not take a part for the whole
 	}
 	return nil, nil
 }
@@ -237,8 +237,11 @@ func (x *exchange) blame(err error) error {
 }
 
 // abort closes a connection so that its peer sees that something is missing.
-func abort(c *net.TCPConn) {
-	c.SetLinger(0)
+// Below TLS there is then no close_notify.
+func abort(c net.Conn) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
 	c.Close()
 }
 

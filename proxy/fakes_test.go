@@ -18,6 +18,8 @@ import (
 type policies struct {
 	active atomic.Pointer[activePolicy]
 	asked  atomic.Int64 // questions
+
+	inspects atomic.Bool // whether it has the stage inspect
 }
 
 type activePolicy struct {
@@ -44,6 +46,8 @@ func (d *policies) Decide(_ context.Context, stage policy.Stage, f *policy.Facts
 	}
 	return answer
 }
+
+func (d *policies) Asks(stage policy.Stage) bool { return stage != policy.Inspect || d.inspects.Load() }
 
 func allowAll(policy.Stage, *policy.Facts) error { return nil }
 

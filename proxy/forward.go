@@ -110,7 +110,7 @@ func (l *life) another(ctx context.Context, door *policy.Decision, err error) (b
 		l.hangUp()
 		return false, nil
 	}
-	if !l.awaitAnother(ctx) {
+	if !l.awaitAnother(ctx) || l.outlived() {
 		return false, nil
 	}
 	l.renew(door, d)
@@ -182,7 +182,9 @@ func (l *life) renew(door *policy.Decision, d *httpDialect) {
 		l.identity = ""
 	}
 	protocol := l.facts.Session.Protocol
-	l.facts, l.kept = policy.Facts{}, kept{counts: l.proxy.Guard.Again(l.conn.Source.Addr())}
+	l.facts, l.kept = policy.Facts{}, kept{
+		counts: l.proxy.Guard.Again(l.conn.Source.Addr()), client: l.client, secured: l.secured,
+	}
 	l.introduce(&l.facts)
 	l.facts.Session.Protocol = protocol
 	l.outcome, l.cause, l.reasons, l.err, l.answer, l.warnings = "", 0, nil, nil, *door, nil
@@ -307,7 +309,7 @@ func (l *life) connect(ctx context.Context, plan *policy.Decision) (*origin, err
 func (l *life) attach(ctx context.Context, o *origin) {
 	l.conn.SetDeadline(time.Time{})
 	if l.flow == nil {
-		l.flow = relay.Join(l.conn.TCPConn, o.conn, nil, l.limits, &l.session.Bytes)
+		l.flow = relay.Join(l.conn.Conn, o.conn, nil, l.limits, &l.session.Bytes)
 		l.flow.Open(ctx)
 		l.session.Granted()
 	} else {

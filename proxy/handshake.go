@@ -54,6 +54,7 @@ var (
 	errNoMethod      = errors.New("no acceptable authentication method")
 	errUnknownClient = errors.New("the first byte is of no protocol that is spoken here")
 	errNotSpoken     = errors.New("the listener does not speak the protocol")
+	errAnnounced     = errors.New("a PROXY header that is not awaited: a second one, or from an address that the listener's proxy_protocol.trusted does not have")
 	errSilent        = errors.New("the client sent nothing")
 )
 
@@ -65,12 +66,18 @@ var defaultMethods = policy.Methods{policy.MethodCertificate, policy.MethodPassw
 func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 	start := time.Now()
 	deadline := start.Add(l.proxy.Limits.Handshake)
+	if l.dialect == nil {
+		deadline = l.conn.Accepted.Add(l.proxy.Limits.Handshake)
+	}
 	if err := l.conn.SetDeadline(deadline); err != nil {
 		return fmt.Errorf("handshake: %w", err)
 	}
 	defer context.AfterFunc(ctx, func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
 
-	if l.dialect == nil {
+	if l.dialect == nil { // else the connection has had a request before
+		if err := l.secure(); err != nil {
+			return err
+		}
 		if err := l.meet(); err != nil {
 			return err
 		}
@@ -114,14 +121,17 @@ func (l *life) meet() error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errSilent, err)
 	}
+	if sniff.Announced(l.reader) {
+		return errAnnounced
+	}
 	protocol := sniff.Dialect(first[0])
 	switch protocol {
 	case sniff.SOCKS5:
-		l.dialect = &socks5Dialect{conn: l.conn.TCPConn, reader: l.reader}
+		l.dialect = &socks5Dialect{conn: l.conn, reader: l.reader, certified: l.certified()}
 	case sniff.SOCKS4:
-		l.dialect = &socks4Dialect{conn: l.conn.TCPConn, reader: l.reader}
+		l.dialect = &socks4Dialect{conn: l.conn, reader: l.reader, certified: l.certified()}
 	case sniff.HTTP:
-		l.dialect = &httpDialect{conn: l.conn.TCPConn, reader: l.reader}
+		l.dialect = &httpDialect{conn: l.conn, reader: l.reader, certified: l.certified()}
 	default:
 		return errUnknownClient
 	}
@@ -159,7 +169,11 @@ func (l *life) authenticate(ctx context.Context, p *presented, deadline time.Tim
 	l.proxy.Observe.Began(l.observed, "authenticate")
 	l.answered = l.proxy.live.epoch.Load() // users and policies that come later are yet to be asked
 	var known identity.Result
-	if p.method == policy.MethodPassword && p.token == "" {
+	switch {
+	case p.method == policy.MethodCertificate:
+		p.username, known.Verified = l.facts.Source.Certificate.Name(), true
+	case p.method == policy.MethodNone || p.token != "":
+	default:
 		ctx, cancel := context.WithDeadline(ctx, deadline) // there may be a queue
 		defer cancel()
 		var err error
@@ -213,13 +227,13 @@ func (l *life) identify(p *presented, known identity.Result, change *policy.Iden
 	switch {
 	case known.Verified:
 		who.Name, who.Groups, who.Attributes = p.username, known.Groups, known.Attributes
-		l.user = user{
-			name: p.username, groups: change.Groups == nil, attributes: change.Attributes == nil,
-			expires: known.Expires,
-		}
 	case p.method == policy.MethodNone:
 		who.Name, claimed = p.username, true
 	}
+	if known.Verified && known.Known { // and not by a certificate alone, which no directory can withdraw
+		l.user = user{name: p.username, groups: change.Groups == nil, attributes: change.Attributes == nil}
+	}
+	l.user.expires = l.until(known.Expires)
 	if change.Name != nil {
 		who.Name, claimed = *change.Name, false
 	}

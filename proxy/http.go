@@ -3,9 +3,8 @@ package proxy
 import (
 	"bufio"
 	"errors"
-	"net"
+	"io"
 	"net/netip"
-	"slices"
 
 	"sallyport/policy"
 	"sallyport/proxy/session"
@@ -21,12 +20,14 @@ var (
 // httpDialect is the server's side of CONNECT (RFC 9110 section 9.3.6) and of
 // requests that are to be forwarded (RFC 9112 section 3.2.2).
 type httpDialect struct {
-	conn    *net.TCPConn
+	conn    io.Writer
 	reader  *bufio.Reader
 	request *http.Request // nil until it was read whole
 	shown   policy.Request
 	status  int  // what the client was told; 0: nothing yet
 	keep    bool // the client may go on with another request after this one
+
+	certified bool // by TLS
 }
 
 func (d *httpDialect) Present(methods policy.Methods) (presented, error) {
@@ -43,15 +44,15 @@ func (d *httpDialect) Present(methods policy.Methods) (presented, error) {
 	if err != nil {
 		return presented{}, err
 	}
-	if present && slices.Contains(methods, policy.MethodPassword) && (scheme == "basic" || scheme == "bearer") {
-		return presented{
-			method: policy.MethodPassword, username: user, password: password, token: token, request: d.shown,
-		}, nil
-	}
-	if !slices.Contains(methods, policy.MethodNone) {
+	shown := present && (scheme == "basic" || scheme == "bearer")
+	chosen, ok := strongest(methods, d.certified, shown, true)
+	switch {
+	case !ok:
 		return presented{}, errNoMethod
+	case chosen == policy.MethodCertificate || chosen == policy.MethodNone:
+		return presented{method: chosen, request: d.shown}, nil
 	}
-	return presented{method: policy.MethodNone, request: d.shown}, nil
+	return presented{method: chosen, username: user, password: password, token: token, request: d.shown}, nil
 }
 
 func (d *httpDialect) Accept() error { return nil }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 
+	"sallyport/policy"
 	"sallyport/proxy/relay"
 )
 
@@ -17,7 +18,11 @@ func (l *life) live(up *net.TCPConn) {
 			buffered, _ := l.reader.Peek(n) // never fails for what is buffered
 			early = append(early, buffered...)
 		}
-		l.flow = relay.Join(l.conn.TCPConn, up, early, l.limits, &l.session.Bytes)
+		early = append(early, l.conn.Early()...)
+		l.flow = relay.Join(l.conn.Conn, up, early, l.limits, &l.session.Bytes)
+		if l.request.Command != "forward" && l.proxy.Decide.Asks(policy.Inspect) { // what was forwarded was seen by route
+			l.flow.Inspect(l.inspection())
+		}
 	}
 	l.giveBack()
 	l.outcome = "ok"
@@ -53,12 +58,21 @@ func (l *life) finish() {
 	l.end()
 }
 
-// cutShort notes for the record that the session was cut.
+// cutShort notes for the record that the session was cut, or that inspect has
+// refused what the client sent.
 func (l *life) cutShort() {
 	l.outcome = "cut"
 	var r *refusal
-	if errors.As(l.err, &r) {
-		l.reasons = r.Reasons()
+	if !errors.As(l.err, &r) {
+		return
+	}
+	l.reasons = r.Reasons()
+	if r.Stage != policy.Inspect {
+		return
+	}
+	l.outcome = endingOf(r).name
+	if r.Verdict == policy.Denied {
+		l.proxy.Guard.Denied(l.conn.Source.Addr(), l.identity)
 	}
 }
 

@@ -34,6 +34,8 @@ import (
 // Decider answers the questions. A decision that it cannot make is a fault.
 type Decider interface {
 	Decide(ctx context.Context, stage policy.Stage, facts *policy.Facts) policy.Decision
+	// Asks tells whether a stage is answered by the policy that is active.
+	Asks(stage policy.Stage) bool
 }
 
 // Observer is told what happens. It must not block. Of one session it is told
@@ -79,6 +81,12 @@ type Dialer interface {
 	Dial(ctx context.Context, to []netip.AddrPort, from netip.Addr) (*net.TCPConn, error)
 }
 
+// ProcessFinder says which process of this machine a client is, of a connection
+// as it was accepted.
+type ProcessFinder interface {
+	Of(client net.Conn) policy.Process
+}
+
 // Limits are the configuration's; a policy's session_limits are bound by them.
 type Limits struct {
 	Handshake time.Duration // from the first byte awaited to the request's last
@@ -91,17 +99,18 @@ type Limits struct {
 	FlowIdle   time.Duration // no datagram to or from a destination: it is forgotten
 }
 
-// Proxy serves connections. All fields but Locator are required.
+// Proxy serves connections. All fields but Locator and Processes are required.
 type Proxy struct {
-	Decide   Decider
-	Observe  Observer
-	Verify   Verifier
-	Resolve  Resolver
-	Dial     Dialer
-	Locator  policy.Locator // nil: no address is located
-	Sessions *session.Table
-	Guard    *guard.Guard
-	Limits   Limits
+	Decide    Decider
+	Observe   Observer
+	Verify    Verifier
+	Resolve   Resolver
+	Dial      Dialer
+	Locator   policy.Locator // nil: no address is located
+	Processes ProcessFinder  // nil: no process is found
+	Sessions  *session.Table
+	Guard     *guard.Guard
+	Limits    Limits
 
 	Protocols map[string][]string // by listener: what it speaks, of socks5, socks4 and http
 	Associate map[string]Door     // by listener: where clients send their datagrams

@@ -2,9 +2,8 @@ package proxy
 
 import (
 	"bufio"
-	"net"
+	"io"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"sallyport/policy"
@@ -14,10 +13,12 @@ import (
 // socks4Dialect is the server's side of SOCKS4 and 4A. A client says who it is
 // and what it wants in one message; nothing proves the first.
 type socks4Dialect struct {
-	conn    *net.TCPConn
+	conn    io.Writer
 	reader  *bufio.Reader
 	request socks4.Request
-	out     [8]byte // every answer fits
+
+	certified bool    // by TLS
+	out       [8]byte // every answer fits
 }
 
 func (d *socks4Dialect) Present(methods policy.Methods) (presented, error) {
@@ -25,10 +26,11 @@ func (d *socks4Dialect) Present(methods policy.Methods) (presented, error) {
 	if d.request, err = socks4.ReadRequest(d.reader); err != nil {
 		return presented{}, err
 	}
-	if !slices.Contains(methods, policy.MethodNone) {
+	chosen, ok := strongest(methods, d.certified, false, true)
+	if !ok {
 		return presented{}, errNoMethod
 	}
-	return presented{method: policy.MethodNone, username: strings.ToValidUTF8(d.request.UserID, "\uFFFD")}, nil
+	return presented{method: chosen, username: strings.ToValidUTF8(d.request.UserID, "\uFFFD")}, nil
 }
 
 func (d *socks4Dialect) Accept() error { return nil }

@@ -2,9 +2,8 @@ package proxy
 
 import (
 	"bufio"
-	"net"
+	"io"
 	"net/netip"
-	"slices"
 
 	"sallyport/policy"
 	"sallyport/proxy/wire/socks5"
@@ -12,11 +11,13 @@ import (
 
 // socks5Dialect is the server's side of RFC 1928 and RFC 1929.
 type socks5Dialect struct {
-	conn   *net.TCPConn
+	conn   io.Writer
 	reader *bufio.Reader
 	method socks5.Method
-	asking bool     // the client was told that it may ask, so that a reply can be sent
-	out    [64]byte // every answer fits
+
+	certified bool     // by TLS
+	asking    bool     // the client was told that it may ask, so that a reply can be sent
+	out       [64]byte // every answer fits
 }
 
 func (d *socks5Dialect) Present(methods policy.Methods) (presented, error) {
@@ -25,39 +26,23 @@ func (d *socks5Dialect) Present(methods policy.Methods) (presented, error) {
 	if err != nil {
 		return presented{}, err
 	}
-	var chosen policy.Method
-	d.method, chosen = strongest(greeting, methods)
-	switch d.method {
-	case socks5.NoAuth:
+	chosen, ok := strongest(methods, d.certified, greeting.Offers(socks5.UserPass), greeting.Offers(socks5.NoAuth))
+	switch {
+	case !ok:
+		return presented{}, errNoMethod
+	case chosen == policy.MethodCertificate || chosen == policy.MethodNone:
+		d.method = socks5.NoAuth
 		return presented{method: chosen}, nil
-	case socks5.UserPass:
-		if _, err := d.conn.Write(socks5.AppendMethod(d.out[:0], d.method)); err != nil {
-			return presented{}, err
-		}
-		credentials, err := socks5.ReadCredentials(d.reader)
-		if err != nil {
-			return presented{}, err
-		}
-		return presented{
-			method: chosen, username: credentials.Username, password: credentials.Password,
-		}, nil
 	}
-	return presented{}, errNoMethod
-}
-
-// strongest chooses, of the methods that the client offers and that may be
-// used, the first in the contract's order. A client certificate cannot be
-// shown to this release's listeners, so the methods with one are never met.
-func strongest(offered socks5.Greeting, may policy.Methods) (socks5.Method, policy.Method) {
-	for _, m := range []struct {
-		wire socks5.Method
-		name policy.Method
-	}{{socks5.UserPass, policy.MethodPassword}, {socks5.NoAuth, policy.MethodNone}} {
-		if offered.Offers(m.wire) && slices.Contains(may, m.name) {
-			return m.wire, m.name
-		}
+	d.method = socks5.UserPass
+	if _, err := d.conn.Write(socks5.AppendMethod(d.out[:0], d.method)); err != nil {
+		return presented{}, err
 	}
-	return socks5.NoAcceptable, ""
+	credentials, err := socks5.ReadCredentials(d.reader)
+	if err != nil {
+		return presented{}, err
+	}
+	return presented{method: chosen, username: credentials.Username, password: credentials.Password}, nil
 }
 
 func (d *socks5Dialect) Reject(*ending) error {

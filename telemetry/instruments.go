@@ -93,9 +93,6 @@ func newInstruments(meter metric.Meter, o *Options, tracer *tracer) (*instrument
 // its first event has no increase that Prometheus could see.
 func (i *instruments) alarming() {
 	for _, stage := range policy.Stages() {
-		if !stage.Enforced() {
-			continue
-		}
 		for _, verdict := range []policy.Verdict{policy.Allowed, policy.Denied, policy.Fault} {
 			i.decisions.add(0, string(stage), verdict.String())
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -26,6 +25,7 @@ import (
 	"sallyport/proxy/identity"
 	"sallyport/proxy/listen"
 	"sallyport/proxy/manage"
+	processes "sallyport/proxy/process"
 	"sallyport/proxy/session"
 	"sallyport/telemetry"
 )
@@ -50,6 +50,7 @@ type server struct {
 	telemetry *telemetry.Telemetry
 	engine    *engine.Engine
 	geo       *geo.Databases
+	tls       map[string]*listen.TLS // by the listener's name; the management API's by ""
 	verifier  *identity.Verifier
 	sessions  *session.Table
 	proxy     *proxy.Proxy
@@ -74,6 +75,9 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	}()
 
 	if s.geo, err = openGeo(c); err != nil {
+		return nil, err
+	}
+	if s.tls, err = loadTLS(c); err != nil {
 		return nil, err
 	}
 	if err := s.openAudit(); err != nil {
@@ -117,7 +121,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	s.proxy = &proxy.Proxy{
 		Decide: s.engine, Observe: s.telemetry, Verify: s.verifier,
 		Resolve: dial.NewResolver(c.DNS.Servers), Dial: &dial.Dialer{},
-		Sessions: s.sessions, Guard: guard.New(guarded),
+		Processes: processes.NewFinder(), Sessions: s.sessions, Guard: guard.New(guarded),
 		Limits: proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle,
 			Bind: c.Limits.Bind, Flows: c.Limits.Flows, FlowsTotal: c.Limits.FlowsTotal, FlowIdle: c.Limits.FlowIdle,
 		},
@@ -129,6 +133,9 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		s.proxy.Bind[l.Name] = door(l.Bind)
 	}
 	if err := s.startGeo(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.watchTLS(ctx); err != nil {
 		return nil, err
 	}
 	if watched := slices.Concat(c.Policy.Paths, c.Policy.Data); len(watched) > 0 {
@@ -166,9 +173,10 @@ func (s *server) openLog(ctx context.Context) error {
 	return err
 }
 
-// reload is what HUP and the management API do: GeoIP databases that have changed
-// and the policy are read again, and the log file opened again for those that
-// rotate it. The configuration is read at the start only. by is who asks for it.
+// reload is what HUP and the management API do: GeoIP databases that have changed,
+// certificates and the policy are read again, and the log file opened again for
+// those that rotate it. The configuration is read at the start only. by is who
+// asks for it.
 func (s *server) reload(ctx context.Context, by string) error {
 	if s.logFile != nil {
 		if err := s.logFile.Reopen(); err != nil {
@@ -180,7 +188,7 @@ func (s *server) reload(ctx context.Context, by string) error {
 			s.log.Error("decision log file is not reopened", "error", err)
 		}
 	}
-	err := join(s.reloadGeo(), s.manager.Reload(ctx, by))
+	err := join(join(s.reloadGeo(), s.reloadTLS()), s.manager.Reload(ctx, by))
 	if err == nil && by != "watch" { // whoever asked wants to see that it was done
 		s.log.Info("reloaded", "by", by)
 	}
@@ -245,25 +253,6 @@ func (s *server) run(stop, now <-chan struct{}) error {
 	return nil
 }
 
-// listen opens every listener, or none.
-func (s *server) listen(ctx context.Context) ([]*listen.Listener, error) {
-	var open []*listen.Listener
-	for _, l := range s.config.Listeners {
-		one, err := listen.Open(ctx, listen.Config{Name: l.Name, Address: l.Address, OnError: func(err error) {
-			s.log.Warn("accept", "listener", l.Name, "error", err)
-		}})
-		if err != nil {
-			for _, o := range open {
-				o.Close()
-			}
-			return nil, err
-		}
-		open = append(open, one)
-		s.log.Info("listening", "listener", l.Name, "address", one.Addr().String())
-	}
-	return open, nil
-}
-
 // management opens the management API and returns the function that serves it.
 func (s *server) management(ctx context.Context) (func() error, error) {
 	c := s.config.Management
@@ -280,14 +269,21 @@ func (s *server) management(ctx context.Context) (func() error, error) {
 		tokens["generated"] = manage.Token{Secret: made, Roles: []string{"admin"}}
 		s.log.Info("management token", "file", path)
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Address)
+	l, err := openManagement(ctx, &c)
 	if err != nil {
 		return nil, fmt.Errorf("management: %w", err)
 	}
-	s.log.Info("management", "address", l.Addr().String())
+	shown := l.Addr().String()
+	if l.Addr().Network() == "unix" {
+		shown = c.Address
+	}
+	s.log.Info("management", "address", shown)
 	options := manage.Options{
 		Address: c.Address, Decide: s.engine, Observe: s.telemetry, Tokens: tokens, Sessions: s.sessions,
 		Policy: s.policy, Ready: s.ready, Reload: s.reload, Log: s.log,
+	}
+	if t := s.tls[""]; t != nil {
+		options.Secure = t.Listener
 	}
 	if s.config.Telemetry.Prometheus {
 		options.Metrics = s.telemetry.Handler()

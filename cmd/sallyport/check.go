@@ -20,8 +20,8 @@ func checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Judge configuration and policy as run would",
 		Long: `Judge configuration and policy by the same code as run, and print every problem.
-GeoIP databases are opened, too; bundle servers are not asked, and what the files
-lack while bundles are to come is no problem. What is a warning to run, such as a path below data
+GeoIP databases and certificates are read, too; bundle servers are not asked, and what
+the files lack while bundles are to come is no problem. What is a warning to run, such as a path below data
 that nothing defines, is an error here.
 
 What is right but could be better is told as advice, which leaves the exit status
@@ -68,6 +68,9 @@ func judge(c *cobra.Command, o *config.Options) (revision string, advice engine.
 		return "", nil, err
 	}
 	databases, unread := openGeo(settings)
+	if _, err := loadTLS(settings); err != nil {
+		unread = join(unread, err)
+	}
 	e, err := engine.New(engineOptions(settings, databases))
 	if err != nil {
 		return "", nil, err

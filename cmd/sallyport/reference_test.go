@@ -95,6 +95,8 @@ func section(page *strings.Builder, of reflect.Value, path, doc string) {
 		}
 		key := strings.TrimPrefix(path+"."+name, ".")
 		switch of := field.Type; {
+		case of.Kind() == reflect.Pointer:
+			section(&below, reflect.Zero(of.Elem()), key, doc)
 		case isSection(of):
 			section(&below, value, key, doc)
 		case of.Kind() == reflect.Slice && isSection(of.Elem()):
@@ -133,6 +135,8 @@ func settingType(t reflect.Type) string {
 		return "IP address"
 	case reflect.TypeFor[config.Ports]():
 		return "ports"
+	case reflect.TypeFor[netip.Prefix]():
+		return "network"
 	case reflect.TypeFor[secret.String]():
 		return "secret string"
 	}
@@ -192,9 +196,6 @@ in any package outside ` + "`sallyport`" + `.
 			}
 		}
 		note := strings.Join(fields, ", ")
-		if !stage.Enforced() {
-			note = notEnforced
-		}
 		fmt.Fprintf(&page, "| %s | %s | %s | %s |\n", stage, code(stage.Package()), strings.Join(facts, ", "), note)
 	}
 	page.WriteString("\n## Decision fields\n\n| field | stages | type | meaning |\n|---|---|---|---|\n")

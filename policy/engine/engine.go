@@ -118,6 +118,12 @@ func (e *Engine) Suspended() error {
 	return nil
 }
 
+// Asks tells whether the active policy answers the stage.
+func (e *Engine) Asks(stage policy.Stage) bool {
+	s := e.active.Load()
+	return s != nil && s.Defines(stage)
+}
+
 // Decide answers one question. It never fails: what goes wrong is a decision
 // with the verdict [policy.Fault]. The facts must not change until it
 // returns; of those that are logged, lists and maps must not change any more. The lists and maps of the decision are shared with other

@@ -62,10 +62,6 @@ func (j *judging) checkNames(m *module) {
 		if j.stage(stage).pkg == nil {
 			j.stage(stage).pkg = at
 		}
-		if !stage.Enforced() {
-			j.refuse(at, "the stage %s is not enforced by this release", stage)
-			return
-		}
 		j.checkRules(m, &stage)
 	case slices.Contains(policy.Stages(), policy.Stage(pkg[1])):
 		j.refuse(at, "package %s lies below a stage: its rules belong into package %s", name, policy.Stage(pkg[1]).Package())
@@ -139,8 +135,6 @@ func (j *judging) checkRules(m *module, stage *policy.Stage) {
 		case len(path) == 1:
 			j.stage(of) // so that the default policy stays out of it
 			j.refuse(rule.Location, "%s is a stage, not a rule: write a rule for each of its fields in package %s", of, of.Package())
-		case !of.Enforced():
-			j.refuse(rule.Location, "the stage %s is not enforced by this release", of)
 		default:
 			j.checkRule(rule, of, path[1:])
 		}
@@ -282,7 +276,7 @@ func (j *judging) stage(stage policy.Stage) *stageRules {
 func (j *judging) checkStages() {
 	for _, stage := range policy.Stages() {
 		s := j.stages[stage]
-		if s != nil && s.pkg != nil && stage.Enforced() && len(s.fields) == 0 {
+		if s != nil && s.pkg != nil && len(s.fields) == 0 {
 			j.refuse(s.pkg, "package %s decides nothing: it has no rule for any of %s", stage.Package(), list(fieldsOf(stage)))
 		}
 		if s == nil && slices.Contains(j.options.Required, stage) && !j.unparsed && !j.candidate.Partial {

@@ -2,34 +2,43 @@ package engine
 
 import "sallyport/policy"
 
-// located says which of its addresses a stage's rules want to have located.
-type located struct{ source, target, address bool }
+// located says what a stage's rules want to have gathered for them: which
+// addresses are to be located, and whether the client's process is to be found.
+type located struct{ source, target, address, process bool }
 
 func locatedBy(read *plan) located {
 	geo := func(fact string) bool { return read.has([]string{fact, "geo"}) }
-	return located{source: geo("source"), target: geo("target"), address: geo("address")}
+	return located{source: geo("source"), target: geo("target"), address: geo("address"), process: read.has([]string{"source", "process"})}
 }
 
-// locate fills in the geo that the stage's rules read, each address looked up
-// once. What it returns is the asker's facts or, since those are not ours to
+// locate fills in the geo and the process that the stage's rules read, each
+// address looked up once. What it returns is the asker's facts or, since those are not ours to
 // write to, a copy that release takes back. Memo key, input and log are all made
 // of that copy, so that they agree although databases are replaced meanwhile,
 // and it goes by the very snapshot that answers.
 func (e *Engine) locate(st *stage, asked *policy.Facts) *policy.Facts {
-	if asked.Locator == nil || st.located == (located{}) {
+	want := st.located
+	if asked.Locator == nil {
+		want = located{process: want.process}
+	}
+	want.process = want.process && asked.Client != nil
+	if want == (located{}) {
 		return asked
 	}
 	facts := e.copies.Get().(*policy.Facts)
 	*facts = *asked
-	if st.located.source {
+	if want.process {
+		facts.Source.Process = asked.Client.Process()
+	}
+	if want.source {
 		facts.Source.Geo = geoOf(facts.Source.IP, asked.Locator)
 	}
-	if st.located.target {
+	if want.target {
 		facts.Target.Geo = geoOf(facts.Target.IP, asked.Locator)
 	}
 	switch {
-	case !st.located.address:
-	case st.located.target && facts.Address.IP == facts.Target.IP:
+	case !want.address:
+	case want.target && facts.Address.IP == facts.Target.IP:
 		facts.Address.Geo = facts.Target.Geo
 	default:
 		facts.Address.Geo = geoOf(facts.Address.IP, asked.Locator)

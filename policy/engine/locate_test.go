@@ -160,3 +160,36 @@ func BenchmarkGeo(b *testing.B) {
 		})
 	}
 }
+
+// client is a client that counts how often it is asked for its process.
+type client struct{ asked int }
+
+func (c *client) Process() policy.Process {
+	c.asked++
+	return policy.Process{PID: 7, UID: 1000, Exe: "/usr/bin/curl"}
+}
+
+// TestFindsTheProcessWhereItIsRead: looking for it costs more than deciding.
+func TestFindsTheProcessWhereItIsRead(t *testing.T) {
+	for rule, want := range map[string]struct {
+		asked   int
+		verdict policy.Verdict
+	}{
+		`input.source.port == 1`:                          {0, policy.Allowed},
+		`input.source.process.exe == "/usr/bin/curl"`:     {1, policy.Allowed},
+		`input.source.process.uid == 1001`:                {1, policy.Denied},
+		`f(input.source)`:                                 {1, policy.Allowed},
+		`input.source.process.pid == input.source.port+6`: {1, policy.Allowed},
+	} {
+		e := decider(t, Options{Lenient: true}, nil,
+			"package sallyport.route\ndefault allow := false\nallow if { "+rule+" }\nf(x) if x.process.pid == 7")
+		facts, who := travelling(&atlas{}), &client{}
+		facts.Client = who
+		if d := e.Decide(t.Context(), policy.Route, facts); d.Verdict != want.verdict || who.asked != want.asked {
+			t.Errorf("%s: %v (%v), asked %d times", rule, d.Verdict, d.Err, who.asked)
+		}
+		if facts.Source.Process != (policy.Process{}) {
+			t.Error("the asker's facts were written to")
+		}
+	}
+}

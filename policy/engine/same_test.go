@@ -24,7 +24,7 @@ var (
 		`some g in input.identity.groups; g in data.groups`,
 		`some s in input.target.suffixes; data.names[s]`,
 		`m := data.names; some s in input.target.suffixes; m[s]`,
-		`m := data.networks; some p in input.source.prefixes; m[p]`,
+		`n := data.networks; some p in input.source.prefixes; n[p]`,
 		`net.cidr_contains("10.0.0.0/31", sprintf("10.0.0.%d", [count(input.identity.groups)]))`,
 		`input.source.scope != "loopback"`,
 		`not _helper`,

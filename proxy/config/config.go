@@ -50,10 +50,14 @@ type Config struct {
 // Listener is one address at which clients connect.
 type Listener struct {
 	Name      string   `key:"name" doc:"the name that policies see as input.session.listener; of the next ones listener-2, listener-3, ..."`
-	Address   string   `key:"address" doc:"IP:PORT; :PORT is every address of this machine, port 0 a free port"`
+	Address   string   `key:"address" doc:"IP:PORT; :PORT is every address of this machine, port 0 a free port; or unix:PATH"`
+	Mode      string   `key:"mode" doc:"of a unix socket's file, in quotes and octal: who may write to it may connect; empty: 0600, the server's own user"`
 	Protocols []string `key:"protocols" doc:"which of socks5, socks4 (with 4A) and http are spoken here, told apart by the first byte"`
 	UDP       Door     `key:"udp" doc:"where clients of this listener send the datagrams of a UDP association; by default to the address that they have connected to"`
 	Bind      Door     `key:"bind" doc:"where the peers of a SOCKS BIND connect to; by default to the address from which this machine reaches the peer"`
+
+	TLS           *TLS           `key:"tls" doc:"TLS with the clients, of every protocol that is spoken here; certificates are read again when their files change"`
+	ProxyProtocol *ProxyProtocol `key:"proxy_protocol" doc:"whom the load balancers before it speak for"`
 }
 
 // Door is where something comes in that a client has asked for.
@@ -62,13 +66,27 @@ type Door struct {
 	Ports     Ports        `key:"ports" doc:"a range such as 40000-40100; empty: any port that is free"`
 }
 
+// TLS says what is shown of the server and asked of its clients. All files are PEM, relative to the working directory.
+type TLS struct {
+	Cert       string `key:"cert" doc:"file of the certificate, and of those between it and its root"`
+	Key        string `key:"key" doc:"file of its private key"`
+	ClientCA   string `key:"client_ca" doc:"file of the authorities whose client certificates are accepted; empty: clients are asked for none"`
+	ClientAuth string `key:"client_auth" doc:"require: who shows no such certificate is turned away; optional: the policy decides; empty: require, where there is a client_ca"`
+	MinVersion string `key:"min_version" doc:"1.2 or 1.3; empty: 1.2"`
+}
+
+// ProxyProtocol says who tells by haproxy's PROXY protocol, version 1 or 2, whom it speaks for.
+type ProxyProtocol struct {
+	Trusted []netip.Prefix `key:"trusted" doc:"addresses and networks whose connections have to begin with a PROXY header, which is believed; a header from anybody else is refused"`
+}
+
 // Policy says where policies come from and how they are run.
 type Policy struct {
 	Paths        []string            `key:"paths" doc:"directories, .rego files, data files and bundles (.tar.gz), relative to the working directory; none: the default policy alone"`
 	Data         []string            `key:"data" doc:"JSON and YAML files that are added under data"`
 	Timeout      time.Duration       `key:"timeout" doc:"how long one evaluation may take before it is a fault, at most 10s"`
 	Strict       bool                `key:"strict" doc:"refuse policies that pass input on as a whole; false: warn"`
-	Stages       []string            `key:"stages" doc:"stages that the policies have to define: admit, authenticate, route, dial, manage"`
+	Stages       []string            `key:"stages" doc:"stages that the policies have to define: admit, authenticate, route, dial, inspect, manage"`
 	Roots        map[string][]string `key:"roots" doc:"which roots of data each bundle may own, by the bundle's name"`
 	Capabilities []string            `key:"capabilities" doc:"built-ins that reach out or reveal and are allowed nevertheless: http.send, net.lookup_ip_addr, opa.runtime"`
 	LogFacts     []string            `key:"log_facts" doc:"facts that are gathered and logged even where no policy reads them; not supported by this release"`
@@ -123,7 +141,9 @@ type Limits struct {
 
 // Management is the management API.
 type Management struct {
-	Address string           `key:"address" doc:"IP:PORT of the management API"`
+	Address string           `key:"address" doc:"IP:PORT of the management API, or unix:PATH"`
+	Mode    string           `key:"mode" doc:"as of a listener"`
+	TLS     *TLS             `key:"tls" doc:"as of a listener"`
 	Tokens  map[string]Token `key:"tokens" doc:"who may call it, by the token's name"`
 }
 

@@ -121,6 +121,16 @@ func (l *loader) decode(n *node, target reflect.Value, path string) {
 			return
 		}
 		*field = ports
+	case *netip.Prefix:
+		network, err := netip.ParsePrefix(n.text)
+		if ip, single := netip.ParseAddr(n.text); single == nil {
+			network, err = ip.Prefix(ip.BitLen())
+		}
+		if err != nil {
+			l.want("an IP address or a network such as 10.0.0.0/8", n, path)
+			return
+		}
+		*field = network
 	default:
 		l.decodeKind(n, target, path)
 	}
@@ -179,6 +189,15 @@ func (l *loader) decodeKind(n *node, target reflect.Value, path string) {
 		target.Set(values)
 	case reflect.Interface:
 		l.decodeFree(n, target, path)
+	case reflect.Pointer: // a section that means something by being there
+		if n.kind == null {
+			return
+		}
+		section := reflect.New(target.Type().Elem())
+		for field, e := range l.fields(target.Type().Elem(), n, path) {
+			l.decode(e.value, section.Elem().FieldByIndex(field.Index), join(path, e.key))
+		}
+		target.Set(section)
 	case reflect.Struct:
 		for field, e := range l.fields(target.Type(), n, path) {
 			l.decode(e.value, target.FieldByIndex(field.Index), join(path, e.key))

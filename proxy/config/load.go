@@ -73,7 +73,7 @@ func newLoader() *loader {
 	l.config.origins = map[string]origin{}
 	l.settings = settingsOf(reflect.ValueOf(l.config).Elem(), "")
 	for _, s := range l.settings {
-		if s.value.Kind() != reflect.Map {
+		if !mergedByKey(s.value.Kind()) {
 			l.winners.SetDefault(s.key, s.value.Interface())
 		}
 	}
@@ -95,6 +95,9 @@ func settingsOf(section reflect.Value, path string) []setting {
 	}
 	return settings
 }
+
+// mergedByKey tells the settings that are kept in the tree, in l.maps.
+func mergedByKey(kind reflect.Kind) bool { return kind == reflect.Map || kind == reflect.Pointer }
 
 func (l *loader) read(path string) []byte {
 	file, err := os.Open(path)
@@ -135,7 +138,7 @@ func (l *loader) collect(section reflect.Type, tree *node, path string, layer ma
 		switch field.Type.Kind() {
 		case reflect.Struct:
 			l.collect(field.Type, e.value, key, layer)
-		case reflect.Map:
+		case reflect.Map, reflect.Pointer:
 			l.maps[key] = merge(l.maps[key], e.value)
 		default:
 			layer[key] = e.value
@@ -234,7 +237,7 @@ func nested(keys []string, value *node) *node {
 
 // settableByVariable tells whether one line of text can say the value: a scalar or a list of scalars.
 func settableByVariable(value reflect.Value) bool {
-	return value.Kind() != reflect.Map && value.Type() != reflect.TypeFor[[]Listener]()
+	return !mergedByKey(value.Kind()) && value.Type() != reflect.TypeFor[[]Listener]()
 }
 
 // parseSet makes a tree of KEY=VALUE. What has no "=" is not shown, since it may be a secret in the wrong place.
@@ -313,7 +316,7 @@ func (l *loader) layFlags(options Options) {
 func (l *loader) finish() (*Config, error) {
 	for _, s := range l.settings {
 		winner, written := l.winners.Get(s.key).(*node)
-		if s.value.Kind() == reflect.Map {
+		if mergedByKey(s.value.Kind()) {
 			winner, written = l.maps[s.key], l.maps[s.key] != nil
 		}
 		if written { // else the field stands at its default

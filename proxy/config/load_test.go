@@ -60,8 +60,10 @@ func TestNothingGivenIsTheDefault(t *testing.T) {
 var whole = map[string]string{
 	"c.yaml": `
 listeners:
-  - {name: inside, address: "10.0.0.1:1080", protocols: [socks5], udp: {advertise: 192.0.2.7, ports: 40000-40100}, bind: {advertise: [192.0.2.7, "2001:db8::7"], ports: 20}}
-  - {address: "[::1]:8080", udp: {advertise: "2001:db8::7"}, bind: {advertise: "2001:db8::7"}}
+  - {name: inside, address: "10.0.0.1:1080", protocols: [socks5], udp: {advertise: 192.0.2.7, ports: 40000-40100}, bind: {advertise: [192.0.2.7, "2001:db8::7"], ports: 20},
+      proxy_protocol: {trusted: [10.0.0.0/8, "2001:db8::1"]}}
+  - {address: "[::1]:8080", udp: {advertise: "2001:db8::7"}, bind: {advertise: "2001:db8::7"},
+      tls: {cert: c.pem, key: k.pem, client_ca: ca.pem, client_auth: optional, min_version: "1.3"}}
 policy:
   paths: [policies/, extra.rego]
   data: [data.json]
@@ -99,8 +101,10 @@ shutdown: {grace: 0s}
 	"listeners": [
 		{"name": "inside", "address": "10.0.0.1:1080", "protocols": ["socks5"],
 			"udp": {"advertise": "192.0.2.7", "ports": "40000-40100"},
-			"bind": {"advertise": ["192.0.2.7", "2001:db8::7"], "ports": "20-20"}},
-		{"address": "[::1]:8080", "udp": {"advertise": "2001:db8::7"}, "bind": {"advertise": ["2001:db8::7"]}}
+			"bind": {"advertise": ["192.0.2.7", "2001:db8::7"], "ports": "20-20"},
+			"proxy_protocol": {"trusted": ["10.0.0.0/8", "2001:db8::1"]}},
+		{"address": "[::1]:8080", "udp": {"advertise": "2001:db8::7"}, "bind": {"advertise": ["2001:db8::7"]},
+			"tls": {"cert": "c.pem", "key": "k.pem", "client_ca": "ca.pem", "client_auth": "optional", "min_version": "1.3"}}
 	],
 	"policy": {
 		"paths": ["policies/", "extra.rego"], "data": ["data.json"], "timeout": 2.5e-1, "strict": false,
@@ -135,11 +139,13 @@ address = "10.0.0.1:1080"
 protocols = ["socks5"]
 udp = {advertise = "192.0.2.7", ports = "40000-40100"}
 bind = {advertise = ["192.0.2.7", "2001:db8::7"], ports = 20}
+proxy_protocol.trusted = ["10.0.0.0/8", "2001:db8::1"]
 
 [[listeners]]
 address = "[::1]:8080"
 udp.advertise = "2001:db8::7"
 bind.advertise = "2001:db8::7"
+tls = {cert = "c.pem", key = "k.pem", client_ca = "ca.pem", client_auth = "optional", min_version = "1.3"}
 
 [policy]
 paths = [
@@ -202,9 +208,15 @@ func TestWholeInEachFormat(t *testing.T) {
 		Listeners: []Listener{
 			{Name: "inside", Address: "10.0.0.1:1080", Protocols: []string{"socks5"},
 				UDP:  Door{Advertise: []netip.Addr{four}, Ports: 40000<<16 | 40100},
-				Bind: Door{Advertise: []netip.Addr{four, six}, Ports: 20<<16 | 20}},
+				Bind: Door{Advertise: []netip.Addr{four, six}, Ports: 20<<16 | 20},
+				ProxyProtocol: &ProxyProtocol{
+					Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::1/128")},
+				}},
 			{Name: "listener-2", Address: "[::1]:8080", Protocols: []string{"socks5", "socks4", "http"},
-				UDP: Door{Advertise: []netip.Addr{six}}, Bind: Door{Advertise: []netip.Addr{six}}},
+				UDP: Door{Advertise: []netip.Addr{six}}, Bind: Door{Advertise: []netip.Addr{six}},
+				TLS: &TLS{
+					Cert: "c.pem", Key: "k.pem", ClientCA: "ca.pem", ClientAuth: "optional", MinVersion: "1.3",
+				}},
 		},
 		Policy: Policy{
 			Paths: []string{"policies/", "extra.rego"}, Data: []string{"data.json"}, Timeout: 250 * time.Millisecond,
@@ -251,7 +263,7 @@ func TestEveryProblemWithItsLine(t *testing.T) {
 listeners:
   - address: 127.0.0.1
     protocols: [socks5, socks4, htpp]
-  - {address: "unix:/run/x.sock"}
+  - {address: "unix:", mode: "9"}
   - {name: a, address: "127.0.0.1:99999", tls: {}}
 policy:
   strict: "yes"
@@ -272,12 +284,13 @@ c.yaml:4: limits.dial: must be longer than zero
 c.yaml:5: limits.handshake: must be at most 30s
 c.yaml:7: listeners[0].address: want IP:PORT, got "127.0.0.1"
 c.yaml:8: listeners[0].protocols[2]: want socks5, socks4 or http, got "htpp"; did you mean http?
-c.yaml:9: listeners[1].address: unix: addresses are not supported by this release
+c.yaml:9: listeners[1].address: want the path of a file behind unix:, got ""
+c.yaml:9: listeners[1].mode: want permissions in octal, such as "0660", got "9"
 c.yaml:10: listeners[2].address: want a port from 0 to 65535, got "127.0.0.1:99999"
-c.yaml:10: listeners[2].tls: not supported by this release
+c.yaml:10: listeners[2].tls.cert: must not be empty
+c.yaml:10: listeners[2].tls.key: must not be empty
 c.yaml:12: policy.strict: want true or false, got "yes"
-c.yaml:13: policy.stages[0]: inspect is not supported by this release
-c.yaml:13: policy.stages[1]: want admit, authenticate, route, dial or manage, got "rout"; did you mean route?
+c.yaml:13: policy.stages[1]: want admit, authenticate, route, dial, inspect or manage, got "rout"; did you mean route?
 c.yaml:14: policy.shadow: not supported by this release
 c.yaml:15: policy.opa: want a map, got a list
 c.yaml:16: policy.rollback: want refuse or allow, got "refused"; did you mean refuse?
@@ -297,7 +310,7 @@ c.yaml:23: Log: unknown key; did you mean log?`},
  "listeners": [
    {"address": ["a"]},
    7,
-   {"name": "", "proxy_protocol": {}}
+   {"name": "", "proxy_protocol": {"trusted": ["10.0.0.0/8", "10.0.0.1/8", "::/0", "host", "192.0.2.1"]}}
  ],
  "upstreams": {},
  "state": [],
@@ -309,7 +322,9 @@ c.json:5: limits.idle: want a duration such as 10s, got true
 c.json:7: listeners[0].address: want a string, got a list
 c.json:8: listeners[1]: want a map, got 7
 c.json:9: listeners[2].address: want IP:PORT; there is none
-c.json:9: listeners[2].proxy_protocol: not supported by this release
+c.json:9: listeners[2].proxy_protocol.trusted[1]: "10.0.0.1/8" has bits behind its prefix; want "10.0.0.0/8"
+c.json:9: listeners[2].proxy_protocol.trusted[2]: everybody could claim to be anybody; want the addresses of those that send a PROXY header
+c.json:9: listeners[2].proxy_protocol.trusted[3]: want an IP address or a network such as 10.0.0.0/8, got "host"
 c.json:11: upstreams: not supported by this release
 c.json:12: state: want a map, got a list
 c.json:13: log.level: want debug, info, warn or error, got "loud"
@@ -329,7 +344,7 @@ address = "127.0.0.1:1080"
 [[listeners]]
 name = "a"
 address = "0.0.0.0:1080"
-tls = {}
+tls = {key = "k", client_auth = "requier", min_version = "9"}
 
 [management]
 address = "example.com:9080"
@@ -347,7 +362,10 @@ c.toml:7: limits.dial: want a duration such as 10s, got "1979-05-27"
 c.toml:8: limits.memory: want a size such as 10MiB, got 1.5
 c.toml:14: listeners[1].name: "a" is the name of listeners[0] already
 c.toml:15: listeners[1].address: listeners[0] listens on that address already
-c.toml:16: listeners[1].tls: not supported by this release
+c.toml:16: listeners[1].tls.cert: must not be empty
+c.toml:16: listeners[1].tls.client_ca: want the authorities whose certificates clients are to show
+c.toml:16: listeners[1].tls.client_auth: want require or optional, got "requier"; did you mean require?
+c.toml:16: listeners[1].tls.min_version: want 1.2 or 1.3, got "9"
 c.toml:19: management.address: want an IP address before the port, got "example.com:9080"
 c.toml:20: management.tokens.a.token: want a string in quotes, got [redacted]
 c.toml:21: management.tokens."b.c".token: want a token of at least 16 characters
@@ -458,7 +476,7 @@ func TestEverySettingFromEverySource(t *testing.T) {
 		"log.format": "text", "log.file": "x", "telemetry.prometheus": "false", "shutdown.grace": "1s",
 	}
 	for _, s := range newLoader().settings {
-		if !settableByVariable(s.value) {
+		if !settableByVariable(s.value) || s.key == "management.mode" { // goes with a unix socket only
 			continue
 		}
 		value, known := values[s.key]

@@ -34,6 +34,8 @@ func (c Config) redact(value reflect.Value, path string) any {
 		return value.String()
 	case netip.Addr:
 		return value.String()
+	case netip.Prefix:
+		return value.String()
 	case Ports:
 		return value.String()
 	}
@@ -41,10 +43,12 @@ func (c Config) redact(value reflect.Value, path string) any {
 		return c.redactFree(c.Policy.OPA, nil, path)
 	}
 	switch value.Kind() {
+	case reflect.Pointer:
+		return c.redact(value.Elem(), path)
 	case reflect.Struct:
 		shown := map[string]any{}
 		for field, member := range value.Fields() {
-			if key := field.Tag.Get("key"); key != "" {
+			if key := field.Tag.Get("key"); key != "" && !(member.Kind() == reflect.Pointer && member.IsNil()) {
 				shown[key] = c.redact(member, join(path, key))
 			}
 		}

@@ -11,9 +11,6 @@ const notYet = "not supported by this release"
 // They are refused by name: an operator who writes one counts on it. Whoever implements one takes it out of here.
 func unsupported() []string {
 	return []string{
-		"listeners[].proxy_protocol",
-		"listeners[].tls",
-		"management.tls",
 		"policy.shadow",
 		"upstreams",
 	}

@@ -113,11 +113,16 @@ func (v *validator) addresses() {
 			names[listener.Name] = key
 		}
 		taken = v.address(key, key+".address", listener.Address, taken)
+		v.mode(key+".mode", listener.Mode, listener.Address)
 		v.protocols(key+".protocols", listener.Protocols)
 		v.door(key+".udp", listener.UDP)
 		v.door(key+".bind", listener.Bind)
+		v.tls(key+".tls", listener.TLS)
+		v.proxyProtocol(key+".proxy_protocol", &listener)
 	}
 	v.address("management", "management.address", v.config.Management.Address, taken)
+	v.tls("management.tls", v.config.Management.TLS)
+	v.mode("management.mode", v.config.Management.Mode, v.config.Management.Address)
 }
 
 func (v *validator) protocols(key string, protocols []string) {
@@ -152,7 +157,8 @@ func (v *validator) door(key string, d Door) {
 // bound is an address that is listened on, and by whom.
 type bound struct {
 	owner string
-	at    netip.AddrPort
+	at    netip.AddrPort // of a unix socket the zero value
+	path  string         // of a unix socket
 }
 
 // address judges one address against those taken, and returns them with this one.
@@ -162,8 +168,7 @@ func (v *validator) address(owner, key, text string, taken []bound) []bound {
 		v.add(key, "want IP:PORT; there is none")
 		return taken
 	case strings.HasPrefix(text, "unix:"):
-		v.add(key, "unix: addresses are %s", notYet)
-		return taken
+		return v.socket(owner, key, strings.TrimPrefix(text, "unix:"), taken)
 	}
 	at, wrong := listenAddress(text)
 	if wrong != "" {
@@ -172,13 +177,13 @@ func (v *validator) address(owner, key, text string, taken []bound) []bound {
 	}
 	for _, other := range taken {
 		// On an address of all families and interfaces the port is taken for each of them.
-		overlap := other.at.Addr() == at.Addr() || other.at.Addr().IsUnspecified() || at.Addr().IsUnspecified()
+		overlap := other.path == "" && (other.at.Addr() == at.Addr() || other.at.Addr().IsUnspecified() || at.Addr().IsUnspecified())
 		if overlap && at.Port() == other.at.Port() && at.Port() != 0 {
 			v.add(key, "%s listens on that address already", other.owner)
 			break
 		}
 	}
-	return append(taken, bound{owner, at})
+	return append(taken, bound{owner: owner, at: at})
 }
 
 // listenAddress reads IP:PORT, :PORT and localhost:PORT, or says what was wanted. Other names are refused: which address
@@ -212,11 +217,7 @@ func (v *validator) policy() {
 	v.noneEmpty("policy.data", policy.Data)
 	v.noneEmpty("policy.log_facts", policy.LogFacts)
 	for i, stage := range policy.Stages {
-		if key := index("policy.stages", i); stage == "inspect" {
-			v.add(key, "inspect is %s", notYet)
-		} else {
-			v.oneOf(key, stage, []string{"admit", "authenticate", "route", "dial", "manage"})
-		}
+		v.oneOf(index("policy.stages", i), stage, []string{"admit", "authenticate", "route", "dial", "inspect", "manage"})
 	}
 	for i, capability := range policy.Capabilities {
 		v.oneOf(index("policy.capabilities", i), capability, []string{"http.send", "net.lookup_ip_addr", "opa.runtime"})

@@ -1,8 +1,9 @@
 // Package listen accepts clients.
 //
-// [Open] binds one address and [Listener.Serve] hands each client over as a
-// [Conn], on a goroutine of its own. Serve returns when the last of the
-// connections has been closed. What a want of descriptors or memory does is
+// [Open] binds one address, of TCP or a unix socket, and [Listener.Serve] hands
+// each client over as a [Conn], on a goroutine of its own. Serve returns when the
+// last of the connections has been closed. A load balancer that is trusted tells
+// before that whom it speaks for (announced.go). What a want of descriptors or memory does is
 // settled here too: the loop slows down, says so once a second, and goes on,
 // while the clients wait in the kernel's queue, which is the better place for
 // them than a connection that is closed at once: they are served when
@@ -13,8 +14,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -25,54 +28,58 @@ import (
 // Config is one listener's.
 type Config struct {
 	Name    string      // what policies see as input.session.listener
-	Address string      // IP:PORT; :PORT is every address of this machine; port 0 a free one
-	OnError func(error) // told of failed accepts, at most once a second; nil: nobody is
+	Address string      // IP:PORT; :PORT is every address of this machine; port 0 a free one; or unix:PATH
+	OnError func(error) // told of failed accepts and of refused PROXY headers, each at most once a second; nil: nobody is
+
+	Mode fs.FileMode // of a unix socket's file; who may write to it may connect
+
+	TLS *TLS // nil: none
+
+	Trusted []netip.Prefix // peers that have to say by the PROXY protocol whom they speak for
+	Header  time.Duration  // within which they have to
+	Waiting int            // how many may be about to, before the next ones are closed
 }
 
 // Listener is a bound address.
 type Listener struct {
-	name    string
-	onError func(error)
-	socket  *net.TCPListener
-}
-
-// Conn is a client's connection. It is the handler's, who closes it.
-type Conn struct {
-	*net.TCPConn
-	Listener string         // the name of the listener that accepted it
-	Source   netip.AddrPort // the client; an IPv4 address is never in IPv6 form
-	Local    netip.AddrPort // the address that the client connected to
-
-	close  sync.Once
-	closed func() // tells the listener
-}
-
-// Close closes the connection. It may be called again.
-func (c *Conn) Close() error {
-	err := c.TCPConn.Close()
-	c.close.Do(c.closed)
-	return err
+	name      string
+	onError   func(error)
+	socket    net.Listener // a *net.TCPListener or a *net.UnixListener
+	tls       *TLS         // nil: none
+	announced *announced   // nil: nobody is trusted
 }
 
 // Open binds the address. From then on clients can connect, and wait for Serve.
 // 0.0.0.0 is every IPv4 address and no IPv6 one; [::] and an empty host are
 // both. Names are refused, since nothing is resolved here.
 func Open(ctx context.Context, c Config) (*Listener, error) {
-	network, err := networkOf(c.Address)
+	l := &Listener{name: c.Name, onError: c.OnError, tls: c.TLS}
+	if l.onError == nil {
+		l.onError = func(error) {}
+	}
+	if len(c.Trusted) > 0 {
+		l.announced = newAnnounced(&c, l.onError)
+	}
+	var err error
+	if path, ok := strings.CutPrefix(c.Address, "unix:"); ok {
+		l.socket, err = OpenUnix(ctx, path, c.Mode)
+	} else {
+		l.socket, err = openTCP(ctx, c.Address)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listener %s: %w", c.Name, err)
+	}
+	return l, nil
+}
+
+func openTCP(ctx context.Context, address string) (net.Listener, error) {
+	network, err := networkOf(address)
+	if err != nil {
+		return nil, err
 	}
 	lc := net.ListenConfig{KeepAlive: -1, Control: inherit}
 	lc.SetMultipathTCP(false) // the relay's splice needs plain TCP
-	socket, err := lc.Listen(ctx, network, c.Address)
-	if err != nil {
-		return nil, fmt.Errorf("listener %s: %w", c.Name, err)
-	}
-	onError := c.OnError
-	if onError == nil {
-		onError = func(error) {}
-	}
-	return &Listener{name: c.Name, onError: onError, socket: socket.(*net.TCPListener)}, nil
+	return lc.Listen(ctx, network, address)
 }
 
 // networkOf checks the address. Go would take 0.0.0.0 for every IPv6 address
@@ -108,11 +115,21 @@ func inherit(_, _ string, raw syscall.RawConn) error {
 	return errors.Join(err, errs[0], errs[1], errs[2])
 }
 
-// Addr is the address that is bound, with the port that was chosen for port 0.
+// Addr is the address that is bound, with the port that was chosen for port 0;
+// the zero value for a unix socket.
 func (l *Listener) Addr() netip.AddrPort { return plain(l.socket.Addr()) }
 
+// String is the address as it is configured: IP:PORT or unix:PATH.
+func (l *Listener) String() string {
+	if at := l.socket.Addr(); at.Network() == "unix" {
+		return "unix:" + at.String()
+	}
+	return l.Addr().String()
+}
+
 // Close stops listening: new clients are refused at once, and Serve returns
-// when the handlers have. It may be called at any time, and again.
+// when the handlers have. A unix socket's file is removed. It may be called at
+// any time, and again.
 func (l *Listener) Close() error {
 	if err := l.socket.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("listener %s: %w", l.name, err)
@@ -124,7 +141,8 @@ func (l *Listener) Close() error {
 // handle for each on a new goroutine. It returns when all their connections have
 // been closed, which may be after handle has returned, and with an error only if
 // the socket is beyond use; the listener is closed then in any case. It does not
-// hurry anybody: who wants clients gone cuts their sessions.
+// hurry anybody: who wants clients gone cuts their sessions. Those that are not
+// clients yet, since their PROXY header is awaited, are closed when ctx ends.
 func (l *Listener) Serve(ctx context.Context, handle func(*Conn)) error {
 	var open sync.WaitGroup
 	defer open.Wait()
@@ -134,17 +152,36 @@ func (l *Listener) Serve(ctx context.Context, handle func(*Conn)) error {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 
-	err := accept(ctx, l.socket.AcceptTCP, l.onError, func(c *net.TCPConn) {
+	err := accept(ctx, l.socket.Accept, l.onError, func(accepted net.Conn) {
+		c := &Conn{Conn: accepted, Listener: l.name, Accepted: time.Now(), closed: open.Done}
 		open.Add(1)
-		go handle(&Conn{
-			TCPConn: c, Listener: l.name, Source: plain(c.RemoteAddr()), Local: plain(c.LocalAddr()),
-			closed: open.Done,
-		})
+		if _, ok := accepted.(*net.TCPConn); ok {
+			c.Source, c.Local = plain(accepted.RemoteAddr()), plain(accepted.LocalAddr())
+			if !c.Source.IsValid() { // it is gone, and must not be taken for a unix socket's client
+				c.Close()
+				return
+			}
+		}
+		go l.serve(ctx, c, handle)
 	})
 	if err != nil {
 		return fmt.Errorf("listener %s: %w", l.name, err)
 	}
 	return nil
+}
+
+// serve hands a client over once it is known who that is.
+func (l *Listener) serve(ctx context.Context, c *Conn, handle func(*Conn)) {
+	if c.Source.IsValid() && l.announced.by(c.Source.Addr()) {
+		if err := l.announced.read(ctx, c); err != nil {
+			l.announced.refuse(c, err)
+			return
+		}
+	}
+	if l.tls != nil {
+		c.secure(l.tls)
+	}
+	handle(c)
 }
 
 const (
@@ -153,8 +190,8 @@ const (
 	reportPause   = time.Second
 )
 
-// accept is the loop. next is the socket's AcceptTCP.
-func accept(ctx context.Context, next func() (*net.TCPConn, error), onError func(error), serve func(*net.TCPConn)) error {
+// accept is the loop. next is the socket's Accept.
+func accept(ctx context.Context, next func() (net.Conn, error), onError func(error), serve func(net.Conn)) error {
 	var pause time.Duration
 	var reported time.Time
 	for {

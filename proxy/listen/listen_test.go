@@ -70,7 +70,7 @@ func TestServeHandsConnectionsOver(t *testing.T) {
 				{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
 				{unix.SOL_SOCKET, unix.SO_PROTOCOL, unix.IPPROTO_TCP},
 			} {
-				if got := option(t, c.TCPConn, o.level, o.name); got != o.want {
+				if got := option(t, c.Conn.(*net.TCPConn), o.level, o.name); got != o.want {
 					t.Errorf("option %d of level %d is %d, want %d", o.name, o.level, got, o.want)
 				}
 			}
@@ -165,7 +165,7 @@ func TestServeEnds(t *testing.T) {
 
 func TestServeTellsThatItsSocketIsBeyondUse(t *testing.T) {
 	l := open(t, Config{Name: "main", Address: "127.0.0.1:0"})
-	raw, err := l.socket.SyscallConn()
+	raw, err := l.socket.(*net.TCPListener).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +213,7 @@ func TestAcceptSlowsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		attempts, told := 0, 0
-		next := func() (*net.TCPConn, error) {
+		next := func() (net.Conn, error) {
 			attempts++
 			return nil, &net.OpError{Op: "accept", Err: syscall.ENOBUFS}
 		}
@@ -235,7 +235,7 @@ func TestAcceptSlowsDown(t *testing.T) {
 func TestAcceptIsQuickAgainAfterASuccess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		attempts := 0
-		next := func() (*net.TCPConn, error) {
+		next := func() (net.Conn, error) {
 			switch attempts++; {
 			case attempts == 21:
 				return nil, nil
@@ -245,7 +245,7 @@ func TestAcceptIsQuickAgainAfterASuccess(t *testing.T) {
 			return nil, syscall.EMFILE
 		}
 		var success time.Time
-		if err := accept(t.Context(), next, func(error) {}, func(*net.TCPConn) { success = time.Now() }); err != nil {
+		if err := accept(t.Context(), next, func(error) {}, func(net.Conn) { success = time.Now() }); err != nil {
 			t.Error(err)
 		}
 		if pause := time.Since(success); pause != shortestPause {

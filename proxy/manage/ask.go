@@ -38,6 +38,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		c.facts.Source = policy.APISourceOf(from)
 	}
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		c.facts.Certificate = policy.CertificateOf(r.TLS.VerifiedChains[0][0])
+	}
+	c.facts.Peer = peerOf(r.Context())
 	// A caller that goes away must not look like a policy that fails.
 	s.ask(context.WithoutCancel(r.Context()), c)
 	defer s.log(w.(*response), r, c)
@@ -62,7 +66,7 @@ func refuse(w http.ResponseWriter, header http.Header, c *call) {
 	switch {
 	case c.decision.Verdict == policy.Fault:
 		problem(w, http.StatusServiceUnavailable, "the policy could not decide", c.decision.ID)
-	case c.facts.Token.Name != "":
+	case c.facts.Token.Name != "" || c.facts.Peer.SameUser || c.facts.Certificate.FingerprintSHA256 != "":
 		problem(w, http.StatusForbidden, "denied by the policy", c.decision.ID)
 	case header.Get("Authorization") != "":
 		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
@@ -126,6 +130,9 @@ func (s *Server) log(w *response, r *http.Request, c *call) {
 		slog.Int("http.response.status_code", w.status),
 		slog.String("client.address", c.facts.Source.IP.Text()),
 		slog.Int64("client.port", c.facts.Source.Port),
+		slog.String("certificate", clip(c.facts.Certificate.Name())),
+		slog.Int64("peer.uid", c.facts.Peer.UID),
+		slog.Int64("peer.pid", c.facts.Peer.PID),
 		slog.String("token", c.facts.Token.Name),
 		slog.String("verdict", c.decision.Verdict.String()),
 		slog.Any("reasons", c.decision.Reasons()),

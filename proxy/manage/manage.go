@@ -56,7 +56,7 @@ type Token struct {
 	Roles  []string // what the policy sees as input.api.token.roles
 }
 
-// Options are what the API shows and does. All but Metrics are required.
+// Options are what the API shows and does. All but Secure and Metrics are required.
 type Options struct {
 	Address  string // as configured, host and port: a Host header may name this host
 	Decide   Decider
@@ -66,6 +66,7 @@ type Options struct {
 	Policy   func() any                                 // what /v1/policy shows, as encoding/json takes it
 	Ready    func() error                               // nil, or why the server is not ready
 	Reload   func(ctx context.Context, by string) error // reads configuration and policy again; by is who asks for it
+	Secure   func(net.Listener) net.Listener            // puts TLS above the connections; nil: there is none
 	Metrics  http.Handler                               // nil: there is no /metrics
 	Log      *slog.Logger
 }
@@ -106,6 +107,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		IdleTimeout:                  idleTimeout,
 		MaxHeaderBytes:               maxHeader,
 		DisableGeneralOptionsHandler: true, // it would answer OPTIONS * without a question
+		ConnContext:                  withPeer,
 		ErrorLog:                     slog.NewLogLogger(s.options.Log.Handler(), slog.LevelWarn),
 	}
 	stopped := make(chan struct{})
@@ -117,7 +119,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			server.Close()
 		}
 	})
-	err := server.Serve(netutil.LimitListener(l, maxConnections))
+	l = netutil.LimitListener(knowing{l}, maxConnections)
+	if s.options.Secure != nil {
+		l = s.options.Secure(l)
+	}
+	err := server.Serve(l)
 	if !stop() {
 		<-stopped
 	}

@@ -20,9 +20,12 @@ var errOver = errors.New("the flow is over")
 // Flow is one client's connection with its target: two directions, and what
 // ends them both.
 type Flow struct {
-	ctx      context.Context // Run's, or Open's
-	stop     func() bool     // what Open has begun to do with it
-	early    []byte
+	ctx   context.Context // Run's, or Open's
+	stop  func() bool     // what Open has begun to do with it
+	early []byte
+
+	inspection *Inspection // nil: the client is not inspected, or no more; it is up's
+
 	counters *Counters
 	granted  atomic.Int64  // bytes that were delivered, or are about to be
 	most     atomic.Int64  // how many may be: Limits.Bytes, or unbounded
@@ -94,11 +97,19 @@ func (f *Flow) Run(ctx context.Context) (Cause, error) {
 
 // run carries everything, then passes on how it ended.
 func (d *direction) run(early []byte) {
-	received, sent := d.send(early), error(nil)
-	if received == nil {
-		received, sent = d.copy()
-	} else if received != errOver {
-		received, sent = nil, received
+	var received, sent error
+	if d == &d.flow.up && d.flow.inspection != nil {
+		early, received = d.inspect(d.flow.inspection, early)
+	}
+	if received == nil || received == io.EOF {
+		ended := received != nil
+		received, sent = d.send(early), nil
+		switch {
+		case received == nil && !ended:
+			received, sent = d.copy()
+		case received != nil && received != errOver:
+			received, sent = nil, received
+		}
 	}
 	if sent != nil {
 		d.refused(sent)
@@ -202,7 +213,8 @@ func (f *Flow) name(reset Cause, err error) {
 		return
 	}
 	f.named = true
-	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+	// A stream of TLS that stops in the middle of a record has been cut off.
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrUnexpectedEOF) {
 		f.cause = reset
 	} else {
 		f.cause, f.err = Failed, err
@@ -252,8 +264,12 @@ func (f *Flow) end(cause Cause, err error) bool {
 // reset closes a connection so that its peer sees a reset, or at least, below
 // TLS, no orderly end.
 func reset(c net.Conn) {
-	if inner, ok := c.(interface{ NetConn() net.Conn }); ok {
-		c = inner.NetConn()
+	for {
+		above, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		c = above.NetConn()
 	}
 	if t, ok := c.(*net.TCPConn); ok {
 		_ = t.SetLinger(0)

@@ -2,6 +2,8 @@
 // that one port can serve several.
 package sniff
 
+import "bufio"
+
 // Protocol is what a client speaks.
 type Protocol byte
 
@@ -44,4 +46,23 @@ func Dialect(first byte) Protocol {
 		return HTTP
 	}
 	return Unknown
+}
+
+// Announced tells whether a PROXY header comes, of version 1 or 2 (sections 2.1
+// and 2.2 of haproxy's doc/proxy-protocol.txt). Nothing is consumed. It waits for
+// more bytes only where those that are there may begin one, which no whole
+// message of another protocol does.
+func Announced(r *bufio.Reader) bool {
+	for _, signature := range []string{"PROXY ", "\r\n\r\n\x00\r\nQUIT\n"} {
+		for n := 1; ; n++ {
+			begin, err := r.Peek(n)
+			if err != nil || begin[n-1] != signature[n-1] {
+				break
+			}
+			if n == len(signature) {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -1,6 +1,11 @@
 package sniff
 
-import "testing"
+import (
+	"bufio"
+	"io"
+	"strings"
+	"testing"
+)
 
 // Every byte is listed by what it is not, so that a new case cannot widen the
 // door unseen.
@@ -31,5 +36,33 @@ func TestString(t *testing.T) {
 		if got := protocol.String(); got != want {
 			t.Errorf("Protocol(%d) = %q, want %q", byte(protocol), got, want)
 		}
+	}
+}
+
+func TestAnnounced(t *testing.T) {
+	for text, want := range map[string]bool{
+		"PROXY UNKNOWN\r\n": true, "PROXY ": true, "\r\n\r\n\x00\r\nQUIT\n\x21": true,
+		"": false, "P": false, "PROXY": false, "PROXYING / HTTP/1.1\r\n": false, "POST / HTTP/1.1\r\n": false,
+		"\r\nGET / HTTP/1.1\r\n": false, "\r\n\r\n\x00\r\nQUIT": false, "\x05\x01\x00": false,
+	} {
+		r := bufio.NewReader(strings.NewReader(text))
+		if got := Announced(r); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+		if rest, _ := io.ReadAll(r); string(rest) != text {
+			t.Errorf("%q: %q is left", text, rest)
+		}
+	}
+}
+
+// Bytes that come one at a time must not be waited for in vain.
+func TestAnnouncedWaitsForNothing(t *testing.T) {
+	for _, text := range []string{"\x05", "GE", "PO", "\r\nG", "PROXI"} {
+		reader, writer := io.Pipe()
+		go writer.Write([]byte(text)) // and no more
+		if Announced(bufio.NewReader(reader)) {
+			t.Errorf("%q is taken for a header", text)
+		}
+		reader.Close()
 	}
 }

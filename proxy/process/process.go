@@ -1,0 +1,61 @@
+// Package process says which program of this machine a client is: its process,
+// its user and the file that it runs.
+//
+// Of a unix socket the kernel says who has connected. Of a connection over
+// loopback it says by sock_diag(7) whose socket is at the other end; the process
+// that holds it has to be looked for in /proc, which is bounded in time and done
+// by one at a time. What cannot be found out is left empty: a server that is not
+// root may not look into the processes of other users, of which it still learns
+// the user.
+//
+// A file's path is told as the process sees it: a container has a /usr/bin/curl
+// of its own.
+package process
+
+import (
+	"net"
+	"net/netip"
+	"time"
+
+	"sallyport/policy"
+)
+
+// patience is how long a look into /proc may take, waiting for its turn included.
+const patience = 100 * time.Millisecond
+
+// Finder finds processes, and remembers where it has found some, since a program
+// that connects once does so again.
+type Finder struct {
+	turn   chan struct{} // who looks into /proc
+	recent []int         // process ids, the latest last; of who has the turn
+}
+
+// NewFinder returns one.
+func NewFinder() *Finder { return &Finder{turn: make(chan struct{}, 1)} }
+
+// Of is the process at the other end of a connection that was accepted, a
+// *net.UnixConn or a *net.TCPConn from loopback; empty of any other.
+func (f *Finder) Of(client net.Conn) policy.Process {
+	switch c := client.(type) {
+	case *net.UnixConn:
+		return ofUnix(c)
+	case *net.TCPConn:
+		if from := addrPort(c.RemoteAddr()); from.Addr().IsLoopback() {
+			return f.ofTCP(from, addrPort(c.LocalAddr()), time.Now().Add(patience))
+		}
+	}
+	return policy.Process{}
+}
+
+// Peer is what the kernel says of who has connected to a unix socket: the user
+// and the process at that moment. It is false where the kernel does not say.
+func Peer(c *net.UnixConn) (peer policy.Peer, ok bool) { return peerOf(c) }
+
+func addrPort(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok || tcp == nil {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
