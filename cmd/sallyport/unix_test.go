@@ -74,7 +74,7 @@ func TestUnixSockets(t *testing.T) {
 		t.Errorf("management says %s", out)
 	}
 	// A second server must not take over what the first listens on.
-	second := program("run", "--listen", "unix:"+door, "--management", "127.0.0.1:0", "--set", "state.path="+filepath.Join(dir, "b.db"))
+	second := program("run", "--listen", "unix:"+door, "--management", "127.0.0.1:0", "--set", "state.path="+filepath.Join(t.TempDir(), "b.db"))
 	said, _ := second.CombinedOutput()
 	if code := second.ProcessState.ExitCode(); code != 1 || !strings.Contains(string(said), "somebody listens there already") {
 		t.Errorf("the second server exits %d and says %s", code, said)
@@ -93,7 +93,7 @@ func TestUnixSockets(t *testing.T) {
 	}
 	// What is no socket is nobody's to remove.
 	write(t, door, "precious")
-	third := program("run", "--listen", "unix:"+door, "--management", "127.0.0.1:0", "--set", "state.path="+filepath.Join(dir, "b.db"))
+	third := program("run", "--listen", "unix:"+door, "--management", "127.0.0.1:0", "--set", "state.path="+filepath.Join(t.TempDir(), "b.db"))
 	said, _ = third.CombinedOutput()
 	if text, _ := os.ReadFile(door); string(text) != "precious" || !strings.Contains(string(said), "no socket") {
 		t.Errorf("it says %s, and the file holds %q", said, text)
