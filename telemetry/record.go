@@ -15,8 +15,8 @@ import (
 
 // A session's decisions, in the order of its life, and how each is called.
 var (
-	stages       = [...]string{"admit", "authenticate", "route", "dial"}
-	decisionKeys = [...]string{"decision.admit", "decision.authenticate", "decision.route", "decision.dial"}
+	stages       = [...]string{"admit", "authenticate", "route", "dial", "inspect"}
+	decisionKeys = [...]string{"decision.admit", "decision.authenticate", "decision.route", "decision.dial", "decision.inspect"}
 )
 
 // attributes are reused from one session to the next.
