@@ -26,7 +26,7 @@ func TestWhatIsOverIsNotCut(t *testing.T) {
 	l.unfollow(one)
 	f.policies.active.Store(&activePolicy{"2", denyAll})
 	f.Proxy.live.epoch.Store(&epoch{"2"})
-	if _, err := new(asker).attend(one); err != nil || isCut(l) != "" || one.cut(errBroken) {
+	if _, err := new(asker).attend(one); err != nil || one.cut(errBroken) || isCut(l) != "" {
 		t.Errorf("of one that is over: %v, %q", err, isCut(l))
 	}
 	if n := len(f.Proxy.live.lives); n != 1 {

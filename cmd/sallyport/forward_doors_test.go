@@ -88,8 +88,6 @@ labels := {"as": input.session.protocol}
 
 default allow := false
 
-allow if input.request.command != "connect"
-
 allow if input.flow.protocol == "ssh"
 `)
 	s := listening(t, fmt.Sprintf(`[{address: "127.0.0.1:0", tls: {cert: %q, key: %q, client_ca: %q}}]`, cert, key, ca.file),
@@ -191,7 +189,8 @@ func TestLaterRequestsHaveTheirTime(t *testing.T) {
 			t.Fatalf("%v, %v", res, err)
 		}
 		io.ReadAll(res.Body)
-		d.say("GET http://" + at + "/ HTTP/1.1\r\nHost: a\r\n\r\n")
+		// So long that it is read in several pieces.
+		d.say("GET http://" + at + "/ HTTP/1.1\r\nHost: a\r\nX-Long: " + strings.Repeat("x", 10_000) + "\r\n\r\n")
 	}
 }
 
