@@ -130,7 +130,7 @@ type Process struct {
 // Credentials is what the client presented.
 type Credentials struct {
 	Method     string     `fact:"method" values:"password none certificate certificate+password" doc:"password, none, certificate or certificate+password"`
-	Username   string     `fact:"username" doc:"as presented"`
+	Username   string     `fact:"username" doc:"as presented; of SOCKS4 the user id, with the method none"`
 	Known      bool       `fact:"known" doc:"the user directory has that name"`
 	Verified   bool       `fact:"verified" doc:"the secret is right, and the user neither disabled nor expired"`
 	Groups     []string   `fact:"groups" doc:"the user's groups; only when verified"`
@@ -141,7 +141,7 @@ type Credentials struct {
 
 // Identity is who the client is.
 type Identity struct {
-	Name       string     `fact:"name" doc:"the user's name; empty when anonymous"`
+	Name       string     `fact:"name" doc:"the user's name, or the user id of SOCKS4, which nothing proves: its method is none; empty when anonymous"`
 	Method     string     `fact:"method" doc:"how it was established: password, none, …"`
 	Groups     []string   `fact:"groups" doc:"the user's groups"`
 	Attributes Attributes `fact:"attributes" doc:"the user's attributes"`
@@ -164,10 +164,10 @@ type Span struct {
 
 // Request is what the client asks for.
 type Request struct {
-	Command string              `fact:"command" values:"connect bind associate datagram forward" doc:"connect, bind, associate, datagram or forward"`
-	Method  string              `fact:"method" doc:"HTTP: the method"`
-	Path    string              `fact:"path" doc:"HTTP: the path without its query; empty for CONNECT"`
-	Headers map[string][]string `fact:"headers" doc:"HTTP: lower-case names to values, without Authorization, Proxy-Authorization and Cookie"`
+	Command string  `fact:"command" values:"connect bind associate datagram forward" doc:"connect, bind, associate, datagram or forward"`
+	Method  string  `fact:"method" doc:"HTTP: the method"`
+	Path    string  `fact:"path" doc:"HTTP: the path without its query; empty for CONNECT"`
+	Headers Headers `fact:"headers" doc:"HTTP: lower-case names to values, without Authorization, Proxy-Authorization and Cookie"`
 }
 
 // Target is where the client wants to go. [TargetName] and [TargetAddress]

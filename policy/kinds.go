@@ -2,7 +2,10 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // The types below are the leaves of [Facts] that are more than a string, a
@@ -75,6 +78,36 @@ func parent(name string) string {
 		}
 	}
 	return ""
+}
+
+// Headers are the fields of an HTTP request by their names in lower case, shown
+// without those that carry secrets, Authorization, Proxy-Authorization and
+// Cookie, and with U+FFFD for bytes that are no UTF-8. They are taken apart only
+// where a rule reads them, and never written to once they are a fact.
+type Headers map[string][]string
+
+// Each calls yield with each field that is shown, in no order. The values are not
+// to be written to.
+func (h Headers) Each(yield func(name string, values []string) bool) {
+	for name, values := range h {
+		switch name {
+		case "authorization", "proxy-authorization", "cookie":
+			continue
+		}
+		for i := range values {
+			if utf8.ValidString(values[i]) {
+				continue
+			}
+			values = slices.Clone(values)
+			for ; i < len(values); i++ {
+				values[i] = strings.ToValidUTF8(values[i], "\uFFFD")
+			}
+			break
+		}
+		if !yield(name, values) {
+			return
+		}
+	}
 }
 
 // Attributes is a JSON object of the user directory or of a decision: its

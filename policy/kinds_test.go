@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -42,6 +44,16 @@ func TestSuffixes(t *testing.T) {
 		if got := strings.Join(slices.Collect(Suffixes(name).Each), " "); got != want {
 			t.Errorf("%q: %q, want %q", name, got, want)
 		}
+	}
+}
+
+func TestHeaders(t *testing.T) {
+	sent := Headers{
+		"x": {"a", "b\xff", "c"}, "authorization": {"s"}, "proxy-authorization": {"s"}, "cookie": {"s"}, "cookie2": {"d"}, "empty": {},
+	}
+	want := map[string][]string{"x": {"a", "b\ufffd", "c"}, "cookie2": {"d"}, "empty": {}}
+	if got := maps.Collect(sent.Each); !reflect.DeepEqual(got, want) || sent["x"][1] != "b\xff" {
+		t.Errorf("%v are shown of %q", got, sent)
 	}
 }
 

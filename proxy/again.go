@@ -48,7 +48,13 @@ func (a *asker) again(l *life, under *epoch) error {
 	if err := l.standing(under); err != nil {
 		return err
 	}
+	l.mu.Lock()
+	over := l.over // then the session may be at another request
 	protocol, to, address := l.session.Way()
+	l.mu.Unlock()
+	if over {
+		return nil
+	}
 	f := &a.facts
 	*f = policy.Facts{Identity: l.who, Request: l.request}
 	l.introduce(f)
@@ -89,7 +95,11 @@ func (a *asker) again(l *life, under *epoch) error {
 			return refusedAgain(dial)
 		}
 	}
-	l.flow.Limit(limits)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.over {
+		l.flow.Limit(limits)
+	}
 	return nil
 }
 
@@ -136,7 +146,9 @@ func (a *asker) attend(l *life) (asked bool, err error) {
 	var cut session.ErrCut
 	switch {
 	case errors.As(err, &cut):
-		l.proxy.Sessions.Cut(l.session.ID, err)
+		if !l.cut(err) {
+			return asked, nil
+		}
 	case err != nil:
 		l.faulted = present
 	default:
@@ -145,12 +157,23 @@ func (a *asker) attend(l *life) (asked bool, err error) {
 	return asked, err
 }
 
+// cut cuts the session, unless what was asked about is over: another request of
+// the session has nothing to do with it.
+func (l *life) cut(why error) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.over {
+		l.proxy.Sessions.Cut(l.session.ID, why)
+	}
+	return !l.over
+}
+
 // standing looks the client up in the user directory again, if that has vouched
 // for it. What is said of the user there now replaces what was, but for what
 // authenticate has given. A certificate that the client has shown counts for as
 // long as it would be taken. The error cuts the session.
 func (l *life) standing(under *epoch) error {
-	if shown := l.until(time.Time{}); !shown.IsZero() && !time.Now().Before(shown) {
+	if l.outlived() {
 		return withdrawn(under.name(), ": the client's certificate has expired", nil)
 	}
 	if l.user.name == "" {

@@ -30,7 +30,8 @@ type life struct {
 	*opening                 // nil once the session is granted, or over
 	kept                     // what is known of the request for good
 	way         way          // through upstreams; the zero value is the direct one
-	flow        *relay.Flow  // nil of an association
+	requests    int          // of plain HTTP that were heard
+	flow        *relay.Flow  // nil of an association, and of plain HTTP until a request is sent on
 	association *association // nil of all else
 	identity    string       // counted by the guard until the end
 	outcome     string       // for the record: the ending's name
@@ -47,12 +48,13 @@ type life struct {
 
 // opening is what a life needs until it is granted.
 type opening struct {
-	reader  *bufio.Reader // what the client sends, until the relay takes over
-	dialect dialect       // nil until the first byte
-	facts   policy.Facts
-	answer  policy.Decision // the latest
-	limits  relay.Limits
-	stated  netip.AddrPort // where a client says that its datagrams come from
+	reader     *bufio.Reader // what the client sends, until the relay takes over
+	dialect    dialect       // nil until the first byte
+	facts      policy.Facts
+	answer     policy.Decision // the latest
+	limits     relay.Limits
+	stated     netip.AddrPort // where a client says that its datagrams come from
+	forwarding                // of plain HTTP
 }
 
 // openings are used again. Their readers are large enough for every SOCKS
@@ -168,6 +170,9 @@ func (l *life) end() {
 	l.over = true
 	l.mu.Unlock()
 	l.proxy.live.remove(l)
+	if l.opening != nil {
+		l.stopForwarding()
+	}
 	l.giveBack()
 	l.proxy.Guard.Leave(l.conn.Source.Addr())
 	if l.identity != "" {

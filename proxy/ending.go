@@ -12,6 +12,7 @@ import (
 	"sallyport/proxy/dial"
 	"sallyport/proxy/identity"
 	"sallyport/proxy/session"
+	"sallyport/proxy/wire/socks4"
 	"sallyport/proxy/wire/socks5"
 	"sallyport/proxy/wire/target"
 )
@@ -30,6 +31,16 @@ func (r *refusal) Error() string {
 type rejection struct{ *refusal }
 
 func (r *rejection) Unwrap() error { return r.refusal }
+
+// originError is what an origin server has done wrong.
+type originError struct {
+	status     int
+	proxyError string
+	err        error
+}
+
+func (e *originError) Error() string { return "origin server: " + e.err.Error() }
+func (e *originError) Unwrap() error { return e.err }
 
 var errCommand = errors.New("the command is not supported")
 
@@ -54,6 +65,14 @@ func endingOf(err error) ending {
 	if errors.As(err, &hop) {
 		return hopEnding(hop)
 	}
+	var origin *originError
+	if errors.As(err, &origin) {
+		name := "failed"
+		if origin.status == http.StatusGatewayTimeout {
+			name = "timeout"
+		}
+		return ending{name: name, socks5: socks5.GeneralFailure, status: origin.status, proxyError: origin.proxyError}
+	}
 	if e, ok := malformed(err); ok {
 		return e
 	}
@@ -71,11 +90,20 @@ func endingOf(err error) ending {
 	case errors.Is(err, dial.ErrNoHop):
 		return ending{name: "upstream_none", socks5: socks5.GeneralFailure, status: http.StatusBadGateway, proxyError: "destination_unavailable"}
 	case errors.Is(err, errCommand):
-		return ending{name: "unsupported", socks5: socks5.CommandNotSupported, status: http.StatusMethodNotAllowed, proxyError: "http_request_error",
-			told: []string{"only CONNECT is supported: curl asks for it by --proxytunnel"}}
+		return ending{name: "unsupported", socks5: socks5.CommandNotSupported, status: http.StatusMethodNotAllowed, proxyError: "http_request_error"}
+	case errors.Is(err, errNoProxyRequest):
+		return ending{name: "malformed", socks5: socks5.GeneralFailure, status: http.StatusBadRequest, proxyError: "http_request_error",
+			told: []string{err.Error()}}
+	case errors.Is(err, errScheme):
+		return ending{name: "unsupported", socks5: socks5.GeneralFailure, status: http.StatusNotImplemented, proxyError: "http_request_error",
+			told: []string{err.Error()}}
+	case errors.Is(err, errNotSpoken):
+		return ending{name: "unsupported", socks5: socks5.GeneralFailure, status: http.StatusNotImplemented, proxyError: "http_request_error",
+			told: []string{err.Error()}}
 	case errors.Is(err, socks5.ErrAddressType):
 		return ending{name: "unsupported", socks5: socks5.AddressTypeNotSupported, status: http.StatusBadRequest, proxyError: "http_request_error"}
-	case errors.As(err, &spelling), errors.Is(err, socks5.ErrEmptyName), errors.Is(err, socks5.ErrVersion), errors.Is(err, errAnnounced):
+	case errors.As(err, &spelling), errors.Is(err, socks5.ErrEmptyName), errors.Is(err, socks5.ErrVersion),
+		errors.Is(err, socks4.ErrEmptyName), errors.Is(err, socks4.ErrTooLong), errors.Is(err, errAnnounced):
 		return ending{name: "malformed", socks5: socks5.GeneralFailure, status: http.StatusBadRequest, proxyError: "http_request_error"}
 	case errors.Is(err, identity.ErrBusy):
 		return ending{name: "limit", socks5: socks5.NotAllowed, status: http.StatusTooManyRequests, proxyError: "http_request_denied", retry: time.Second}
@@ -105,6 +133,24 @@ func endingOf(err error) ending {
 
 // fail tells the client, where it can be told, and hangs up.
 func (l *life) fail(err error) {
+	e := l.settle(err)
+	if l.dialect == nil {
+		if e.name == "tls" { // whose alert says why
+			l.conn.SetDeadline(time.Now().Add(2 * time.Second))
+			l.hangUp()
+		}
+		return
+	}
+	if l.tell(err, &e) == nil {
+		// Only now, so that a session that was cut is told so before it is hurried.
+		defer context.AfterFunc(l.session.Context(), func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
+		l.hangUp()
+	}
+}
+
+// settle notes for the record how a request has failed, counts it, and says what
+// to tell of it.
+func (l *life) settle(err error) ending {
 	l.err = err
 	e := endingOf(err)
 	l.outcome = e.name
@@ -114,7 +160,7 @@ func (l *life) fail(err error) {
 	e.decision = l.answer.ID // the latest, where no decision was the cause
 	var r *refusal
 	if errors.As(err, &r) {
-		if r.Verdict == policy.Denied {
+		if r.Verdict == policy.Denied && e.name != "cut" { // which the client did nothing for
 			l.proxy.Guard.Denied(l.conn.Source.Addr(), l.identity)
 		}
 		e.decision = r.ID
@@ -123,31 +169,29 @@ func (l *life) fail(err error) {
 			e.told = l.reasons
 		}
 	}
-	if l.dialect == nil {
-		if e.name == "tls" { // whose alert says why
-			l.conn.SetDeadline(time.Now().Add(2 * time.Second))
-			l.hangUp()
-		}
-		return
-	}
+	return e
+}
+
+// tell tells the client, unless there is no way to.
+func (l *life) tell(err error, e *ending) error {
 	l.conn.SetDeadline(time.Now().Add(2 * time.Second))
 	var rejected *rejection
-	var told error
-	if errors.As(err, &rejected) || errors.Is(err, errNoMethod) {
-		told = l.dialect.Reject(&e)
-	} else if !unanswerable(err) {
-		told = l.dialect.Refuse(&e)
+	switch {
+	case errors.As(err, &rejected), errors.Is(err, errNoMethod):
+		return l.dialect.Reject(e)
+	case unanswerable(err):
+		return nil
 	}
-	if told == nil {
-		// Only now, so that a session that was cut is told so before it is hurried.
-		defer context.AfterFunc(l.session.Context(), func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
-		l.hangUp()
-	}
+	return l.dialect.Refuse(e)
 }
 
 // unanswerable tells an end before the client had asked in a way that its
 // protocol can answer.
 func unanswerable(err error) bool {
+	var origin *originError
+	if errors.As(err, &origin) {
+		return false
+	}
 	return errors.Is(err, errGone) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
@@ -165,6 +209,7 @@ func (l *life) record() *session.Record {
 		Snapshot: l.session.Snapshot(),
 		Asked:    l.asked,
 		Outcome:  l.outcome, Reasons: l.reasons, Warnings: l.warnings, Revision: l.revision,
+		Requests: l.requests,
 	}
 	switch {
 	case l.err != nil: // says more, for a session that was cut by whom

@@ -70,6 +70,7 @@ func (o *observer) Began(context.Context, string)                               
 func (o *observer) AddressDecided(context.Context, netip.Addr, *policy.Decision)           {}
 func (o *observer) Dropped(string, int)                                                    {}
 func (o *observer) Refused(string)                                                         {}
+func (o *observer) RequestEnded(context.Context, *session.Request)                         {}
 func (o *observer) Dialled(context.Context, string, string, netip.AddrPort, time.Duration) {}
 
 func (o *observer) Reasked(r *session.Round) {

@@ -36,7 +36,7 @@ type dialect interface {
 // presented is what a client shows of itself.
 type presented struct {
 	method             policy.Method
-	username, password string
+	username, password string         // of SOCKS4 a user id, which nothing proves
 	token              string         // a bearer token of HTTP
 	request            policy.Request // of HTTP, which asks and presents in one
 }
@@ -53,6 +53,7 @@ type request struct {
 var (
 	errNoMethod      = errors.New("no acceptable authentication method")
 	errUnknownClient = errors.New("the first byte is of no protocol that is spoken here")
+	errNotSpoken     = errors.New("the listener does not speak the protocol")
 	errAnnounced     = errors.New("a PROXY header that is not awaited: a second one, or from an address that the listener's proxy_protocol.trusted does not have")
 	errSilent        = errors.New("the client sent nothing")
 )
@@ -64,17 +65,22 @@ var defaultMethods = policy.Methods{policy.MethodCertificate, policy.MethodPassw
 // deadline as a whole. On return without error the facts are those of route.
 func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 	start := time.Now()
-	deadline := l.conn.Accepted.Add(l.proxy.Limits.Handshake)
+	deadline := start.Add(l.proxy.Limits.Handshake)
+	if l.dialect == nil {
+		deadline = l.conn.Accepted.Add(l.proxy.Limits.Handshake)
+	}
 	if err := l.conn.SetDeadline(deadline); err != nil {
 		return fmt.Errorf("handshake: %w", err)
 	}
 	defer context.AfterFunc(ctx, func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
 
-	if err := l.secure(); err != nil {
-		return err
-	}
-	if err := l.meet(); err != nil {
-		return err
+	if l.dialect == nil { // else the connection has had a request before
+		if err := l.secure(); err != nil {
+			return err
+		}
+		if err := l.meet(); err != nil {
+			return err
+		}
 	}
 	if !door.Allowed() {
 		return l.turnAway(door)
@@ -84,6 +90,7 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 		methods = defaultMethods
 	}
 	p, err := l.dialect.Present(methods)
+	l.heard()
 	if err != nil {
 		return err
 	}
@@ -117,21 +124,23 @@ func (l *life) meet() error {
 	if sniff.Announced(l.reader) {
 		return errAnnounced
 	}
-	switch sniff.Dialect(first[0]) {
+	protocol := sniff.Dialect(first[0])
+	switch protocol {
 	case sniff.SOCKS5:
 		l.dialect = &socks5Dialect{conn: l.conn, reader: l.reader, certified: l.certified()}
-		l.facts.Session.Protocol = "socks5"
+	case sniff.SOCKS4:
+		l.dialect = &socks4Dialect{conn: l.conn, reader: l.reader, certified: l.certified()}
 	case sniff.HTTP:
 		l.dialect = &httpDialect{conn: l.conn, reader: l.reader, certified: l.certified()}
-		l.facts.Session.Protocol = "http"
 	default:
 		return errUnknownClient
 	}
-	if !slices.Contains(l.proxy.Protocols[l.session.Listener], l.facts.Session.Protocol) {
-		l.dialect = nil
-		return errUnknownClient
+	name := protocol.String()
+	l.facts.Session.Protocol = name
+	l.session.SetProtocol(name)
+	if !slices.Contains(l.proxy.Protocols[l.session.Listener], name) {
+		return fmt.Errorf("%w: %s", errNotSpoken, name)
 	}
-	l.session.SetProtocol(l.facts.Session.Protocol)
 	return nil
 }
 
@@ -140,6 +149,7 @@ func (l *life) meet() error {
 func (l *life) turnAway(door *policy.Decision) error {
 	refused := &refusal{*door}
 	_, err := l.dialect.Present(policy.Methods{policy.MethodNone})
+	l.heard()
 	if err == nil {
 		err = l.dialect.Accept()
 	}
@@ -207,19 +217,25 @@ func (l *life) authenticate(ctx context.Context, p *presented, deadline time.Tim
 	return nil, nil
 }
 
-// identify settles who the client is. A name that nothing has verified is
-// worth nothing, so it is left empty unless the policy gives one.
+// identify settles who the client is. A name that came with a wrong password is
+// worth nothing, so it is left empty unless the policy gives one; the user id of
+// SOCKS4 is all that its client can say, and its method tells that it is a claim.
+// Claims are counted apart, so that nobody is held to what others do in his name.
 func (l *life) identify(p *presented, known identity.Result, change *policy.IdentityChange) {
 	who := policy.Identity{Method: string(p.method)}
-	if known.Verified {
+	claimed := false
+	switch {
+	case known.Verified:
 		who.Name, who.Groups, who.Attributes = p.username, known.Groups, known.Attributes
+	case p.method == policy.MethodNone:
+		who.Name, claimed = p.username, true
 	}
 	if known.Verified && known.Known { // and not by a certificate alone, which no directory can withdraw
 		l.user = user{name: p.username, groups: change.Groups == nil, attributes: change.Attributes == nil}
 	}
 	l.user.expires = l.until(known.Expires)
 	if change.Name != nil {
-		who.Name = *change.Name
+		who.Name, claimed = *change.Name, false
 	}
 	if change.Groups != nil {
 		who.Groups = *change.Groups
@@ -228,9 +244,12 @@ func (l *life) identify(p *presented, known identity.Result, change *policy.Iden
 		who.Attributes = change.Attributes
 	}
 	if who.Name != "" {
-		open, denials := l.proxy.Guard.Identify(who.Name)
-		who.Open, who.Denials = open, policy.Window(denials)
 		l.identity = who.Name
+		if claimed {
+			l.identity = "\x00" + who.Name
+		}
+		open, denials := l.proxy.Guard.Identify(l.identity)
+		who.Open, who.Denials = open, policy.Window(denials)
 	}
 	l.facts.Identity = who
 	l.session.SetIdentity(who.Name)

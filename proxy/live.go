@@ -22,7 +22,7 @@ func (l *life) live(up net.Conn) {
 		l.flow = relay.Join(l.conn.Conn, up, early, l.limits, &l.session.Bytes)
 		l.flow.Late(l.way.late)
 		l.way.late = nil
-		if l.proxy.Decide.Asks(policy.Inspect) {
+		if l.request.Command != "forward" && l.proxy.Decide.Asks(policy.Inspect) { // what was forwarded was seen by route
 			l.flow.Inspect(l.inspection())
 		}
 	}
@@ -32,7 +32,7 @@ func (l *life) live(up net.Conn) {
 	l.proxy.Observe.Began(l.observed, "relay")
 	l.proxy.live.add(l)
 	if l.association != nil {
-		go l.exchange()
+		go l.relayDatagrams()
 		return
 	}
 	go l.relay(up)
@@ -46,8 +46,8 @@ func (l *life) relay(up net.Conn) {
 	l.finish()
 }
 
-// exchange is relay for an association.
-func (l *life) exchange() {
+// relayDatagrams is relay for an association.
+func (l *life) relayDatagrams() {
 	l.cause, l.err = l.association.run(l.session.Context())
 	l.finish()
 }
@@ -76,4 +76,27 @@ func (l *life) cutShort() {
 	if r.Verdict == policy.Denied {
 		l.proxy.Guard.Denied(l.conn.Source.Addr(), l.identity)
 	}
+}
+
+// follow puts a forwarded request that has been sent on among the live sessions,
+// so that a new policy is asked about it while it goes on. It is a life of its own
+// there: the connection's goes on to other requests, whatever is being asked
+// about this one.
+func (l *life) follow() *life {
+	one := &life{
+		proxy: l.proxy, session: l.session, conn: l.conn, observed: l.observed,
+		kept: l.kept, way: l.way, flow: l.flow, revision: l.revision, warnings: l.warnings,
+	}
+	one.who, one.request = l.facts.Identity, l.facts.Request
+	l.proxy.live.add(one)
+	return one
+}
+
+// unfollow ends that, and keeps for the record what was answered.
+func (l *life) unfollow(one *life) {
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	one.over = true
+	l.proxy.live.remove(one)
+	l.revision, l.warnings = one.revision, one.warnings
 }

@@ -7,11 +7,12 @@
 // The room gathers facts and enforces answers; it decides nothing.
 //
 // proxy.go has the life, ask.go the questions, handshake.go the conversation
-// whatever the client speaks (socks5.go and http.go are the two dialects),
-// reach.go the way to the target, live.go the session once it is granted, and
-// ending.go the one table that says how an end is told to a client and to a log.
-// again.go asks about a live session again, and follow.go sees to it that all of
-// them follow a new policy and their users.
+// whatever the client speaks (socks5.go, socks4.go and http.go are its dialects),
+// reach.go the way to the target, live.go the session once it is granted,
+// forward.go and exchange.go the requests of plain HTTP, of which a session has
+// any number, and ending.go the one table that says how an end is told to a client
+// and to a log. again.go asks about a live session again, and follow.go sees to it
+// that all of them follow a new policy and their users.
 package proxy
 
 import (
@@ -56,6 +57,9 @@ type Observer interface {
 	Refused(cause string)
 	// Dropped tells of datagrams that were not relayed. Any goroutine may tell.
 	Dropped(cause string, n int)
+	// RequestEnded tells of one request of plain HTTP forwarding, before the
+	// session ends.
+	RequestEnded(ctx context.Context, r *session.Request)
 	SessionEnded(ctx context.Context, r *session.Record)
 }
 
@@ -109,7 +113,7 @@ type Proxy struct {
 	Guard     *guard.Guard
 	Limits    Limits
 
-	Protocols map[string][]string // by listener: what it speaks, socks5 and http
+	Protocols map[string][]string // by listener: what it speaks, of socks5, socks4 and http
 	Associate map[string]Door     // by listener: where clients send their datagrams
 	Bind      map[string]Door     // by listener: where peers connect to
 
@@ -141,6 +145,8 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 			err = context.Cause(s.Context())
 		}
 		l.fail(err)
+	}
+	if up == nil && l.association == nil { // whatever the client had asked for has been answered
 		l.end()
 		return
 	}
@@ -148,9 +154,25 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 }
 
 // open takes the session from its first byte to the moment before the relay.
+// Without an error, an association or a connection to relay all has been done:
+// requests of plain HTTP need no relay, and there may be several.
 func (l *life) open(ctx context.Context) (net.Conn, error) {
 	door := l.ask(policy.Admit)
-	if err := l.handshake(ctx, &door); err != nil {
+	for {
+		up, err := l.fulfil(ctx, &door)
+		if up != nil {
+			return up, nil
+		}
+		more, err := l.another(ctx, &door, err)
+		if !more {
+			return nil, err
+		}
+	}
+}
+
+// fulfil hears one request and does what it asks for.
+func (l *life) fulfil(ctx context.Context, door *policy.Decision) (net.Conn, error) {
+	if err := l.handshake(ctx, door); err != nil {
 		return nil, err
 	}
 
@@ -159,6 +181,10 @@ func (l *life) open(ctx context.Context) (net.Conn, error) {
 		return nil, &refusal{plan}
 	}
 	l.limits = l.bounds(&plan.SessionLimits)
+	if l.facts.Request.Command == "forward" {
+		return l.forward(ctx, &plan)
+	}
+	l.stopForwarding() // there may have been some before
 
 	if command := l.facts.Request.Command; command != "connect" && len(plan.Via) > 0 {
 		return nil, errVia // and never directly

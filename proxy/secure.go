@@ -80,6 +80,12 @@ func (l *life) until(entry time.Time) time.Time {
 	return entry
 }
 
+// outlived tells whether the certificate that the client has shown has expired.
+func (l *life) outlived() bool {
+	shown := l.until(time.Time{})
+	return !shown.IsZero() && !time.Now().Before(shown)
+}
+
 // strongest chooses, of the methods that a client can be asked for and that may be
 // used, the first in the contract's order: those with a certificate where it has
 // shown one, those with a password where it offers that, the others where it can

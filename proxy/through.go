@@ -130,6 +130,28 @@ func (w *way) elsewhere(plan *policy.Decision, remote func() bool) string {
 	return ""
 }
 
+// leadsAlike tells whether a plan would lead the way that is there.
+func (l *life) leadsAlike(w *way, plan *policy.Decision) bool {
+	if len(plan.Via) > 0 && l.proxy.Route.Check(plan.Via) != nil {
+		return false // reach says why
+	}
+	return w.elsewhere(plan, func() bool { return l.remote(plan) }) == ""
+}
+
+// allowedStill asks dial about the address of a connection that is used again; one
+// that a name was passed on for has none.
+func (l *life) allowedStill(o *origin) bool {
+	ip := o.address.Addr()
+	if len(o.way.hops) > 0 {
+		ip = o.way.pinned
+	}
+	if !ip.IsValid() {
+		return true
+	}
+	_, err := l.allowedOf([]netip.Addr{ip})
+	return err == nil
+}
+
 func viaText(via policy.Via) string {
 	hops := make([]string, len(via))
 	for i, hop := range via {

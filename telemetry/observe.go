@@ -148,6 +148,15 @@ func (t *Telemetry) Dialled(ctx context.Context, upstream, outcome string, to ne
 	}
 }
 
+// RequestEnded logs a request of plain HTTP, and ends its step with how it went.
+func (t *Telemetry) RequestEnded(ctx context.Context, r *session.Request) {
+	tr := t.traceOf(ctx)
+	logRequest(tr.spanContext(), t.log, r)
+	if tr != nil {
+		tr.request(r)
+	}
+}
+
 // Activated counts a new policy that is in force ("ok") or not ("refused").
 func (t *Telemetry) Activated(outcome string) {
 	t.instruments.activations.add(1, outcome)

@@ -15,8 +15,8 @@ import (
 
 // A session's decisions, in the order of its life, and how each is called.
 var (
-	stages       = [...]string{"admit", "authenticate", "route", "dial"}
-	decisionKeys = [...]string{"decision.admit", "decision.authenticate", "decision.route", "decision.dial"}
+	stages       = [...]string{"admit", "authenticate", "route", "dial", "inspect"}
+	decisionKeys = [...]string{"decision.admit", "decision.authenticate", "decision.route", "decision.dial", "decision.inspect"}
 )
 
 // attributes are reused from one session to the next.
@@ -25,14 +25,29 @@ var attributes = sync.Pool{New: func() any { return new([32]slog.Attr) }}
 // logSession writes the record as one line, in the layout of the package
 // comment. ctx has the session's span, where it is sampled.
 func logSession(ctx context.Context, to *slog.Logger, r *session.Record) {
+	logLine(ctx, to, "session", func(line []slog.Attr) []slog.Attr { return sessionAttrs(line, r) })
+}
+
+// logRequest writes the record of one request of a session, in the same layout.
+func logRequest(ctx context.Context, to *slog.Logger, r *session.Request) {
+	logLine(ctx, to, "request", func(line []slog.Attr) []slog.Attr {
+		line = append(line, slog.String("http.request.method", clip(r.Method)), slog.String("url.path", clip(r.Path)))
+		if r.Status > 0 {
+			line = append(line, slog.Int("http.response.status_code", r.Status))
+		}
+		return sessionAttrs(line, &r.Record)
+	})
+}
+
+func logLine(ctx context.Context, to *slog.Logger, message string, fill func([]slog.Attr) []slog.Attr) {
 	if !to.Enabled(ctx, slog.LevelInfo) {
 		return
 	}
 	pooled := attributes.Get().(*[32]slog.Attr)
-	line := sessionAttrs(pooled[:0], r)
+	line := fill(pooled[:0])
 	// The handler is called as it is, since the logger would look up the line of
 	// this file each time.
-	record := slog.NewRecord(time.Now(), slog.LevelInfo, "session", 0)
+	record := slog.NewRecord(time.Now(), slog.LevelInfo, message, 0)
 	// A group without a name lies flat, and is taken as it is where attributes
 	// would be copied.
 	record.AddAttrs(slog.Attr{Value: slog.GroupValue(line...)})
@@ -86,6 +101,9 @@ func sessionAttrs(line []slog.Attr, r *session.Record) []slog.Attr {
 	text("policy.revision", r.Revision)
 	if n := r.Datagrams; n != nil {
 		line = append(line, slog.Int64("datagrams.up", n.Up), slog.Int64("datagrams.down", n.Down), slog.Int64("datagrams.dropped", n.Dropped))
+	}
+	if r.Requests > 0 {
+		line = append(line, slog.Int("requests", r.Requests))
 	}
 	return append(line,
 		slog.Int64("bytes.up", r.Bytes.Up), slog.Int64("bytes.down", r.Bytes.Down),

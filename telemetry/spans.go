@@ -216,6 +216,22 @@ func (tr *sessionTrace) address(ip netip.Addr, d *policy.Decision) {
 	}
 }
 
+// request ends what goes on for one request of several.
+func (tr *sessionTrace) request(r *session.Request) {
+	tr.permits = nil
+	if tr.step == nil {
+		return
+	}
+	tr.step.SetAttributes(
+		attribute.String("http.request.method", clip(r.Method)), attribute.String("url.path", clip(r.Path)),
+		attribute.String("server.address", r.Target.Host), attribute.Int("server.port", int(r.Target.Port)),
+	)
+	if r.Status > 0 {
+		tr.step.SetAttributes(attribute.Int("http.response.status_code", r.Status))
+	}
+	tr.finish(r.Outcome)
+}
+
 // dialled ends the step with the address that was connected to.
 func (tr *sessionTrace) dialled(upstream, outcome string, to netip.AddrPort) {
 	if tr.step == nil {

@@ -4,10 +4,12 @@ import data.sallyport.route
 
 _asked(command, port) := {"request": {"command": command}, "target": {"host": "example.com", "port": port}}
 
-test_connect_to_the_web_is_allowed if {
-	every port in [80, 443] {
-		route.allow with input as _asked("connect", port)
-		route.reason == set() with input as _asked("connect", port)
+test_the_web_is_allowed if {
+	every command in ["connect", "forward"] {
+		every port in [80, 443] {
+			route.allow with input as _asked(command, port)
+			route.reason == set() with input as _asked(command, port)
+		}
 	}
 }
 
@@ -26,8 +28,8 @@ test_the_ports_of_the_settings_are_allowed_too if {
 }
 
 test_other_commands_are_denied if {
-	every command in ["bind", "associate", "datagram", "forward", ""] {
+	every command in ["bind", "associate", "datagram", ""] {
 		not route.allow with input as _asked(command, 443) with data.settings.allow_ports as [443]
 	}
-	route.reason == {"the command bind is not allowed: only connect is"} with input as _asked("bind", 25)
+	route.reason == {"the command bind is not allowed: only connect and forward are"} with input as _asked("bind", 25)
 }

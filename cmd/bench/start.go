@@ -48,6 +48,9 @@ func recipes(program string, with egressOptions) []recipe {
 		{name: "microsocks", scheme: "socks5", program: "microsocks", debian: "microsocks", arguments: microsocks},
 		{name: "dante", scheme: "socks5", program: "danted", debian: "dante-server", arguments: dante},
 		{name: "haproxy", scheme: "tcp", program: "haproxy", debian: "haproxy", arguments: haproxy},
+		{name: "sallyport-http", scheme: "http", program: program, arguments: sallyportAllowingAll},
+		{name: "squid", scheme: "http", program: "squid", debian: "squid", arguments: squid},
+		{name: "tinyproxy", scheme: "http", program: "tinyproxy", debian: "tinyproxy", arguments: tinyproxy},
 	}
 }
 
@@ -127,6 +130,35 @@ listen forward
   bind %s:%s
   balance roundrobin
 %s`, s.limit/4, host, port, servers.String()))
+}
+
+// squid keeps nothing and logs nothing, and is asked for tunnels only.
+func squid(s *stable, dir, host, port string) ([]string, error) {
+	file := filepath.Join(dir, "squid.conf")
+	return []string{"-N", "-f", file}, write(file, fmt.Sprintf(`http_port %s:%s
+http_access allow all
+access_log none
+cache_log /dev/null
+cache deny all
+cache_mem 0
+pid_filename none
+pinger_enable off
+max_filedescriptors %d
+shutdown_lifetime 0 seconds
+client_lifetime 1 day
+visible_hostname bench
+`, host, port, s.limit))
+}
+
+func tinyproxy(s *stable, dir, host, port string) ([]string, error) {
+	file := filepath.Join(dir, "tinyproxy.conf")
+	return []string{"-d", "-c", file}, write(file, fmt.Sprintf(`Port %s
+Listen %s
+Timeout 86400
+MaxClients %d
+LogLevel Critical
+DisableViaHeader Yes
+`, port, host, s.limit/4))
 }
 
 // errNotInstalled is a proxy that is left out.

@@ -35,7 +35,7 @@ var rooms = map[string][]string{
 	"proxy/identity":    {},
 	"proxy/listen":      {},
 	"proxy/session":     {"proxy/relay"},
-	"proxy":             {"policy", "proxy/dial", "proxy/guard", "proxy/identity", "proxy/listen", "proxy/relay", "proxy/session", "proxy/wire/http", "proxy/wire/sniff", "proxy/wire/socks5", "proxy/wire/target"},
+	"proxy":             {"policy", "proxy/dial", "proxy/guard", "proxy/identity", "proxy/listen", "proxy/relay", "proxy/session", "proxy/wire/http", "proxy/wire/sniff", "proxy/wire/socks4", "proxy/wire/socks5", "proxy/wire/target"},
 	"proxy/upstream":    {"policy", "proxy/dial"},
 	"proxy/manage":      {"policy", "proxy/process", "proxy/secret", "proxy/session"},
 	"telemetry":         {"policy", "proxy/session"},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -143,6 +144,51 @@ func TestBind(t *testing.T) {
 	if got := exchange(t, s.addr, greeting+"\x05\x02\x00\x01\x7f\x00\x00\x02\x00\x63"); got != chosen+replied(2) {
 		t.Errorf("denied by route: % x", got)
 	}
+}
+
+// SOCKS4 has BIND as well, with two replies of its own.
+func TestBindOfSOCKS4(t *testing.T) {
+	s := start(t, "--policy", bindPolicy(t), "--policy", denying127x3(t))
+	bind := func(peer string, port uint16) (*talk, netip.AddrPort) {
+		t.Helper()
+		d := dialDoor(t, s.addr).say("\x04\x02" + connect4("ann", peer, port)[2:])
+		return d, d.reply4(granted4)
+	}
+	client, at := bind("127.0.0.2", 21)
+	client.say("early")
+	connectFrom(t, "127.0.0.9", at) // a stranger
+	peer := connectFrom(t, "127.0.0.2", at)
+	if by := client.reply4(granted4); by.String() != peer.LocalAddr().String() {
+		t.Errorf("the peer %v is told of as %v", peer.LocalAddr(), by)
+	}
+	got := make([]byte, 5)
+	if _, err := io.ReadFull(peer, got); err != nil || string(got) != "early" {
+		t.Errorf("the peer has %q, %v", got, err)
+	}
+	io.WriteString(peer, "late")
+	client.hear("late").Close()
+	peer.Close()
+	if _, r := s.ended(t, 0); r["outcome"] != "ok" || r["command"] != "bind" || r["network.protocol.name"] != "socks4" {
+		t.Errorf("recorded as %v", r["raw"])
+	}
+
+	client, at = bind("127.0.0.3", 21) // whom dial does not allow
+	connectFrom(t, "127.0.0.3", at)
+	client.reply4(rejected4[:2])
+	if got := exchange(t, s.addr, "\x04\x02"+connect4("ann", "127.0.0.2", 99)[2:]); got != rejected4 {
+		t.Errorf("denied by route: % x", got)
+	}
+}
+
+// reply4 reads a reply of SOCKS4, and returns its address.
+func (c *talk) reply4(head string) netip.AddrPort {
+	c.t.Helper()
+	c.hear(head)
+	var rest [6]byte
+	if _, err := io.ReadFull(c, rest[:]); err != nil {
+		c.t.Fatal(err)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte(rest[2:])), binary.BigEndian.Uint16(rest[:]))
 }
 
 // The port closes with the connection that has asked for it.

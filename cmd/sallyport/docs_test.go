@@ -42,7 +42,7 @@ import (
 //	                  where there are two
 //
 // The folder has a GeoIP database, country.mmdb, and the facts of a client with a
-// token, token.json.
+// token and of a request of plain HTTP, token.json and forward.json.
 // No query for a name leaves the machine. make is a stand-in that knows the
 // Makefile's targets.
 func TestDocuments(t *testing.T) {
@@ -156,6 +156,7 @@ func newReader(t *testing.T, root string) *reader {
 	}
 	write(t, filepath.Join(dir, "country.mmdb"), string(countries(t, map[string]string{"8.8.8.0/24": "US", "1.1.1.0/24": "AU", "192.0.2.0/24": "NL"})))
 	write(t, filepath.Join(dir, "token.json"), `{"credentials": {"method": "password", "token": "`+guideToken+`"}}`)
+	write(t, filepath.Join(dir, "forward.json"), `{"request": {"command": "forward", "method": "GET", "path": "/public/a", "headers": {"accept": ["*/*"]}}, "target": {"host": "www.example.com", "port": 80}}`)
 	for tool, script := range map[string]string{
 		"make": `exec grep -q "^$1:.*##" '` + root + `/Makefile'`,
 		"opa": `opa=$(sed -n 's/^OPA *:= *$(BIN)/bin/p' '` + root + `/Makefile')

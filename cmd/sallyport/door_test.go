@@ -193,6 +193,10 @@ func TestCurlThroughTheDoor(t *testing.T) {
 		{"socks5", "socks5://", target, 0, "hello"},
 		// A single label is in the hosts file, so that no name server is asked.
 		{"socks5h by name", "socks5h://", "http://localhost:" + port, 0, "hello"},
+		{"socks4", "socks4://", target, 0, "hello"},
+		{"socks4a by name", "socks4a://somebody@", "http://localhost:" + port, 0, "hello"},
+		{"denied port by socks4", "socks4://", "http://127.0.0.1:25", 97, ""},
+		{"private address by socks4a", "socks4a://", "http://10.0.0.1:80", 97, ""},
 		{"user", "socks5h://alice:right%20horse@", target, 0, "hello"},
 		{"wrong password", "socks5h://alice:battery@", target, 97, ""},
 		{"unknown user", "socks5h://bob:right%20horse@", target, 97, ""},
@@ -226,8 +230,8 @@ func TestCurlThroughTheDoor(t *testing.T) {
 		!strings.Contains(raw, `"decision_id":"`) {
 		t.Errorf("a refusal reads %q", raw)
 	}
-	if raw := exchange(t, s.addr, "GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n"); !strings.Contains(raw, " 405 ") {
-		t.Errorf("GET is answered by %q", raw)
+	if raw := exchange(t, s.addr, "GET / HTTP/1.0\r\nHost: a\r\n\r\n"); !strings.Contains(raw, " 400 ") || !strings.Contains(raw, "this is a proxy") {
+		t.Errorf("GET of a path is answered by %q", raw)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

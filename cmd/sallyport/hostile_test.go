@@ -22,15 +22,22 @@ import (
 // hostile_test.go means harm: mutated and stalled handshakes, signals and
 // resets in the middle of things, and policies that fail.
 
-// sessionOf waits for the record of the session that asked for a host.
-func (s *process) sessionOf(t *testing.T, host string) map[string]any {
+// sessionWhere waits for the record of a session that is as wanted.
+func (s *process) sessionWhere(t *testing.T, wanted func(r map[string]any) bool) map[string]any {
 	t.Helper()
 	for skip := 0; ; skip++ {
-		r := s.wait(t, skip, "session")
-		if r["asked.address"] == host || (r["asked.address"] == nil && r["server.address"] == host) {
+		if r := s.wait(t, skip, "session"); wanted(r) {
 			return r
 		}
 	}
+}
+
+// sessionOf waits for the record of the session that asked for a host.
+func (s *process) sessionOf(t *testing.T, host string) map[string]any {
+	t.Helper()
+	return s.sessionWhere(t, func(r map[string]any) bool {
+		return r["asked.address"] == host || (r["asked.address"] == nil && r["server.address"] == host)
+	})
 }
 
 func (s *process) descriptors(t *testing.T) int {
@@ -113,6 +120,8 @@ func TestMutatedHandshakes(t *testing.T) {
 			greeting+connectTo("127.0.0.1", port)+"early",
 			greeting+connectTo("localhost", port)+"early",
 			greeting+connectTo("::1", port),
+			connect4("alice", "127.0.0.1", port)+"early",
+			connect4("", "localhost", port)+"early",
 			"\x05\x02\x00\x02"+login("alice", "right horse")+connectTo("127.0.0.1", port)+"early",
 			"\x05\x01\x02"+login("alice", "wrong")+connectTo("127.0.0.1", port),
 			fmt.Sprintf("CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: a\r\n\r\nearly", port),
@@ -174,6 +183,7 @@ func TestStalledHandshakes(t *testing.T) {
 	stalls := []string{
 		"", "\x05", "\x05\x01", greeting, greeting + "\x05", greeting + "\x05\x01\x00", greeting + "\x05\x01\x00\x03\xff" + "abc",
 		greeting + connectTo("127.0.0.1", 80)[:9], "\x05\x01\x02", "\x05\x01\x02\x01\xff" + "abc", "C", "CONNECT ", "CONNECT a:1 HTTP/1.1\r\nA: ",
+		"\x04", "\x04\x01\x00\x50\x7f\x00\x00\x01ali", "\x04\x01\x00\x50\x00\x00\x00\x01\x00exa",
 	}
 	var stalled []net.Conn
 	for i := range 500 {
@@ -185,7 +195,7 @@ func TestStalledHandshakes(t *testing.T) {
 		}
 	}
 	var drips sync.WaitGroup
-	for _, start := range []string{greeting + "\x05\x01\x00\x03\xff", "CONNECT ", "\x05\x01\x02\x01\xff"} {
+	for _, start := range []string{greeting + "\x05\x01\x00\x03\xff", "CONNECT ", "\x05\x01\x02\x01\xff", "\x04\x01\x00\x50\x00\x00\x00\x01\x00"} {
 		drip := dialDoor(t, s.addr).say(start)
 		drips.Go(func() {
 			for range 300 { // 15 s at least
@@ -621,6 +631,7 @@ func TestAdmit(t *testing.T) {
 			{greeting + request, chosen + replied(2)},
 			{greeting + "\x05\x02" + request[2:], chosen + replied(2)},
 			{"\x05\x01\x02" + login("a", "b") + request, "\x05\xff"},
+			{connect4("ann", "127.0.0.1", target.port), rejected4},
 			{connect + "\r\n", "HTTP/1.1 403 "},
 			{connect + "Proxy-Authorization: Basic YTpi\r\n\r\n", "HTTP/1.1 403 "},
 			{"GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 403 "},
@@ -633,6 +644,8 @@ func TestAdmit(t *testing.T) {
 		}},
 		{"allow := true\nmethods := {\"password\"}", []try{
 			{greeting + request, "\x05\xff"},
+			{connect4("", "127.0.0.1", target.port), rejected4},
+			{connect4("alice", "127.0.0.1", target.port), notYou4},
 			{connect + "\r\n", "HTTP/1.1 407 "},
 			{"\x05\x02\x00\x02" + login("alice", "wrong") + request, "\x05\x02\x01\x01"},
 			{"\x05\x02\x00\x02" + login("alice", "right horse") + request[:8] + "\x00\x01", "\x05\x02\x01\x00" + replied(2)},

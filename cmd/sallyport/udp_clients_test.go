@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -40,16 +41,21 @@ func python(t *testing.T, module string) string {
 	return installed(t, "a Python with the module "+module)
 }
 
-// socksified runs a program whose network is dante's client library.
-func socksified(t *testing.T, s *process, program string, args ...string) (string, error) {
+// socksified runs a program whose network is dante's client library, which speaks
+// socks_v4 or socks_v5.
+func socksified(t *testing.T, s *process, protocol, program string, args ...string) (string, error) {
 	t.Helper()
 	path := installed(t, "socksify")
 	host, port, _ := net.SplitHostPort(s.addr)
+	commands, transports := "bind connect udpassociate", "tcp udp"
+	if protocol == "socks_v4" {
+		commands, transports = "bind connect", "tcp"
+	}
 	config := write(t, filepath.Join(t.TempDir(), "socks.conf"), `route {
   from: 0.0.0.0/0 to: 0.0.0.0/0 via: `+host+` port = `+port+`
-  proxyprotocol: socks_v5
-  command: bind connect udpassociate
-  protocol: tcp udp
+  proxyprotocol: `+protocol+`
+  command: `+commands+`
+  protocol: `+transports+`
   method: none
 }
 `)
@@ -113,26 +119,28 @@ allow if {
 		"curl":  {"-sS", "-o", got, "-P", "-", url},
 		"lftp":  {"-c", "set ftp:passive-mode off; open ftp://127.0.0.2:" + port + "; get file.txt -o " + got},
 	} {
-		t.Run(name, func(t *testing.T) {
-			os.Remove(got)
-			client := installed(t, name)
-			installed(t, "socksify")
-			ran++
-			said, err := socksified(t, s, client, args...)
-			if text, _ := os.ReadFile(got); err != nil || string(text) != content {
-				t.Fatalf("%q: %v\n%s", text, err, said)
-			}
-		})
+		for _, protocol := range []string{"socks_v4", "socks_v5"} {
+			t.Run(name+"/"+protocol, func(t *testing.T) {
+				os.Remove(got)
+				client := installed(t, name)
+				installed(t, "socksify")
+				ran++
+				said, err := socksified(t, s, protocol, client, args...)
+				if text, _ := os.ReadFile(got); err != nil || string(text) != content {
+					t.Fatalf("%q: %v\n%s", text, err, said)
+				}
+			})
+		}
 	}
-	commands := map[any]int{}
+	commands := map[string]int{}
 	for n := range 2 * ran {
 		_, r := s.ended(t, n)
 		if r["outcome"] != "ok" {
 			t.Errorf("%v", r)
 		}
-		commands[r["command"]]++
+		commands[fmt.Sprint(r["network.protocol.name"], " ", r["command"])]++
 	}
-	if commands["bind"] != ran || commands["connect"] != ran {
+	if half := ran / 2; commands["socks4 bind"] != half || commands["socks4 connect"] != half || commands["socks5 bind"] != half || commands["socks5 connect"] != half {
 		t.Errorf("%v", commands)
 	}
 }
@@ -143,7 +151,7 @@ func TestClientsOfUDP(t *testing.T) {
 	host, port, _ := net.SplitHostPort(names.addr)
 	s := openRelay(t, "--set", "dns.servers="+names.addr)
 	t.Run("drill", func(t *testing.T) {
-		got, err := socksified(t, s, installed(t, "drill"), "-p", port, "here.example", "@"+host)
+		got, err := socksified(t, s, "socks_v5", installed(t, "drill"), "-p", port, "here.example", "@"+host)
 		if err != nil || !strings.Contains(got, "192.0.2.5") {
 			t.Errorf("%v\n%s", err, got)
 		}

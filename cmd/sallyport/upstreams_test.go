@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -230,4 +232,37 @@ func terminate(t *testing.T, behind string) *secured {
 
 func pemOf(der []byte) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+// A request of plain HTTP goes through a tunnel, which the next one may use again.
+func TestForwardThroughUpstreams(t *testing.T) {
+	micro, squid := startMicrosocks(t), startSquid(t)
+	came := make(chan string, 10)
+	o := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		came <- r.RemoteAddr
+		fmt.Fprintf(w, "%v", r.Header)
+	}))
+	t.Cleanup(o.Close)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "route.rego"), "package sallyport.route\n\nallow := true\n\nvia := [\"micro\", \"squid\"]\n")
+	s := start(t, "--policy", dir, "--policy", dialPolicy(t), "--config", write(t, filepath.Join(t.TempDir(), "c.yaml"), upstreamsFile(map[string]string{
+		"micro": "socks5://" + micro.addr, "squid": "http://u:hunter2@" + squid.addr,
+	})))
+	out, code := curl(t, "-x", "http://"+s.addr, o.URL+"/a", o.URL+"/b")
+	if code != 0 || strings.Contains(out, "hunter") || strings.Contains(out, "Proxy-Auth") {
+		t.Errorf("curl exits %d and prints %s", code, out)
+	}
+	if first, second := <-came, <-came; first != second {
+		t.Errorf("the second request comes from %s, the first from %s", second, first)
+	}
+	for i := range 2 {
+		if r := s.wait(t, i, "request"); fmt.Sprint(r["via"]) != "[micro squid]" {
+			t.Errorf("the record says %v", r)
+		}
+	}
+	squid.kill()
+	answer := exchange(t, s.addr, "GET "+o.URL+" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+	if !strings.HasPrefix(answer, "HTTP/1.1 502 ") || !strings.Contains(answer, "error=connection_refused") {
+		t.Errorf("without the second upstream the answer is %q", answer)
+	}
 }

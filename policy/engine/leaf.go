@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"reflect"
@@ -62,6 +63,10 @@ func leafOf(f *policy.Fact) *leaf {
 		return leafFor(
 			func(m *map[string][]string) (ast.Value, error) { return object(*m, texts), nil },
 			func(b []byte, m *map[string][]string) []byte { return appendMap(b, *m, appendTexts) })
+	case reflect.TypeFor[policy.Headers]():
+		return leafFor(
+			func(h *policy.Headers) (ast.Value, error) { return object(shown(*h), texts), nil },
+			func(b []byte, h *policy.Headers) []byte { return appendMap(b, shown(*h), appendTexts) })
 	case reflect.TypeFor[map[string]policy.Upstream]():
 		return upstreams(f.Each)
 	}
@@ -141,6 +146,9 @@ func object[T any](m map[string]T, value func(T) ast.Value) ast.Value {
 	}
 	return ast.NewObject(pairs...)
 }
+
+// shown are the headers that a policy sees.
+func shown(h policy.Headers) map[string][]string { return maps.Collect(h.Each) }
 
 // prefixes writes all of an address's prefixes into one string and cuts it up.
 func prefixes(p policy.Prefixes) ast.Value {

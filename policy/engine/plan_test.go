@@ -158,6 +158,11 @@ func fill(v reflect.Value, rng *rand.Rand) {
 		for range rng.IntN(3) {
 			(*p)[word()] = list()
 		}
+	case *policy.Headers:
+		*p = policy.Headers{}
+		for range rng.IntN(3) {
+			(*p)[[]string{"a", "b", "cookie", "authorization"}[rng.IntN(4)]] = list()
+		}
 	case *map[string]policy.Upstream:
 		*p = map[string]policy.Upstream{}
 		for range rng.IntN(3) {

@@ -25,7 +25,8 @@ import (
 // Protocols that a listener of this release speaks.
 const (
 	SOCKS5 = "socks5" // RFC 1928
-	HTTP   = "http"   // HTTP/1.1 CONNECT
+	SOCKS4 = "socks4" // and 4A
+	HTTP   = "http"   // HTTP/1.1: CONNECT, and requests for http://
 )
 
 // Config is the whole configuration. The zero value is not usable; start from [Default] or [Load].
@@ -52,7 +53,7 @@ type Listener struct {
 	Name      string   `key:"name" doc:"the name that policies see as input.session.listener; of the next ones listener-2, listener-3, ..."`
 	Address   string   `key:"address" doc:"IP:PORT; :PORT is every address of this machine, port 0 a free port; or unix:PATH"`
 	Mode      string   `key:"mode" doc:"of a unix socket's file, in quotes and octal: who may write to it may connect; empty: 0600, the server's own user"`
-	Protocols []string `key:"protocols" doc:"which of socks5 and http are spoken here, told apart by the first byte"`
+	Protocols []string `key:"protocols" doc:"which of socks5, socks4 (with 4A) and http are spoken here, told apart by the first byte"`
 	UDP       Door     `key:"udp" doc:"where clients of this listener send the datagrams of a UDP association; by default to the address that they have connected to"`
 	Bind      Door     `key:"bind" doc:"where the peers of a SOCKS BIND connect to; by default to the address from which this machine reaches the peer"`
 
@@ -190,4 +191,4 @@ func Default() *Config {
 	}
 }
 
-func defaultProtocols() []string { return []string{SOCKS5, HTTP} }
+func defaultProtocols() []string { return []string{SOCKS5, SOCKS4, HTTP} }

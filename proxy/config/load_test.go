@@ -220,7 +220,7 @@ func TestWholeInEachFormat(t *testing.T) {
 				ProxyProtocol: &ProxyProtocol{
 					Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::1/128")},
 				}},
-			{Name: "listener-2", Address: "[::1]:8080", Protocols: []string{"socks5", "http"},
+			{Name: "listener-2", Address: "[::1]:8080", Protocols: []string{"socks5", "socks4", "http"},
 				UDP: Door{Advertise: []netip.Addr{six}}, Bind: Door{Advertise: []netip.Addr{six}},
 				TLS: &TLS{
 					Cert: "c.pem", Key: "k.pem", ClientCA: "ca.pem", ClientAuth: "optional", MinVersion: "1.3",
@@ -295,8 +295,7 @@ c.yaml:3: limits.memory: want a size such as 10MiB, got "lots"
 c.yaml:4: limits.dial: must be longer than zero
 c.yaml:5: limits.handshake: must be at most 30s
 c.yaml:7: listeners[0].address: want IP:PORT, got "127.0.0.1"
-c.yaml:8: listeners[0].protocols[1]: socks4 is not supported by this release
-c.yaml:8: listeners[0].protocols[2]: want socks5 or http, got "htpp"; did you mean http?
+c.yaml:8: listeners[0].protocols[2]: want socks5, socks4 or http, got "htpp"; did you mean http?
 c.yaml:9: listeners[1].address: want the path of a file behind unix:, got ""
 c.yaml:9: listeners[1].mode: want permissions in octal, such as "0660", got "9"
 c.yaml:10: listeners[2].address: want a port from 0 to 65535, got "127.0.0.1:99999"
@@ -643,8 +642,8 @@ func TestFlags(t *testing.T) {
 	file := write(t, "c.yaml", "listeners: [{name: x, address: '127.0.0.1:1'}]\n")
 	c := load(t, Options{File: file, Listen: []string{":0", "[::1]:1080"}, Policy: []string{"a", "b"}})
 	want := []Listener{
-		{Name: "main", Address: ":0", Protocols: []string{"socks5", "http"}},
-		{Name: "listener-2", Address: "[::1]:1080", Protocols: []string{"socks5", "http"}},
+		{Name: "main", Address: ":0", Protocols: []string{"socks5", "socks4", "http"}},
+		{Name: "listener-2", Address: "[::1]:1080", Protocols: []string{"socks5", "socks4", "http"}},
 	}
 	if !reflect.DeepEqual(c.Listeners, want) || !reflect.DeepEqual(c.Policy.Paths, []string{"a", "b"}) {
 		t.Error(c.Listeners, c.Policy.Paths)

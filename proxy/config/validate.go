@@ -132,8 +132,6 @@ func (v *validator) protocols(key string, protocols []string) {
 	}
 	for i, protocol := range protocols {
 		switch key := index(key, i); {
-		case protocol == "socks4":
-			v.add(key, "socks4 is %s", notYet)
 		case slices.Contains(protocols[:i], protocol):
 			v.add(key, "%s is named twice", v.show(key, protocol))
 		default:

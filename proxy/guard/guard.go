@@ -65,15 +65,26 @@ func (g *Guard) Enter(ip netip.Addr) Counts {
 	g.sources.open(g.source(ip), g.now(), func(e *entry) {
 		e.attemptsSecond.add()
 		e.attemptsMinute.add()
-		counts = Counts{
-			Open:       int64(e.open) - 1,
-			RateSecond: e.attemptsSecond.count(e.seen, second),
-			RateMinute: e.attemptsMinute.count(e.seen, minute),
-			Failures:   e.failures.window(e.seen),
-			Denials:    e.denials.window(e.seen),
-		}
+		counts = e.counts()
 	})
 	return counts
+}
+
+// Again says what is known now of a source that has entered, as Enter did.
+func (g *Guard) Again(ip netip.Addr) Counts {
+	var counts Counts
+	g.sources.look(g.source(ip), g.now(), func(e *entry) { counts = e.counts() })
+	return counts
+}
+
+func (e *entry) counts() Counts {
+	return Counts{
+		Open:       int64(e.open) - 1,
+		RateSecond: e.attemptsSecond.count(e.seen, second),
+		RateMinute: e.attemptsMinute.count(e.seen, minute),
+		Failures:   e.failures.window(e.seen),
+		Denials:    e.denials.window(e.seen),
+	}
 }
 
 // Leave takes back an Enter's open connection.

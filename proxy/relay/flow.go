@@ -20,7 +20,8 @@ var errOver = errors.New("the flow is over")
 // Flow is one client's connection with its target: two directions, and what
 // ends them both.
 type Flow struct {
-	ctx   context.Context // Run's
+	ctx   context.Context // Run's, or Open's
+	stop  func() bool     // what Open has begun to do with it
 	early []byte
 	late  []byte
 
@@ -38,7 +39,8 @@ type Flow struct {
 	cause   Cause
 	err     error
 	limits  Limits
-	running bool // Run was called
+	running bool // Run or Open was called
+	paused  bool // nobody is to blame that nothing moves
 	timer   *time.Timer
 	moved   int64     // bytes, both directions, when the timer last looked
 	movedAt time.Time // when it last saw that they had moved

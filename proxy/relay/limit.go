@@ -9,7 +9,7 @@ import (
 const unbounded = math.MaxInt64
 
 // Limit puts other limits in the place of those that the flow has. Bytes counts
-// from the flow's beginning, and idleness goes on from when bytes last moved. It
+// from the beginning of the counters, and idleness goes on from when bytes last moved. It
 // may be called at any time.
 func (f *Flow) Limit(l Limits) {
 	f.mu.Lock()
@@ -140,7 +140,7 @@ func (f *Flow) startTimer() {
 // setTimer has the timer look when the limits ask for it. Called with f.mu held.
 func (f *Flow) setTimer(now time.Time) {
 	switch {
-	case f.limits.Idle <= 0 && f.limits.Until.IsZero():
+	case f.idle() <= 0 && f.limits.Until.IsZero():
 		if f.timer != nil {
 			f.timer.Stop()
 		}
@@ -160,7 +160,7 @@ func (f *Flow) look() {
 	}
 	over := f.over
 	expired := !f.limits.Until.IsZero() && !now.Before(f.limits.Until)
-	idle := f.limits.Idle > 0 && now.Sub(f.movedAt) >= f.limits.Idle
+	idle := f.idle() > 0 && now.Sub(f.movedAt) >= f.limits.Idle
 	if !over && !expired && !idle {
 		f.setTimer(now)
 	}
@@ -176,11 +176,20 @@ func (f *Flow) look() {
 
 // nextLook is how long the timer may sleep. Called with f.mu held.
 func (f *Flow) nextLook(now time.Time) time.Duration {
-	next := max(f.limits.Idle/8, time.Millisecond)
-	if f.limits.Idle <= 0 {
+	next := max(f.idle()/8, time.Millisecond)
+	if f.idle() <= 0 {
 		next = f.limits.Until.Sub(now)
 	} else if !f.limits.Until.IsZero() {
 		next = min(next, f.limits.Until.Sub(now))
 	}
 	return max(next, 0)
+}
+
+// idle is how long the flow may be idle now; 0: for any time. Called with f.mu
+// held.
+func (f *Flow) idle() time.Duration {
+	if f.paused {
+		return 0
+	}
+	return f.limits.Idle
 }

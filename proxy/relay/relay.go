@@ -80,7 +80,8 @@ func (c Cause) String() string {
 // The caller keeps both connections and closes them after Run. Only to pass on
 // a reset does the flow close one itself, at once and with a reset; closing it
 // again does no harm. Neither may have a deadline when Run is called, and their
-// deadlines are the flow's from then on.
+// deadlines are the flow's from then on. What the counters have counted before
+// is part of what Limits.Bytes bounds.
 //
 // Join takes *net.TCPConn as such: a wrapper around one costs it splice(2) and
 // the flow's idleness its buffer.
@@ -89,6 +90,7 @@ func Join(client, target net.Conn, early []byte, limits Limits, n *Counters) *Fl
 	f.up = direction{flow: f, reverse: &f.down, src: client, dst: target, reset: ClientReset, moved: &n.Up}
 	f.down = direction{flow: f, reverse: &f.up, src: target, dst: client, reset: TargetReset, moved: &n.Down}
 	f.most.Store(unbounded)
+	f.granted.Store(n.Up.Load() + n.Down.Load())
 	f.Limit(limits)
 	return f
 }

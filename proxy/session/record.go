@@ -11,6 +11,16 @@ type Record struct {
 	Reasons  []string // the policy's, where it refused
 	Warnings []string // the policy's, report-only
 	Revision string   // of the policy that answered last
+	Requests int      // that were heard, of plain HTTP; what else is said is of the last one
+}
+
+// Request is what is said of each request of plain HTTP forwarding, at its end,
+// on a connection that may have several. Started, Duration and Bytes are its own.
+type Request struct {
+	Record
+	Method string
+	Path   string // without the query
+	Status int    // of the answer; 0: there was none
 }
 
 // Round is what is said once of the live sessions that were asked about again

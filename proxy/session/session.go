@@ -68,7 +68,7 @@ type Snapshot struct {
 	Duration  float64           `json:"duration"` // seconds
 	Source    netip.AddrPort    `json:"source"`   // "" where the client has no IP address
 	Protocol  string            `json:"protocol"` // "" until the handshake has shown it
-	Command   string            `json:"command"`  // connect, bind, associate; "" until the client has asked
+	Command   string            `json:"command"`  // connect, bind, associate, forward; "" until the client has asked
 	Identity  string            `json:"identity"` // "" until authenticated
 	Target    Target            `json:"target"`
 	Address   netip.AddrPort    `json:"address"`       // what was dialled; "" until then
@@ -129,7 +129,8 @@ func (s *Session) SetProtocol(name string) {
 	s.protocol = name
 }
 
-// SetCommand says what the client asks for: "connect", "bind" or "associate".
+// SetCommand says what the client asks for: "connect", "bind", "associate" or
+// "forward".
 func (s *Session) SetCommand(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -205,6 +206,16 @@ func (s *Session) Decided(stage, id string) {
 		s.decisions = make(Decisions, 0, 4) // as many as a connection asks for
 	}
 	s.decisions = append(s.decisions, Decision{stage, id})
+}
+
+// Renew forgets what was known of the request before this one, on a connection
+// that has several: what it asked for and by whom, where it went, its labels, and
+// its decisions but that of admit.
+func (s *Session) Renew() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.command, s.identity, s.target, s.address, s.via, s.labels = "", "", Target{}, netip.AddrPort{}, nil, nil
+	s.decisions = slices.DeleteFunc(s.decisions, func(d Decision) bool { return d.Stage != "admit" })
 }
 
 // Granted marks the session as granted.

@@ -28,7 +28,6 @@ func BenchmarkConnect(b *testing.B) {
 		if _, user, _, _, _, err := request.Authorization(); err != nil || user != "billing" {
 			b.Fatal(user, err)
 		}
-		request.Facts()
 		AppendEstablished(nil)
 	}
 }

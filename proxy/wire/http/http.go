@@ -35,8 +35,23 @@ const (
 type Error struct {
 	Status int    // what to answer: 400, 407, 414, 431, 501, 502 or 505
 	Reason string // short, and without a byte of the message
+	Type   string // of an answer: the error type of RFC 9209 section 2.3
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("http: %s (%d)", e.Reason, e.Status) }
 
 func malformed(reason string) error { return &Error{Status: 400, Reason: reason} }
+
+// answered is an error as one of an answer: it is the next hop that is at fault.
+func answered(err error) error {
+	fault, ok := err.(*Error)
+	switch {
+	case err == errTooLarge:
+		return &Error{Status: 502, Reason: errTooLarge.Error(), Type: "http_response_header_section_size"}
+	case !ok:
+		return err
+	case fault.Status == 501:
+		return &Error{Status: 502, Reason: fault.Reason, Type: "http_response_transfer_coding"}
+	}
+	return &Error{Status: 502, Reason: fault.Reason, Type: "http_protocol_error"}
+}

@@ -63,62 +63,79 @@ func (b *block) start() ([]byte, error) {
 	return line, err
 }
 
-// fields reads the lines up to the blank one: lower-case names to values, in
-// the order in which they came.
-func (b *block) fields() (map[string][]string, error) {
-	header := make(map[string][]string, 8)
+// Field is one line of a header block.
+type Field struct {
+	Name, Value string // as sent, the value without the blanks around it
+	key         string // the name in lower case
+}
+
+// fields reads the lines up to the blank one, in their order and by their names
+// in lower case.
+func (b *block) fields() ([]Field, map[string][]string, error) {
+	list, header := make([]Field, 0, 8), make(map[string][]string, 8)
 	for range MaxFields + 1 { // and the blank line
 		line, err := b.line()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if len(line) == 0 {
-			return header, nil
+			return list, header, nil
 		}
 		if line[0] == ' ' || line[0] == '\t' {
-			return nil, malformed("folded header field")
+			return nil, nil, malformed("folded header field")
 		}
-		name, value, ok := bytes.Cut(line, []byte(":"))
+		before, after, ok := bytes.Cut(line, []byte(":"))
 		if !ok {
-			return nil, malformed("header line without a colon")
+			return nil, nil, malformed("header line without a colon")
 		}
 		// A name is a token, so there is no space before the colon either.
-		key := strings.ToLower(string(name))
-		if !httpguts.ValidHeaderFieldName(key) {
-			return nil, malformed("invalid header field name")
+		name, value := string(before), string(bytes.Trim(after, " \t"))
+		if !httpguts.ValidHeaderFieldName(name) {
+			return nil, nil, malformed("invalid header field name")
 		}
-		text := string(bytes.Trim(value, " \t"))
-		if !httpguts.ValidHeaderFieldValue(text) {
-			return nil, malformed("control character in a header field")
+		if !httpguts.ValidHeaderFieldValue(value) {
+			return nil, nil, malformed("control character in a header field")
 		}
-		header[key] = append(header[key], text)
+		key := strings.ToLower(name)
+		list = append(list, Field{name, value, key})
+		header[key] = append(header[key], value)
 	}
-	return nil, errTooLarge
+	return nil, nil, errTooLarge
 }
 
-// length judges whether a body's length can be read in one way only (RFC 9112
-// section 6), and reports whether there is a body.
-func length(header map[string][]string, minor byte) (body bool, err error) {
+// Framing says how long a body is (RFC 9112 section 6).
+type Framing struct {
+	Length  int64 // of a body of known length; -1 where that is not said
+	Chunked bool  // the body says its length itself
+}
+
+// Empty reports that there is certainly no body.
+func (f Framing) Empty() bool { return !f.Chunked && f.Length == 0 }
+
+// framing judges whether a body's length can be read in one way only.
+func framing(header map[string][]string, proto string) (Framing, error) {
 	lengths, codings := header["content-length"], header["transfer-encoding"]
+	f := Framing{Length: -1}
 	for _, n := range lengths {
 		size, err := strconv.ParseUint(n, 10, 63)
 		if err != nil {
-			return false, malformed("invalid Content-Length")
+			return f, malformed("invalid Content-Length")
 		}
 		if n != lengths[0] {
-			return false, malformed("two Content-Lengths that differ")
+			return f, malformed("two Content-Lengths that differ")
 		}
-		body = size > 0
+		f.Length = int64(size)
 	}
 	switch {
 	case len(codings) == 0:
-		return body, nil
+		return f, nil
 	case len(lengths) > 0:
-		return false, malformed("both Content-Length and Transfer-Encoding")
-	case minor == '0':
-		return false, malformed("Transfer-Encoding in HTTP/1.0")
+		return f, malformed("both Content-Length and Transfer-Encoding")
+	case proto == "HTTP/1.0":
+		return f, malformed("Transfer-Encoding in HTTP/1.0")
 	case len(codings) > 1 || !strings.EqualFold(codings[0], "chunked"):
-		return false, &Error{Status: 501, Reason: "transfer coding is not supported"}
+		return f, &Error{Status: 501, Reason: "transfer coding is not supported"}
 	}
-	return true, nil
+	f.Chunked = true
+	return f, nil
 }

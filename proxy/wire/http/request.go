@@ -19,13 +19,18 @@ type Request struct {
 	Target string // as sent: UTF-8 without space or control character
 	Proto  string // "HTTP/1.1" or "HTTP/1.0"
 
-	// Host and Port are those of CONNECT, and empty for other methods. An IPv6
-	// literal has no brackets; whether Host is a name is not judged here.
+	// Host and Port are those of CONNECT, and of a target in absolute form whose
+	// scheme is http; else they are empty. An IPv6 literal has no brackets; whether
+	// Host is a name is not judged here.
 	Host string
 	Port uint16
 
+	Scheme string              // of a target in absolute form, in lower case; else empty
 	Path   string              // as sent, no query; empty for CONNECT
-	Header map[string][]string // lower-case names to values
+	Query  string              // as sent, with its question mark; empty where there is none
+	Fields []Field             // in the order in which they were sent
+	Header map[string][]string // the same: lower-case names to values
+	Body   Framing             // of a request without a body, a length of 0
 }
 
 // ReadRequest reads the head of a request. What is wrong with it is an *Error:
@@ -49,7 +54,7 @@ func ReadRequest(r *bufio.Reader) (*Request, error) {
 	if err := req.startLine(line); err != nil {
 		return nil, err
 	}
-	if req.Header, err = b.fields(); err != nil {
+	if req.Fields, req.Header, err = b.fields(); err != nil {
 		if err == errTooLarge {
 			err = &Error{Status: 431, Reason: errTooLarge.Error()}
 		}
@@ -106,15 +111,15 @@ func (req *Request) judge() error {
 	case len(hosts) == 0 && req.Proto == "HTTP/1.1" && req.Method != "CONNECT":
 		return malformed("no Host")
 	}
-	body, err := length(req.Header, req.Proto[len(req.Proto)-1])
-	if err != nil {
+	var err error
+	if req.Body, err = framing(req.Header, req.Proto); err != nil {
 		return err
 	}
+	req.Body.Length = max(req.Body.Length, 0) // a request's body is announced or not there
 	if req.Method != "CONNECT" {
-		req.Path, err = path(req.Method, req.Target)
-		return err
+		return req.split()
 	}
-	if body {
+	if !req.Body.Empty() {
 		return malformed("CONNECT with a body")
 	}
 	req.Host, req.Port, err = authority(req.Target)
@@ -125,54 +130,64 @@ func (req *Request) judge() error {
 func authority(s string) (string, uint16, error) {
 	host, number, err := net.SplitHostPort(s)
 	if err != nil || host == "" || strings.ContainsAny(s, `@/?#\`) {
-		return "", 0, malformed("target of CONNECT is not host:port")
+		return "", 0, malformed("authority of the target is not host:port")
 	}
 	if s[0] == '[' {
 		if ip, err := netip.ParseAddr(host); err != nil || !ip.Is6() {
-			return "", 0, malformed("target of CONNECT has no IPv6 address in its brackets")
+			return "", 0, malformed("target has no IPv6 address in its brackets")
 		}
 	}
 	port, err := strconv.ParseUint(number, 10, 16)
 	if err != nil || port == 0 {
-		return "", 0, malformed("target of CONNECT has no valid port")
+		return "", 0, malformed("target has no valid port")
 	}
 	return host, uint16(port), nil
 }
 
-// path is that of a target in origin form, absolute form or asterisk form (RFC
-// 9112 section 3.2). An absolute form without a path means "/".
-func path(method, target string) (string, error) {
+// split takes a target in origin form, absolute form or asterisk form apart (RFC
+// 9112 section 3.2). An absolute form without a path means "/", and "*" of
+// OPTIONS, if it has no query either (section 3.2.4). A user name in it is
+// refused (RFC 9110 section 4.2.4), and so is a port that is empty.
+func (req *Request) split() error {
+	target := req.Target
 	if strings.Contains(target, "#") {
-		return "", malformed("request target with a fragment")
+		return malformed("request target with a fragment")
 	}
-	bare, _, _ := strings.Cut(target, "?")
-	if bare != "" && bare[0] == '/' || target == "*" && method == "OPTIONS" {
-		return bare, nil
+	if i := strings.IndexByte(target, '?'); i >= 0 {
+		target, req.Query = target[:i], target[i:]
 	}
-	scheme, rest, ok := strings.Cut(bare, "://")
-	if !ok || scheme == "" || rest == "" || rest[0] == '/' {
-		return "", malformed("invalid request target")
+	if target != "" && target[0] == '/' || req.Target == "*" && req.Method == "OPTIONS" {
+		req.Path = target
+		return nil
 	}
+	scheme, rest, ok := strings.Cut(target, "://")
+	if !ok || !isScheme(scheme) || rest == "" || rest[0] == '/' {
+		return malformed("invalid request target")
+	}
+	req.Scheme, req.Path = strings.ToLower(scheme), "/"
 	if i := strings.IndexByte(rest, '/'); i >= 0 {
-		return rest[i:], nil
+		rest, req.Path = rest[:i], rest[i:]
+	} else if req.Method == "OPTIONS" && req.Query == "" {
+		req.Path = "*"
 	}
-	return "/", nil
+	if req.Scheme != "http" {
+		return nil
+	}
+	if strings.IndexByte(rest[strings.IndexByte(rest, ']')+1:], ':') < 0 {
+		rest += ":80"
+	}
+	var err error
+	req.Host, req.Port, err = authority(rest)
+	return err
 }
 
-// Facts are the header fields that a policy may see: all but those that carry
-// secrets. Bytes that are no UTF-8 are replaced.
-func (req *Request) Facts() map[string][]string {
-	facts := make(map[string][]string, len(req.Header))
-	for name, values := range req.Header {
-		switch name {
-		case "authorization", "proxy-authorization", "cookie":
-			continue
+// isScheme tells a scheme (RFC 3986 section 3.1).
+func isScheme(s string) bool {
+	for i := range len(s) {
+		c := s[i] | 0x20
+		if !('a' <= c && c <= 'z' || i > 0 && ('0' <= s[i] && s[i] <= '9' || strings.IndexByte("+-.", s[i]) >= 0)) {
+			return false
 		}
-		shown := make([]string, len(values))
-		for i, value := range values {
-			shown[i] = strings.ToValidUTF8(value, "\uFFFD")
-		}
-		facts[name] = shown
 	}
-	return facts
+	return s != ""
 }

@@ -19,6 +19,22 @@ func reader(s string) *bufio.Reader { return bufio.NewReaderSize(strings.NewRead
 // head is a request from lines, with the line ends and the blank line.
 func head(lines ...string) string { return strings.Join(lines, "\r\n") + "\r\n\r\n" }
 
+// sameFields wants a list of fields and a header to say the same.
+func sameFields(t *testing.T, list []Field, header map[string][]string) {
+	t.Helper()
+	listed := map[string][]string{}
+	for _, f := range list {
+		key := strings.ToLower(f.Name)
+		if f.key != key {
+			t.Errorf("%q has the key %q", f.Name, f.key)
+		}
+		listed[key] = append(listed[key], f.Value)
+	}
+	if !reflect.DeepEqual(listed, header) {
+		t.Errorf("the fields %v are not the header %v", list, header)
+	}
+}
+
 func TestReadRequest(t *testing.T) {
 	long := strings.Repeat("x", 9000)
 	for _, test := range []struct {
@@ -45,19 +61,35 @@ func TestReadRequest(t *testing.T) {
 		},
 		{
 			head("GET http://example.com/a/b%20c?q=/d HTTP/1.1", "Host: example.com", "Long: "+long),
-			Request{Method: "GET", Target: "http://example.com/a/b%20c?q=/d", Proto: "HTTP/1.1", Path: "/a/b%20c", Header: map[string][]string{"host": {"example.com"}, "long": {long}}},
+			Request{Method: "GET", Target: "http://example.com/a/b%20c?q=/d", Proto: "HTTP/1.1", Scheme: "http", Host: "example.com", Port: 80, Path: "/a/b%20c", Query: "?q=/d", Header: map[string][]string{"host": {"example.com"}, "long": {long}}},
 		},
 		{
 			head("GET http://example.com?q HTTP/1.0"),
-			Request{Method: "GET", Target: "http://example.com?q", Proto: "HTTP/1.0", Path: "/", Header: map[string][]string{}},
+			Request{Method: "GET", Target: "http://example.com?q", Proto: "HTTP/1.0", Scheme: "http", Host: "example.com", Port: 80, Path: "/", Query: "?q", Header: map[string][]string{}},
 		},
 		{
 			head("POST /upload HTTP/1.1", "Host: a", "Transfer-Encoding: Chunked"),
-			Request{Method: "POST", Target: "/upload", Proto: "HTTP/1.1", Path: "/upload", Header: map[string][]string{"host": {"a"}, "transfer-encoding": {"Chunked"}}},
+			Request{Method: "POST", Target: "/upload", Proto: "HTTP/1.1", Path: "/upload", Body: Framing{Chunked: true}, Header: map[string][]string{"host": {"a"}, "transfer-encoding": {"Chunked"}}},
 		},
 		{
 			head("POST / HTTP/1.1", "Host: a", "Content-Length: 5", "Content-Length: 5"),
-			Request{Method: "POST", Target: "/", Proto: "HTTP/1.1", Path: "/", Header: map[string][]string{"host": {"a"}, "content-length": {"5", "5"}}},
+			Request{Method: "POST", Target: "/", Proto: "HTTP/1.1", Path: "/", Body: Framing{Length: 5}, Header: map[string][]string{"host": {"a"}, "content-length": {"5", "5"}}},
+		},
+		{
+			head("GET HTTP://[2001:db8::1]:8080 HTTP/1.1", "Host: elsewhere.example"),
+			Request{Method: "GET", Target: "HTTP://[2001:db8::1]:8080", Proto: "HTTP/1.1", Scheme: "http", Host: "2001:db8::1", Port: 8080, Path: "/", Header: map[string][]string{"host": {"elsewhere.example"}}},
+		},
+		{
+			head("GET https://example.com:x/?a?b HTTP/1.1", "Host: a"),
+			Request{Method: "GET", Target: "https://example.com:x/?a?b", Proto: "HTTP/1.1", Scheme: "https", Path: "/", Query: "?a?b", Header: map[string][]string{"host": {"a"}}},
+		},
+		{
+			head("OPTIONS http://example.com HTTP/1.1", "Host: a"),
+			Request{Method: "OPTIONS", Target: "http://example.com", Proto: "HTTP/1.1", Scheme: "http", Host: "example.com", Port: 80, Path: "*", Header: map[string][]string{"host": {"a"}}},
+		},
+		{
+			head("OPTIONS http://example.com/ HTTP/1.1", "Host: a"),
+			Request{Method: "OPTIONS", Target: "http://example.com/", Proto: "HTTP/1.1", Scheme: "http", Host: "example.com", Port: 80, Path: "/", Header: map[string][]string{"host": {"a"}}},
 		},
 		{
 			head("OPTIONS * HTTP/1.1", "Host:"),
@@ -71,6 +103,10 @@ func TestReadRequest(t *testing.T) {
 			"in a small buffer":  bufio.NewReaderSize(strings.NewReader(test.message+early), smallest),
 		} {
 			got, err := ReadRequest(r)
+			if err == nil {
+				sameFields(t, got.Fields, got.Header)
+				got.Fields = nil
+			}
 			if err != nil || !reflect.DeepEqual(*got, test.want) {
 				t.Errorf("%.60q %s: got %+v, %v; want %+v", test.message, name, got, err, test.want)
 				continue
@@ -175,10 +211,28 @@ func TestReadRequestRefused(t *testing.T) {
 		{head("GET :// HTTP/1.1", "Host: a"), 400, "invalid request target"},
 		{head("connect a:443 HTTP/1.1", "Host: a"), 400, "invalid request target"},
 		{head("GET /?a#b HTTP/1.1", "Host: a"), 400, "request target with a fragment"},
+		{head("GET http://a#b HTTP/1.1", "Host: a"), 400, "request target with a fragment"},
+		{head("GET http://u@a/ HTTP/1.1", "Host: a"), 400, "authority of the target is not host:port"},
+		{head("GET http://u:p@a/ HTTP/1.1", "Host: a"), 400, "authority of the target is not host:port"},
+		{head("GET http://a@b@c/ HTTP/1.1", "Host: a"), 400, "authority of the target is not host:port"},
+		{head(`GET http://a\@b/ HTTP/1.1`, "Host: a"), 400, "authority of the target is not host:port"},
+		{head(`GET http:\\a/ HTTP/1.1`, "Host: a"), 400, "invalid request target"},
+		{head("GET http://a?@b/ HTTP/1.0", "X: a", "Content-Length: -1"), 400, "invalid Content-Length"},
+		{head("GET http://a:/ HTTP/1.1", "Host: a"), 400, "target has no valid port"},
+		{head("GET http://a:0/ HTTP/1.1", "Host: a"), 400, "target has no valid port"},
+		{head("GET http://a:65536/ HTTP/1.1", "Host: a"), 400, "target has no valid port"},
+		{head("GET http://a:80:80/ HTTP/1.1", "Host: a"), 400, "authority of the target is not host:port"},
+		{head("GET http://::1/ HTTP/1.1", "Host: a"), 400, "authority of the target is not host:port"},
+		{head("GET http://[127.0.0.1]/ HTTP/1.1", "Host: a"), 400, "target has no IPv6 address in its brackets"},
+		{head("GET http://[::1/ HTTP/1.1", "Host: a"), 400, "authority of the target is not host:port"},
+		{head("GET http://:80/ HTTP/1.1", "Host: a"), 400, "authority of the target is not host:port"},
+		{head("GET h_t://a/ HTTP/1.1", "Host: a"), 400, "invalid request target"},
+		{head("GET http:a HTTP/1.1", "Host: a"), 400, "invalid request target"},
+		{head("OPTIONS *?a HTTP/1.1", "Host: a"), 400, "invalid request target"},
 	} {
 		req, err := ReadRequest(reader(test.message))
 		var refused *Error
-		if !errors.As(err, &refused) || *refused != (Error{test.status, test.reason}) || req != nil {
+		if !errors.As(err, &refused) || *refused != (Error{Status: test.status, Reason: test.reason}) || req != nil {
 			t.Errorf("%q: got %v, %v; want %d %s", test.message, req, err, test.status, test.reason)
 		}
 	}
@@ -254,20 +308,6 @@ func TestHeaderJustFits(t *testing.T) {
 		if _, err := ReadRequest(reader(test.message)); (err == nil) != test.fits {
 			t.Errorf("%d bytes, %d lines: %v", len(test.message), strings.Count(test.message, "\n"), err)
 		}
-	}
-}
-
-func TestFacts(t *testing.T) {
-	req, err := ReadRequest(reader(head("CONNECT a:1 HTTP/1.1", "Host: a", "Authorization: x", "PROXY-authorization: Basic eA==", "cookie: s", "Cookie: t", "X: \xff", "X: y", "Cookie2: z")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := map[string][]string{"host": {"a"}, "x": {"\ufffd", "y"}, "cookie2": {"z"}}
-	if got := req.Facts(); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %v, want %v", got, want)
-	}
-	if len(req.Header["cookie"]) != 2 || req.Header["x"][0] != "\xff" {
-		t.Errorf("the header itself has changed: %v", req.Header)
 	}
 }
 

@@ -4,14 +4,38 @@ import (
 	"bufio"
 	"bytes"
 	"strconv"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // Response is the head of an answer. A body, if there is one, is still in the
 // reader.
 type Response struct {
-	Status int                 // 200 to 999
-	Header map[string][]string // lower-case names to values
+	Proto  string              // "HTTP/1.1" or "HTTP/1.0"
+	Status int                 // 100 to 999
+	Reason string              // may be empty
+	Fields []Field             // in the order in which they were sent
+	Header map[string][]string // the same: lower-case names to values
 }
+
+// Responses reads the answers to one request: interim ones (1xx), all of them
+// together bounded like one, and the last.
+type Responses struct{ b block }
+
+// NewResponses reads answers from r.
+func NewResponses(r *bufio.Reader) *Responses {
+	return &Responses{block{r: r, left: MaxHeader}}
+}
+
+// Next reads the head of the next answer. The Status of an *Error is 502, and it
+// has a Type.
+func (r *Responses) Next() (*Response, error) {
+	res, err := r.b.response()
+	return res, answered(err)
+}
+
+// Begun reports whether the next hop has sent anything.
+func (r *Responses) Begun() bool { return r.b.begun }
 
 // ReadResponse reads the answer to a CONNECT request. Interim answers (1xx) are
 // skipped; all of them together are bounded like one. What follows a 2xx answer
@@ -20,16 +44,8 @@ type Response struct {
 //
 // Status of an *Error is 502 here: it is the next proxy that is at fault.
 func ReadResponse(r *bufio.Reader) (*Response, error) {
-	b := block{r: r, left: MaxHeader}
-	for {
-		res, err := b.response()
-		if fault, ok := err.(*Error); ok {
-			return nil, &Error{Status: 502, Reason: fault.Reason}
-		}
-		if err == errTooLarge {
-			return nil, &Error{Status: 502, Reason: errTooLarge.Error()}
-		}
-		if err != nil || res.Status >= 200 {
+	for all := NewResponses(r); ; {
+		if res, err := all.Next(); err != nil || res.Status >= 200 {
 			return res, err
 		}
 	}
@@ -46,14 +62,14 @@ func (b *block) response() (*Response, error) {
 	if err := version(string(proto)); err != nil {
 		return nil, err
 	}
-	code, _, _ := bytes.Cut(rest, []byte(" "))
+	code, reason, _ := bytes.Cut(rest, []byte(" "))
 	status, err := strconv.ParseUint(string(code), 10, 16)
-	if err != nil || len(code) != 3 || status < 100 {
+	if err != nil || len(code) != 3 || status < 100 || !httpguts.ValidHeaderFieldValue(string(reason)) {
 		return nil, malformed("invalid status line")
 	}
-	header, err := b.fields()
-	if err != nil {
+	res := &Response{Proto: string(proto), Status: int(status), Reason: string(reason)}
+	if res.Fields, res.Header, err = b.fields(); err != nil {
 		return nil, err
 	}
-	return &Response{Status: int(status), Header: header}, nil
+	return res, nil
 }

@@ -28,10 +28,13 @@ type Refusal struct {
 	DecisionID  string        // may be empty
 	Reasons     []string      // told to the client; none: not told
 	RetryAfter  time.Duration // rounded up to seconds; 0: not said
+	Head        bool          // it answers HEAD: there is no body
+	Keep        bool          // the client may go on with another request
 }
 
-// AppendRefusal writes a whole answer, after which the connection must close.
-// Status 407 says how to authenticate, and 405 what is allowed.
+// AppendRefusal writes a whole answer, after which the connection must close
+// unless it is to be kept. Status 407 says how to authenticate, and 405 what is
+// allowed.
 //
 // Basic is offered first, Bearer in a field of its own. Clients take the first
 // scheme that they know, and those of the day do not know Bearer for a proxy:
@@ -59,13 +62,19 @@ func AppendRefusal(b []byte, r Refusal) []byte {
 		b = append(b, "Proxy-Authenticate: Basic realm=\"sallyport\", charset=\"UTF-8\"\r\n"+
 			"Proxy-Authenticate: Bearer realm=\"sallyport\"\r\n"...)
 	case nethttp.StatusMethodNotAllowed:
-		b = append(b, "Allow: CONNECT\r\n"...)
+		b = append(b, "Allow: CONNECT, GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE\r\n"...)
 	}
 	if r.RetryAfter > 0 {
 		b = fmt.Appendf(b, "Retry-After: %d\r\n", (r.RetryAfter-1)/time.Second+1)
 	}
-	b = fmt.Appendf(b, "Content-Type: application/json\r\nContent-Length: %d\r\n"+
-		"Cache-Control: no-store\r\nConnection: close\r\n\r\n", len(body))
+	b = fmt.Appendf(b, "Content-Type: application/json\r\nContent-Length: %d\r\nCache-Control: no-store\r\n", len(body))
+	if !r.Keep {
+		b = append(b, "Connection: close\r\n"...)
+	}
+	b = append(b, "\r\n"...)
+	if r.Head {
+		return b
+	}
 	return append(b, body...)
 }
 

@@ -46,7 +46,7 @@ func TestAppendRefusal(t *testing.T) {
 		},
 		{
 			Refusal{Status: 405, ProxyStatus: "http_request_error", Reasons: []string{"told in the body"}, Details: "told in the field"},
-			"HTTP/1.1 405 Method Not Allowed\r\nProxy-Status: sallyport; error=http_request_error; details=\"told in the field\"\r\nAllow: CONNECT\r\n" +
+			"HTTP/1.1 405 Method Not Allowed\r\nProxy-Status: sallyport; error=http_request_error; details=\"told in the field\"\r\nAllow: CONNECT, GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE\r\n" +
 				"Content-Type: application/json\r\nContent-Length: 50\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n" +
 				`{"decision_id":"","reasons":["told in the body"]}` + "\n",
 		},
@@ -133,12 +133,12 @@ func TestReadResponse(t *testing.T) {
 		message string
 		want    Response
 	}{
-		{string(AppendEstablished(nil)), Response{200, map[string][]string{}}},
-		{head("HTTP/1.0 200 OK", "Via: x", "via: y"), Response{200, map[string][]string{"via": {"x", "y"}}}},
-		{head("HTTP/1.1 200"), Response{200, map[string][]string{}}},
-		{head("HTTP/1.1 200 "), Response{200, map[string][]string{}}},
-		{head("HTTP/1.1 407 Proxy Authentication Required", "Content-Length: 5"), Response{407, map[string][]string{"content-length": {"5"}}}},
-		{head("HTTP/1.1 100 Continue", "A: b") + head("HTTP/1.1 103") + head("HTTP/1.1 200 OK"), Response{200, map[string][]string{}}},
+		{string(AppendEstablished(nil)), Response{Proto: "HTTP/1.1", Status: 200, Reason: "Connection established", Header: map[string][]string{}}},
+		{head("HTTP/1.0 200 OK", "Via: x", "via: y"), Response{Proto: "HTTP/1.0", Status: 200, Reason: "OK", Header: map[string][]string{"via": {"x", "y"}}}},
+		{head("HTTP/1.1 200"), Response{Proto: "HTTP/1.1", Status: 200, Header: map[string][]string{}}},
+		{head("HTTP/1.1 200 "), Response{Proto: "HTTP/1.1", Status: 200, Header: map[string][]string{}}},
+		{head("HTTP/1.1 407 Proxy Authentication Required", "Content-Length: 5"), Response{Proto: "HTTP/1.1", Status: 407, Reason: "Proxy Authentication Required", Header: map[string][]string{"content-length": {"5"}}}},
+		{head("HTTP/1.1 100 Continue", "A: b") + head("HTTP/1.1 103") + head("HTTP/1.1 200 OK"), Response{Proto: "HTTP/1.1", Status: 200, Reason: "OK", Header: map[string][]string{}}},
 	} {
 		for name, r := range map[string]*bufio.Reader{
 			"in one piece":       reader(test.message + "early"),
@@ -146,6 +146,10 @@ func TestReadResponse(t *testing.T) {
 			"in a small buffer":  bufio.NewReaderSize(strings.NewReader(test.message+"early"), smallest),
 		} {
 			got, err := ReadResponse(r)
+			if err == nil {
+				sameFields(t, got.Fields, got.Header)
+				got.Fields = nil
+			}
 			if err != nil || !reflect.DeepEqual(*got, test.want) {
 				t.Errorf("%q %s: got %v, %v", test.message, name, got, err)
 				continue
