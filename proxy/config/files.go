@@ -125,8 +125,8 @@ func literals(c *Config) []string {
 			}
 			return
 		case string:
-			free := path == opaKey || strings.HasPrefix(path, opaKey+".")
-			if hasPassword(literal) || free && isLiteral(keys, literal) {
+			free := len(keys) > 2 && strings.HasPrefix(path, opaKey)
+			if hasPassword(literal) || free && isLiteral(keys[2:], literal) {
 				found = append(found, path)
 			}
 			return
@@ -172,7 +172,8 @@ func isLiteral(keys []string, value string) bool {
 	if slices.Contains(keys, "headers") {
 		return strings.HasSuffix(last, "authorization") || strings.HasSuffix(last, "cookie") || strings.HasSuffix(last, "key")
 	}
-	return strings.Contains(value, "PRIVATE KEY-----")
+	shared := len(keys) == 3 && keys[0] == "keys" && last == "key" && !strings.HasPrefix(value, "-----BEGIN") // of HMAC
+	return shared || strings.Contains(value, "PRIVATE KEY-----")
 }
 
 // hasPassword tells of a URL with a password in it.
