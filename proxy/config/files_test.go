@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -35,13 +36,13 @@ func sealed(t *testing.T, name, document string) string {
 func TestEncryptedInEachFormat(t *testing.T) {
 	for name, document := range whole {
 		t.Run(name, func(t *testing.T) {
-			want := shown(t, load(t, Options{File: write(t, name, document)}))
+			want := fmt.Sprint(load(t, Options{File: write(t, name, document)}))
 			file := sealed(t, name+".age", document)
 			for how, options := range map[string]Options{
 				"flag":     {File: file, AgeIdentity: []string{"key"}, Env: []string{"SALLYPORT_AGE_IDENTITY=gone"}},
 				"variable": {File: file, Env: []string{"SALLYPORT_AGE_IDENTITY=key,key"}},
 			} {
-				if got := shown(t, load(t, options)); got != want {
+				if got := fmt.Sprint(load(t, options)); got != want {
 					t.Errorf("%s: got  %s\nwant %s", how, got, want)
 				}
 			}
