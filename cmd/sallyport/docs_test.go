@@ -66,6 +66,9 @@ func TestDocuments(t *testing.T) {
 			if name == "docs/distribution.md" {
 				need(t, "nginx", "jq", "openssl", "git")
 			}
+			if name == "docs/secrets.md" {
+				need(t, "age", "age-keygen")
+			}
 			text, err := os.ReadFile(document)
 			if err != nil {
 				t.Fatal(err)
@@ -213,7 +216,7 @@ func (r *reader) play(t *testing.T, b block) {
 		} else if missing := unprinted(text, r.printed); missing != "" {
 			t.Errorf("%s: nothing like %q in:\n%s", b.place, missing, r.printed)
 		}
-	case "":
+	case "", "ini":
 	default:
 		t.Errorf("%s: nobody knows what to do with %s", b.place, b.kind)
 	}
