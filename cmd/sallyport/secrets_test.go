@@ -247,3 +247,30 @@ func TestEncryptedDataIsLoadedAgain(t *testing.T) {
 	s.wait(t, 0, "reloaded")
 	dialDoor(t, s.addr).say(request).hear("HTTP/1.1 403 ").Close()
 }
+
+// A mode says nothing on a mount that is read-only and in memory, and all it does
+// elsewhere, read-only or not.
+func TestSecretsOnAMount(t *testing.T) {
+	const mount = `mount -t tmpfs none "$0" && echo 0123456789abcdef > "$0/token" && chmod 644 "$0/token" &&`
+	inside := func(script string, args ...string) *exec.Cmd {
+		return exec.Command("unshare", append([]string{"-rm", "sh", "-c", script}, args...)...)
+	}
+	dir := t.TempDir()
+	if out, err := inside(mount+` mount -o remount,ro "$0"`, dir).CombinedOutput(); err != nil {
+		t.Skipf("nothing can be mounted here: %v %s", err, out)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(asProgram, "1")
+	t.Setenv("CREDENTIALS_DIRECTORY", dir)
+	check := ` exec "$1" check --set 'management.tokens.ops.token=${file:${env:CREDENTIALS_DIRECTORY}/token}'`
+	if out, err := inside(mount+` mount -o remount,ro "$0" &&`+check, dir, self).CombinedOutput(); err != nil {
+		t.Errorf("read-only: %v %s", err, out)
+	}
+	out, err := inside(mount+check, dir, self).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "is open to others (mode 0644)") {
+		t.Errorf("writable: %v %s", err, out)
+	}
+}
