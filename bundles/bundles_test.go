@@ -29,7 +29,7 @@ func newEngine(t *testing.T) *engine.Engine {
 
 func load(t *testing.T, paths ...string) *engine.Candidate {
 	t.Helper()
-	c, err := distribute.Load(paths, nil)
+	c, err := distribute.Load(paths, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -148,7 +148,7 @@ func egressEngine(b *testing.B) (*engine.Engine, func() *engine.Snapshot) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	candidate, err := distribute.Load([]string{dir}, nil)
+	candidate, err := distribute.Load([]string{dir}, nil, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -15,19 +15,6 @@ import (
 
 // announced_test.go comes through a load balancer, and as one.
 
-// tool finds a program that the tests need, which CI has.
-func tool(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(name + " is not installed")
-		}
-		t.Skip(name + " is not installed")
-	}
-	return path
-}
-
 // balanced is a sallyport that trusts 127.0.0.1 to speak for others, and admits
 // nobody but from 192.0.2.0/24 and 127.0.0.0/24.
 func balanced(t *testing.T, more ...string) (*process, *echo) {
@@ -146,7 +133,7 @@ func TestSilentBalancers(t *testing.T) {
 
 // haproxy is what most people have before a proxy.
 func TestBehindHAProxy(t *testing.T) {
-	path := tool(t, "haproxy")
+	path := installed(t, "haproxy")
 	for _, version := range []string{"send-proxy", "send-proxy-v2"} {
 		t.Run(version, func(t *testing.T) {
 			s, target := balanced(t)

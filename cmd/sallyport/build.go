@@ -62,7 +62,7 @@ type server struct {
 // It listens nowhere yet.
 func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	debug.SetGCPercent(gcPercent)
-	debug.SetMemoryLimit(int64(c.Limits.Memory))
+	debug.SetMemoryLimit(min(debug.SetMemoryLimit(-1), int64(c.Limits.Memory))) // GOMEMLIMIT may be lower
 	s = &server{config: c, sessions: session.NewTable(c.Limits.Connections)}
 	if err := s.openLog(ctx); err != nil {
 		return nil, err

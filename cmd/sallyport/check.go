@@ -79,7 +79,7 @@ func judge(c *cobra.Command, o *config.Options) (revision string, advice engine.
 		return "", nil, err
 	}
 	defer e.Close()
-	loaded, err := distribute.Load(settings.Policy.Paths, settings.Policy.Data)
+	loaded, err := distribute.Load(settings.Policy.Paths, settings.Policy.Data, settings.Decrypt)
 	if err != nil {
 		return "", nil, join(unread, err)
 	}

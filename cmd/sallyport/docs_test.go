@@ -27,7 +27,8 @@ import (
 //	rego, json, yaml  written to the file that the text before it names; a
 //	                  policy is judged by check, with what lies in its folder
 //	                  and the configuration (sallyport.yaml) that was written
-//	                  before; that is judged as well, and a workflow's steps are
+//	                  before; that is judged as well, with the key server.key if
+//	                  there is one, and a workflow's steps are
 //	                  run. Rules without a package are fragments
 //	                  (docs_rego_test.go)
 //	sh                run by sh -e; a `sallyport run`, which may have variables
@@ -65,6 +66,9 @@ func TestDocuments(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if name == "docs/distribution.md" {
 				need(t, "nginx", "jq", "openssl", "git")
+			}
+			if name == "docs/secrets.md" {
+				need(t, "age", "age-keygen")
 			}
 			text, err := os.ReadFile(document)
 			if err != nil {
@@ -214,7 +218,7 @@ func (r *reader) play(t *testing.T, b block) {
 		} else if missing := unprinted(text, r.printed); missing != "" {
 			t.Errorf("%s: nothing like %q in:\n%s", b.place, missing, r.printed)
 		}
-	case "":
+	case "", "ini":
 	default:
 		t.Errorf("%s: nobody knows what to do with %s", b.place, b.kind)
 	}
@@ -240,6 +244,9 @@ func (r *reader) write(t *testing.T, b block, kind, text string) {
 		}
 	case strings.HasPrefix(file, "sallyport"):
 		judge = program("check", "--config", file)
+		if _, err := os.Stat("server.key"); err == nil {
+			judge.Args = append(judge.Args, "--age-identity", "server.key")
+		}
 	case strings.HasPrefix(file, ".github/"):
 		r.workflow(t, b, text)
 		return

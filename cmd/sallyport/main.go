@@ -74,7 +74,7 @@ func root() *cobra.Command {
 		}
 		return nil
 	}
-	c.AddCommand(runCommand(), checkCommand(), testCommand(), evalCommand(), schemaCommand(), userCommand(), auditCommand(), versionCommand())
+	c.AddCommand(runCommand(), checkCommand(), testCommand(), evalCommand(), schemaCommand(), userCommand(), auditCommand(), configCommand(), versionCommand())
 	// Cobra's own two commands take an unknown word for a request for help.
 	c.InitDefaultHelpCmd()
 	c.InitDefaultCompletionCmd()
@@ -147,9 +147,10 @@ func print(c *cobra.Command, text string, value any) error {
 
 // configFlags are the flags that make up a configuration.
 func configFlags(c *cobra.Command) *config.Options {
-	o := &config.Options{Env: os.Environ()}
+	o := &config.Options{Env: os.Environ(), Passphrase: askPassphrase}
 	f := c.Flags()
-	f.StringVar(&o.File, "config", "", "configuration `FILE`: .yaml, .toml or .json")
+	f.StringVar(&o.File, "config", "", "configuration `FILE`: .yaml, .toml or .json, and .age behind it where it is encrypted")
+	f.StringArrayVar(&o.AgeIdentity, "age-identity", nil, "`FILE` of the private key that decrypts what ends in .age; may be repeated")
 	f.StringArrayVar(&o.Listen, "listen", nil, "`ADDRESS` to listen on, instead of the configured ones; may be repeated")
 	f.StringArrayVar(&o.Policy, "policy", nil, "`PATH` of a directory, .rego, data file or bundle, instead of the configured ones; may be repeated")
 	f.StringArrayVar(&o.Data, "data", nil, "JSON or YAML `FILE` that is added under data; may be repeated")

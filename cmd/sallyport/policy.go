@@ -38,7 +38,7 @@ func engineOptions(c *config.Config, d *geo.Databases) engine.Options {
 
 // candidate loads and judges what the configuration names.
 func candidate(e *engine.Engine, c *config.Config) (*engine.Snapshot, engine.Problems, error) {
-	loaded, err := distribute.Load(c.Policy.Paths, c.Policy.Data)
+	loaded, err := distribute.Load(c.Policy.Paths, c.Policy.Data, c.Decrypt)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -83,7 +83,7 @@ func opaTerms(c *config.Config) distribute.Terms {
 func (s *server) managerOptions() distribute.Options {
 	c := s.config.Policy
 	return distribute.Options{
-		OPA: c.OPA, Terms: opaTerms(s.config), Paths: c.Paths, Data: c.Data,
+		OPA: c.OPA, Terms: opaTerms(s.config), Paths: c.Paths, Data: c.Data, Decrypt: s.config.Decrypt,
 		RunTests: c.RunTests, Deltas: c.Deltas, MaxAge: c.MaxAge,
 		Log: s.log, Check: s.forward, Decided: s.decided, Expired: s.expired,
 	}

@@ -55,6 +55,7 @@ flags with a name of their own. The file is YAML, TOML or JSON, by its name; giv
 - A variable is named after its setting; a list in a variable is separated by commas. Settings without a
   variable are set in the file or by ` + "`--set KEY=VALUE`" + `, whose VALUE is YAML where it begins with ` + "`[`, `{`" + ` or a quote.
 - ` + "`${env:NAME}` and `${file:PATH}`" + ` in any string stand for a secret that is kept elsewhere; no log shows it.
+  A file whose name ends in ` + "`.age`" + `, this one too, is decrypted by ` + "`--age-identity`" + `: see [Secrets](secrets.md).
 - Below ` + "`policy.opa`" + ` the keys are OPA's own, with their case and dots. A variable such as ` + "`SALLYPORT_POLICY_OPA_KEYS_MAIN_KEY`" + `
   replaces a value that the file has there. What comes out of ` + "`${env:NAME}` or `${file:PATH}`" + ` is a string, whatever it looks like.
 - A duration is Go's (` + "`1m30s`" + `) or a number of seconds, a size ` + "`10MiB`" + ` or a number of bytes.

@@ -93,7 +93,7 @@ func test(c *cobra.Command, o *config.Options, t *testFlags) error {
 		return err
 	}
 	defer e.Close()
-	loaded, err := distribute.Load(settings.Policy.Paths, settings.Policy.Data)
+	loaded, err := distribute.Load(settings.Policy.Paths, settings.Policy.Data, settings.Decrypt)
 	if err != nil {
 		return err
 	}

@@ -550,7 +550,7 @@ func TestTLSTools(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
-			cmd := exec.CommandContext(ctx, tool(t, name), args...)
+			cmd := exec.CommandContext(ctx, installed(t, name), args...)
 			in, _ := cmd.StdinPipe()
 			out, _ := cmd.StdoutPipe()
 			if err := cmd.Start(); err != nil {

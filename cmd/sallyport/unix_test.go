@@ -144,7 +144,7 @@ func TestUnixHalfCloseAndReset(t *testing.T) {
 func TestWhichProgramAsks(t *testing.T) {
 	target, settings := origin(t)
 	dir := shortDir(t)
-	curlPath, err := filepath.EvalSymlinks(tool(t, "curl"))
+	curlPath, err := filepath.EvalSymlinks(installed(t, "curl"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func TestAnotherUser(t *testing.T) {
 		"--set", "management.mode=0666", "--policy", ownUser(t), "--data", write(t, filepath.Join(dir, "d.json"), settings))
 	tcp, _ := s.wait(t, 1, "listening")["address"].(string)
 	asNobody := func(args ...string) string {
-		cmd := exec.Command(tool(t, "curl"), append([]string{"-sS", "--max-time", "20", "-w", "%{http_code}"}, args...)...)
+		cmd := exec.Command(installed(t, "curl"), append([]string{"-sS", "--max-time", "20", "-w", "%{http_code}"}, args...)...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		cmd.Dir, cmd.Env = "/", []string{"PATH=" + os.Getenv("PATH")}
 		out, _ := cmd.CombinedOutput()
@@ -248,7 +248,7 @@ func TestSocketTools(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
-			cmd := exec.CommandContext(ctx, tool(t, name), args...)
+			cmd := exec.CommandContext(ctx, installed(t, name), args...)
 			cmd.Stdin = strings.NewReader(fmt.Sprintf("CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: a\r\n\r\nhello there", target.port))
 			out, err := cmd.Output()
 			if err != nil || !strings.Contains(string(out), " 200 ") || !strings.HasSuffix(string(out), "hello there") {

@@ -24,7 +24,7 @@ func TestDuplicatesAreRefused(t *testing.T) {
 	} {
 		path := filepath.Join(dir, fmt.Sprint(i), c.name)
 		put(t, path, c.text)
-		_, err := Load(nil, []string{path})
+		_, err := Load(nil, []string{path}, nil)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %v, want %q", c.text, err, c.want)
 		}
@@ -40,7 +40,7 @@ func TestManifestKeysAreKnown(t *testing.T) {
 		dir := t.TempDir()
 		put(t, filepath.Join(dir, ".manifest"), text)
 		put(t, filepath.Join(dir, "agents", "data.json"), `{"a": 1}`)
-		_, err := Load([]string{dir}, nil)
+		_, err := Load([]string{dir}, nil, nil)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), ".manifest") || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", text, err, want)
 		}

@@ -28,9 +28,18 @@ const patchFile = "patch.json" // of a delta bundle
 
 func isRego(path string) bool { return strings.HasSuffix(path, bundle.RegoExt) }
 
+// isData tells of JSON and YAML, encrypted or not.
 func isData(path string) bool {
+	path = plainName(path)
 	return strings.HasSuffix(path, ".json") || bundle.IsYAMLFile(path)
 }
+
+const encryptedExt = ".age"
+
+func isEncrypted(path string) bool { return strings.HasSuffix(path, encryptedExt) }
+
+// plainName is a file's name as it would be if it were not encrypted.
+func plainName(path string) string { return strings.TrimSuffix(path, encryptedExt) }
 
 func isManifest(f file) bool {
 	return filepath.Base(f.path) == bundle.ManifestExt && len(f.place) == 0
@@ -39,12 +48,20 @@ func isManifest(f file) bool {
 // isPolicy tells by its name whether a file below a directory or in a bundle is
 // part of the policy.
 func isPolicy(name string) bool {
+	return isDataFile(name) || isRego(name)
+}
+
+func isDataFile(name string) bool {
 	switch name {
 	case "data.json", "data.yaml", "data.yml":
 		return true
 	}
-	return isRego(name)
+	return false
 }
+
+// isEncryptedData tells of the same in a directory alone: what is in a bundle is
+// not decrypted.
+func isEncryptedData(name string) bool { return isEncrypted(name) && isDataFile(plainName(name)) }
 
 // isBundle tells by its name whether a file means something in a bundle.
 func isBundle(name string) bool {
@@ -52,7 +69,7 @@ func isBundle(name string) bool {
 	case bundle.WasmFile, bundle.PlanFile, bundle.PlanProtoFile, patchFile:
 		return true
 	}
-	return strings.HasSuffix(name, bundle.ManifestExt) || strings.HasSuffix(name, bundle.ManifestProtoExt)
+	return isEncryptedData(name) || strings.HasSuffix(name, bundle.ManifestExt) || strings.HasSuffix(name, bundle.ManifestProtoExt)
 }
 
 // hidden tells whether a directory's entry is left out.
@@ -99,7 +116,9 @@ func (l *loading) walk(root string, inBundle bool) []file {
 				if l.count(at) {
 					folder(at, append(slices.Clip(place), entry.Name()), above)
 				}
-			case isPolicy(entry.Name()), inBundle && isBundle(entry.Name()):
+			case inBundle && isEncryptedData(entry.Name()):
+				l.refuse(at, encryptedRefused)
+			case isPolicy(entry.Name()), isEncryptedData(entry.Name()), inBundle && isBundle(entry.Name()):
 				if f, ok := l.read(at, place); ok {
 					files = append(files, f)
 				}
@@ -118,7 +137,22 @@ func (l *loading) read(path string, place []string) (file, bool) {
 	}
 	defer f.Close()
 	text, ok := l.text(path, f)
+	if ok && isEncrypted(path) {
+		text, ok = l.plain(path, text)
+	}
 	return file{path: path, place: place, text: text}, ok
+}
+
+func (l *loading) plain(path string, text []byte) ([]byte, bool) {
+	if l.decrypt == nil {
+		l.refuse(path, "is encrypted, and nothing decrypts it here")
+		return nil, false
+	}
+	plain, err := l.decrypt(text)
+	if err != nil {
+		l.refuse(path, err.Error())
+	}
+	return plain, err == nil
 }
 
 func (l *loading) open(path string) (*os.File, bool) {

@@ -97,7 +97,7 @@ func egress(b *testing.B, o engine.Options) (*engine.Engine, *policy.Facts) {
 		b.Fatal(err)
 	}
 	b.Cleanup(e.Close)
-	candidate, err := Load([]string{"../../bundles/egress"}, nil)
+	candidate, err := Load([]string{"../../bundles/egress"}, nil, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

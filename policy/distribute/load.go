@@ -38,9 +38,13 @@ import (
 // a digest of the files. A bundle's signatures are not verified: a file that the
 // operator names is trusted as a directory is.
 //
+// A data file whose name ends in .age beside that, such as users.json.age, is
+// decrypted by decrypt, whose error does not name the file. It may be nil: then
+// such a file is refused.
+//
 // The error is an [engine.Problems] with everything that is wrong.
-func Load(paths, data []string) (*engine.Candidate, error) {
-	l := loading{files: maxFiles, bytes: maxBytes, seen: map[string]bool{}}
+func Load(paths, data []string, decrypt func([]byte) ([]byte, error)) (*engine.Candidate, error) {
+	l := loading{files: maxFiles, bytes: maxBytes, seen: map[string]bool{}, decrypt: decrypt}
 	return l.load(paths, data)
 }
 
@@ -52,6 +56,7 @@ type loading struct {
 	digests   []digest
 	files     int   // and folders that may still come
 	bytes     int64 // that may still come, unpacked
+	decrypt   func([]byte) ([]byte, error)
 }
 
 type digest struct {
@@ -96,6 +101,8 @@ func (l *loading) policy(path string) {
 		if f, ok := l.read(path, nil); ok {
 			l.take(f, "")
 		}
+	case isRego(plainName(path)):
+		l.refuse(path, "is encrypted, and rules are not decrypted: want data in a .json.age or .yaml.age")
 	default:
 		l.refuse(path, "is not a policy: want a directory, a .rego, .json or .yaml file, or a bundle .tar.gz")
 	}
@@ -143,7 +150,7 @@ func exists(path, name string) bool {
 // could not be read may have been a policy, and has been told of already.
 func (l *loading) notEmpty(path string, files []file) {
 	unread := slices.ContainsFunc(l.problems, func(p engine.Problem) bool { return strings.HasPrefix(p.File, path) })
-	if !unread && !slices.ContainsFunc(files, func(f file) bool { return isPolicy(filepath.Base(f.path)) }) {
+	if !unread && !slices.ContainsFunc(files, func(f file) bool { return isPolicy(plainName(filepath.Base(f.path))) }) {
 		l.refuse(path, "holds no policy: neither a .rego file nor a data.json, data.yaml or data.yml")
 	}
 }
@@ -173,12 +180,16 @@ func (l *loading) bundle(path, name string, files []file) {
 
 const deltaRefused = "makes this a delta bundle, which changes another: want a whole one"
 
+const encryptedRefused = "is encrypted, and what is in a bundle is not decrypted: name it by --data instead"
+
 // foreign refuses a file of a bundle that means something to OPA and nothing
 // here.
 func (l *loading) foreign(f file) bool {
 	switch base := filepath.Base(f.path); {
 	case base == bundle.WasmFile, base == bundle.PlanFile, base == bundle.PlanProtoFile:
 		l.refuse(f.path, "is a compiled policy: build the bundle with `opa build --target rego`")
+	case isEncrypted(base):
+		l.refuse(f.path, encryptedRefused)
 	case strings.HasSuffix(base, bundle.ManifestExt) && !isManifest(f), strings.HasSuffix(base, bundle.ManifestProtoExt):
 		l.refuse(f.path, "is not where a manifest belongs: want one .manifest, as JSON, at the bundle's root")
 	default:
@@ -248,7 +259,7 @@ func (l *loading) take(f file, owner string) {
 func (l *loading) document(f file) (map[string]any, bool) {
 	var value any
 	unmarshal := util.UnmarshalJSON
-	if bundle.IsYAMLFile(f.path) {
+	if bundle.IsYAMLFile(plainName(f.path)) {
 		unmarshal = util.Unmarshal
 	}
 	if err := unmarshal(f.text, &value); err != nil {
@@ -359,12 +370,15 @@ func (l *loading) unparsed(f file, err error) {
 	if at := (*json.SyntaxError)(nil); errors.As(err, &at) {
 		before := f.text[:min(int(at.Offset), len(f.text))]
 		p.Row = 1 + strings.Count(string(before), "\n")
-	} else if _, after, ok := strings.Cut(p.Message, "line "); ok && bundle.IsYAMLFile(f.path) {
+	} else if _, after, ok := strings.Cut(p.Message, "line "); ok && bundle.IsYAMLFile(plainName(f.path)) {
 		// The YAML library tells the row by its message alone.
 		row, message, _ := strings.Cut(after, ": ")
 		if n, err := strconv.Atoi(row); err == nil {
 			p.Row, p.Message = n, message
 		}
+	}
+	if isEncrypted(f.path) {
+		p.Message = "what is encrypted in it is neither JSON nor YAML" // the parser's words may quote it
 	}
 	l.problems = append(l.problems, p)
 }

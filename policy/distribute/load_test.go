@@ -203,7 +203,7 @@ func TestLoad(t *testing.T) {
 				}
 				return out
 			}
-			c, err := Load(absolute(test.paths), absolute(test.data))
+			c, err := Load(absolute(test.paths), absolute(test.data), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -244,7 +244,7 @@ func TestLoadReadsOPAsBundles(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "signed.tar.gz")
 	put(t, path, packed.String())
-	c, err := Load([]string{path}, nil)
+	c, err := Load([]string{path}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -358,7 +358,7 @@ func TestLoadRefuses(t *testing.T) {
 				}
 				return out
 			}
-			c, err := Load(absolute(test.paths), absolute(test.data))
+			c, err := Load(absolute(test.paths), absolute(test.data), nil)
 			var problems engine.Problems
 			if c != nil || !errors.As(err, &problems) {
 				t.Fatalf("loaded %v, error %v", c, err)
@@ -429,7 +429,7 @@ func TestRevisionFollowsTheFiles(t *testing.T) {
 		{name: "beside", do: func() { put(t, filepath.Join(root, "notes.txt"), "x") }, like: "renamed"},
 	} {
 		step.do()
-		c, err := Load([]string{root}, nil)
+		c, err := Load([]string{root}, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -28,13 +28,14 @@ import (
 
 // Options are what the configuration says about bringing policy in.
 type Options struct {
-	OPA      map[string]any // OPA's own configuration, keys and case untouched; see [CheckOPA]
-	Terms    Terms          // what the rest of the configuration says about it
-	Paths    []string       // policy files, as for [Load]
-	Data     []string       // data files, as for [Load]
-	RunTests bool           // the tests that a bundle brings have to pass
-	Deltas   bool           // delta bundles are accepted
-	MaxAge   time.Duration  // how old what bundle servers said last may get; 0: any age
+	OPA      map[string]any               // OPA's own configuration, keys and case untouched; see [CheckOPA]
+	Terms    Terms                        // what the rest of the configuration says about it
+	Paths    []string                     // policy files, as for [Load]
+	Data     []string                     // data files, as for [Load]
+	Decrypt  func([]byte) ([]byte, error) // as for [Load]
+	RunTests bool                         // the tests that a bundle brings have to pass
+	Deltas   bool                         // delta bundles are accepted
+	MaxAge   time.Duration                // how old what bundle servers said last may get; 0: any age
 	Log      *slog.Logger
 	Console  io.Writer // for OPA's status, where that goes to the console; nil: os.Stdout
 
@@ -151,7 +152,7 @@ func New(o Options) (*Manager, error) {
 // error is what is wrong with the files; what is wrong with a bundle is told as
 // it comes.
 func (m *Manager) Start(ctx context.Context, e *engine.Engine) error {
-	files, err := Load(m.o.Paths, m.o.Data)
+	files, err := Load(m.o.Paths, m.o.Data, m.o.Decrypt)
 	if err != nil {
 		return err
 	}
@@ -175,7 +176,7 @@ func (m *Manager) Start(ctx context.Context, e *engine.Engine) error {
 
 // Reload reads the files again, and judges them with the bundles that are there.
 func (m *Manager) Reload(ctx context.Context, trigger string) error {
-	files, err := Load(m.o.Paths, m.o.Data)
+	files, err := Load(m.o.Paths, m.o.Data, m.o.Decrypt)
 	if err != nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()

@@ -20,7 +20,7 @@ func watching(t *testing.T, path string) (await func(want string)) {
 	seen := make(chan string, 1000)
 	err := Watch(t.Context(), []string{path}, func() {
 		text := ""
-		if c, err := Load([]string{path}, nil); err == nil {
+		if c, err := Load([]string{path}, nil, nil); err == nil {
 			text = string(c.Modules[0].Text)
 		}
 		seen <- text

@@ -77,7 +77,7 @@ func newExample(t testing.TB, entries int) *example {
 // engine is the example in an engine of ours.
 func (x *example) engine(t testing.TB, o engine.Options) *engine.Engine {
 	t.Helper()
-	candidate, err := distribute.Load([]string{x.dir}, nil)
+	candidate, err := distribute.Load([]string{x.dir}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

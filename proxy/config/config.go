@@ -46,6 +46,8 @@ type Config struct {
 	// origins says where each key was written, by the path that Problem.Key shows; keys that stand at their default are
 	// missing. It is only read after Load.
 	origins map[string]origin
+
+	identities *secret.Identities
 }
 
 // Listener is one address at which clients connect.

@@ -58,7 +58,7 @@ func (l *loader) decode(n *node, target reflect.Value, path string) {
 		n = splitList(n)
 	}
 	if (n.kind == text || n.kind == untyped) && !n.at.secret {
-		value, isSecret, err := secret.Expand(n.text)
+		value, isSecret, err := secret.Expand(n.text, l.config.identities)
 		if err != nil {
 			l.problems.add(n.at, path, "%v", err)
 			l.unread = append(l.unread, path)

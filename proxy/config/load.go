@@ -1,10 +1,7 @@
 package config
 
 import (
-	"errors"
-	"io"
 	"io/fs"
-	"os"
 	"reflect"
 	"regexp"
 	"slices"
@@ -13,9 +10,6 @@ import (
 
 	"github.com/spf13/viper"
 )
-
-// maxFile bounds the configuration file, in bytes.
-const maxFile = 1 << 20
 
 // Options is what a command was given.
 type Options struct {
@@ -26,6 +20,9 @@ type Options struct {
 	Policy     []string // each --policy; given, they replace policy.paths
 	Data       []string // each --data; given, they replace policy.data
 	Management string   // --management; empty: not given
+
+	AgeIdentity []string                              // files of the private keys that decrypt what ends in .age
+	Passphrase  func(identity string) ([]byte, error) // asks for that of a private key; nil: one that has one is a problem
 }
 
 // Load reads the configuration from all of its sources and validates it. Any error is a [Problems] that holds everything
@@ -37,6 +34,9 @@ type Options struct {
 // (a list again separated by commas).
 func Load(options Options) (*Config, error) {
 	l := newLoader()
+	if err := l.identities(options); err != nil {
+		return nil, err
+	}
 	var document []byte
 	if options.File != "" {
 		if document = l.read(options.File); document != nil { // else that is the problem to report
@@ -59,7 +59,9 @@ type loader struct {
 	winners  *viper.Viper     // for each setting with a fixed name: a *node, or the default
 	maps     map[string]*node // for each setting whose keys the operator chooses
 	problems Problems
-	unread   []string // keys whose value could not be taken, so that what stands there is nothing to complain of again
+	file     string      // the configuration file, where others can read or replace what it holds
+	open     fs.FileMode // its mode then
+	unread   []string    // keys whose value could not be taken, so that what stands there is nothing to complain of again
 }
 
 // setting is a field of the configuration that is set as one.
@@ -98,26 +100,6 @@ func settingsOf(section reflect.Value, path string) []setting {
 
 // mergedByKey tells the settings that are kept in the tree, in l.maps.
 func mergedByKey(kind reflect.Kind) bool { return kind == reflect.Map || kind == reflect.Pointer }
-
-func (l *loader) read(path string) []byte {
-	file, err := os.Open(path)
-	if err == nil {
-		defer file.Close()
-		var document []byte
-		if document, err = io.ReadAll(io.LimitReader(file, maxFile+1)); err == nil && len(document) <= maxFile {
-			return document
-		}
-	}
-	if err == nil {
-		err = errors.New("larger than 1 MiB")
-	}
-	var pathError *fs.PathError
-	if errors.As(err, &pathError) {
-		err = pathError.Err // the problem names the file
-	}
-	l.problems.add(origin{file: path}, "", "cannot be read: %v", err)
-	return nil
-}
 
 // layTree lays a whole tree over what is known so far.
 func (l *loader) layTree(tree *node) {
@@ -171,7 +153,7 @@ func (l *loader) layEnvironment(options Options, document []byte) {
 		at := origin{file: join("", name)}
 		key := keys[name]
 		switch {
-		case !strings.HasPrefix(name, "SALLYPORT_") || named[name]:
+		case !strings.HasPrefix(name, "SALLYPORT_") || named[name] || name == identityVariable:
 		case slices.Contains(names, name):
 			layer[key] = &node{kind: untyped, at: at, text: value}
 		case strings.HasPrefix(name, variableOf(opaKey)+"_"):
@@ -335,6 +317,7 @@ func (l *loader) finish() (*Config, error) {
 			listener.Protocols = defaultProtocols()
 		}
 	}
+	l.lax()
 	for _, found := range Validate(l.config) {
 		if !slices.ContainsFunc(l.unread, func(above string) bool { return within(found.Key, above) }) {
 			l.problems.add(origin{file: found.File, line: found.Line, column: found.Column}, found.Key, "%s", found.Message)

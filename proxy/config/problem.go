@@ -76,6 +76,7 @@ type origin struct {
 	line   int
 	column int
 	secret bool // the value came out of ${env:} or ${file:}
+	sealed bool // it was in an encrypted file: no message quotes it
 }
 
 // quote shows a text of the operator's in a message: short, and without a line break that would forge a line.

@@ -74,7 +74,7 @@ func (n *node) describe() string {
 		return "a list"
 	case n.kind == null:
 		return "nothing"
-	case n.at.secret:
+	case n.at.secret || n.at.sealed:
 		return secret.Redacted
 	case n.kind == boolean || n.kind == integer || n.kind == number:
 		return strings.Trim(quote(n.text), `"`)
@@ -104,7 +104,8 @@ func merge(under, over *node) *node {
 func parse(file string, document []byte) (*node, Problems) {
 	var root *node
 	var problems Problems
-	switch strings.ToLower(filepath.Ext(file)) {
+	plain, isEncrypted := secret.TrimEncrypted(file)
+	switch strings.ToLower(filepath.Ext(plain)) {
 	case ".yaml", ".yml":
 		root, problems = parseYAML(file, document)
 	case ".json":
@@ -113,6 +114,9 @@ func parse(file string, document []byte) (*node, Problems) {
 		root, problems = parseTOML(file, document)
 	default:
 		problems.add(origin{file: file}, "", "not a format that is known: want .yaml, .yml, .toml or .json")
+	}
+	if isEncrypted {
+		root.seal()
 	}
 	if root.count() > maxValues {
 		problems.add(origin{file: file}, "", tooMany)

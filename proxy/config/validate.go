@@ -59,9 +59,9 @@ func (c *Config) origin(key string) origin {
 	return at
 }
 
-// show quotes a value for a message, unless it came out of ${env:} or ${file:}.
+// show quotes a value for a message, unless it came out of ${env:}, ${file:} or an encrypted file.
 func (v *validator) show(key, value string) string {
-	if v.config.origins[key].secret {
+	if at := v.config.origins[key]; at.secret || at.sealed {
 		return secret.Redacted
 	}
 	return quote(value)
@@ -87,7 +87,7 @@ func (v *validator) oneOf(key, value string, known []string) {
 
 // suggest keeps a near miss to itself where the value is a secret, for it would tell most of it.
 func (v *validator) suggest(key, value string, known []string) string {
-	if v.config.origins[key].secret {
+	if at := v.config.origins[key]; at.secret || at.sealed {
 		return ""
 	}
 	return didYouMean(value, known)

@@ -16,7 +16,7 @@ func TestExpandDoesNotWait(t *testing.T) {
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := Expand("${file:" + pipe + "}"); err == nil || !strings.Contains(err.Error(), "is not a regular file") {
+	if _, _, err := Expand("${file:"+pipe+"}", nil); err == nil || !strings.Contains(err.Error(), "is not a regular file") {
 		t.Error(err)
 	}
 }

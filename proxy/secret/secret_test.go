@@ -77,6 +77,8 @@ func TestEqual(t *testing.T) {
 func TestExpand(t *testing.T) {
 	t.Setenv("A_SECRET", "s3cret")
 	t.Setenv("EMPTY", "")
+	t.Setenv("FOLDER", ".")
+	t.Setenv("NAME", "plain")
 	t.Setenv("NESTED", "${env:A_SECRET}")
 	t.Chdir(t.TempDir())
 	write := func(name, content string, mode os.FileMode) {
@@ -124,14 +126,20 @@ func TestExpand(t *testing.T) {
 		{"${file:link}", "", false, `secret file "link" is open to others (mode 0604): run chmod 600 link`},
 		{"${file:group-writable}", "", false, `secret file "group-writable" is open to others (mode 0620): run chmod 600 group-writable`},
 		{"${file:writable}", "", false, `secret file "writable" is open to others (mode 0602): run chmod 600 writable`},
-		{"${file:key.age}", "", false, `secret file "key.age": age-encrypted files are not supported by this release`},
-		{"${file:gone.age}", "", false, `secret file "gone.age": age-encrypted files are not supported by this release`},
+		{"${file:key.age}", "", false, `secret file "key.age" is not encrypted, though its name ends in .age: run sallyport config encrypt`},
+		{"${file:gone.age}", "", false, `secret file "gone.age" cannot be read: no such file or directory`},
+		{"${file:${env:FOLDER}/plain}", "s3cret", true, ""},
+		{"a${file:${env:FOLDER}/${env:NAME}}b}", "as3cretb}", true, ""},
+		{"${file:${env:NOT_SET}/plain}", "", false, `path of a secret file: environment variable "NOT_SET" is not set`},
+		{"${file:${env:A_SECRET}/plain}", "", false, `secret file "${env:A_SECRET}/plain" cannot be read: no such file or directory`},
+		{"${file:${env:FOLDER/plain}", "", false, "${ is never closed; a literal ${ is written $${"},
+		{"${file:${file:plain}}", "", false, "a file's path may have ${env:NAME} in it, but no ${file:PATH}"},
 		{"${env:A_SECRET", "", false, "${ is never closed; a literal ${ is written $${"},
 		{"${s3cret}", "", false, "after ${ comes env:NAME} or file:PATH}; a literal ${ is written $${"},
 		{"${env:}", "", false, "after ${ comes env:NAME} or file:PATH}; a literal ${ is written $${"},
 		{"${file:}", "", false, "after ${ comes env:NAME} or file:PATH}; a literal ${ is written $${"},
 	} {
-		got, secret, err := Expand(c.in)
+		got, secret, err := Expand(c.in, nil)
 		message := ""
 		if err != nil {
 			message = err.Error()
@@ -153,7 +161,7 @@ func FuzzExpand(f *testing.F) {
 		if strings.Contains(s, "${file:") {
 			t.Skip("would read this machine's files")
 		}
-		value, secret, err := Expand(s)
+		value, secret, err := Expand(s, nil)
 		if err != nil && (value != "" || secret) {
 			t.Errorf("%q: a value with an error", s)
 		}
@@ -162,7 +170,7 @@ func FuzzExpand(f *testing.F) {
 		}
 		// Escaped, any text stands for itself.
 		if escaped := strings.ReplaceAll(s, "${", "$${"); err == nil {
-			if value, secret, err := Expand(escaped); err != nil || secret || value != s {
+			if value, secret, err := Expand(escaped, nil); err != nil || secret || value != s {
 				t.Errorf("%q became %q, %v, %v", escaped, value, secret, err)
 			}
 		}
