@@ -138,6 +138,9 @@ func (t *boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if wait == 0 {
 		wait = t.idle + polls(r)
 	}
+	if r.Body != nil {
+		wait += t.whole // what is sent takes its time, too
+	}
 	late := time.AfterFunc(wait, func() { cancel(fmt.Errorf("no answer within %v", wait)) })
 	defer late.Stop()
 	answer, err := t.base.RoundTrip(r)

@@ -52,6 +52,7 @@ type loading struct {
 	digests   []digest
 	files     int   // and folders that may still come
 	bytes     int64 // that may still come, unpacked
+	yaml      int   // bytes that have come in a bundle that was sent
 }
 
 type digest struct {

@@ -29,6 +29,7 @@ type logServer struct {
 	more   *sync.Cond
 	status int           // to answer with; 0: 200
 	hang   chan struct{} // nil: answers at once
+	stall  bool          // once: begins an answer and does not end it
 	asked  int
 	events []map[string]any
 	broken []error
@@ -55,6 +56,15 @@ func (s *logServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 		}
 		s.mu.Lock()
+	}
+	if s.stall {
+		s.stall = false
+		s.mu.Unlock()
+		io.Copy(io.Discard, r.Body)
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+		s.mu.Lock()
+		return
 	}
 	if s.status != 0 {
 		w.WriteHeader(s.status)
@@ -355,6 +365,18 @@ func TestAFileThatFails(t *testing.T) {
 	if !strings.Contains(log.String(), "no space left") || strings.Count(log.String(), "level=ERROR") != 1 {
 		t.Errorf("log %s", log.String())
 	}
+}
+
+// A server that begins an answer and does not end it keeps no upload for ever.
+func TestAnAnswerThatStalls(t *testing.T) {
+	server := serveLogs(t)
+	server.stall = true
+	opa := toService(server, nil)
+	opa["services"].(map[string]any)["logs"].(map[string]any)["response_header_timeout_seconds"] = 1
+	opa["decision_logs"].(map[string]any)["reporting"] = map[string]any{"min_delay_seconds": 1, "max_delay_seconds": 1}
+	l := started(t, sinkOptions{opa: opa}, queueBytes)
+	do(t, l.Record(event("d-0")))
+	server.until(t, "event after the stall", func() bool { return len(server.events) > 0 })
 }
 
 // However few events there are, what waits to be uploaded is bounded in bytes.
