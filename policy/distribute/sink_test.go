@@ -342,17 +342,27 @@ func toFile(path string, more map[string]any) map[string]any {
 }
 
 // A disk that is full is an error, and a file that is moved away is opened again.
+// announced is a log that closes first with its first line.
+type announced struct {
+	bytes.Buffer
+	first chan struct{}
+	once  sync.Once
+}
+
+func (a *announced) Write(line []byte) (int, error) {
+	defer a.once.Do(func() { close(a.first) })
+	return a.Buffer.Write(line)
+}
+
 func TestAFileThatFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "decisions.log")
 	if err := os.Symlink("/dev/full", path); err != nil {
 		t.Skip(err)
 	}
-	var log bytes.Buffer
+	log := announced{first: make(chan struct{})}
 	l := started(t, sinkOptions{opa: toFile(path, nil), LogOptions: LogOptions{Log: slog.New(slog.NewTextHandler(&log, nil)), Wait: 10 * time.Second}}, queueBytes)
 	do(t, l.Record(event("d-0")))
-	for l.failure.Load() == nil {
-		time.Sleep(time.Millisecond)
-	}
+	<-log.first // it is known by then
 	if err := l.Record(event("d-1")); err == nil || !strings.Contains(err.Error(), "no space left on device") {
 		t.Errorf("error %v", err)
 	}
