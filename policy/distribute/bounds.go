@@ -138,7 +138,7 @@ func (t *boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if wait == 0 {
 		wait = t.idle + polls(r)
 	}
-	if r.Body != nil {
+	if r.Body != nil && r.Body != http.NoBody {
 		wait += t.whole // what is sent takes its time, too
 	}
 	late := time.AfterFunc(wait, func() { cancel(fmt.Errorf("no answer within %v", wait)) })
