@@ -125,9 +125,9 @@ func (e *Engine) Asks(stage policy.Stage) bool {
 }
 
 // Decide answers one question. It never fails: what goes wrong is a decision
-// with the verdict [policy.Fault]. The facts must not change until it
-// returns; of those that are logged, lists and maps must not change any more. The lists and maps of the decision are shared with other
-// decisions and must not be written to.
+// with the verdict [policy.Fault]. The facts must not change until it returns; of
+// those that are logged, lists and maps must not change any more. The lists and
+// maps of the decision are shared with other decisions and must not be written to.
 func (e *Engine) Decide(ctx context.Context, stage policy.Stage, facts *policy.Facts) policy.Decision {
 	var begun time.Time
 	if e.options.Record != nil {
