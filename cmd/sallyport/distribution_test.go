@@ -146,6 +146,19 @@ status: {service: web}
 		}
 	}
 	server.until(t, "told of the first", reported(func(b map[string]any) bool { return b["active_revision"] == "1" && b["message"] == nil }))
+	server.until(t, "told that nothing is awaited", func() bool {
+		for _, report := range server.status {
+			states, ready := report["plugins"].(map[string]any)
+			for _, state := range states {
+				of, _ := state.(map[string]any)
+				ready = ready && of["state"] == "OK"
+			}
+			if ready {
+				return true
+			}
+		}
+		return false
+	})
 	broken := routes("2", "")
 	broken["sallyport/route/route.rego"] += "allow if input.tarrget.port == 1\n"
 	server.put("main.tar.gz", pack(t, broken))
