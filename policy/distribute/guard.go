@@ -49,9 +49,15 @@ func (g *guard) attend(m *plugins.Manager) {
 	defer g.mu.Unlock()
 	g.manager = m
 	for _, b := range g.waiting {
-		m.Register(b.name, b)
+		g.register(b)
 	}
 	g.waiting = nil
+}
+
+// register has nothing to start, so that OPA's status need not wait for it.
+func (g *guard) register(b *bounded) {
+	g.manager.Register(b.name, b)
+	g.manager.UpdatePluginStatus(b.name, &plugins.Status{State: plugins.StateOK})
 }
 
 // OnConfig takes the configuration from the file.
@@ -110,7 +116,7 @@ func (g *guard) plugin(service string, settings map[string]any) string {
 	if g.manager == nil {
 		g.waiting = append(g.waiting, b)
 	} else {
-		g.manager.Register(b.name, b)
+		g.register(b)
 	}
 	return b.name
 }
