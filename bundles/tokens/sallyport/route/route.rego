@@ -23,7 +23,7 @@ reason contains sprintf("%s is on no list of %s (%s)", [
 	not _listed
 }
 
-reason contains sprintf("%s %d is not allowed: only connect is, to the ports %v", [
+reason contains sprintf("%s %d is not allowed: only connect and forward are, to the ports %v", [
 	input.request.command,
 	input.target.port,
 	data.tokens.ports,
@@ -37,7 +37,7 @@ session_limits := {"until": _until}
 _until := input.identity.attributes.expires * 1000000000
 
 _common if {
-	input.request.command == "connect"
+	input.request.command in {"connect", "forward"}
 	input.target.port in data.tokens.ports
 }
 

@@ -21,6 +21,10 @@ test_the_groups_of_the_token_say_where_to if {
 	route.session_limits == {"until": 1893456000000000000} with input as _github with data.tokens as _tokens
 }
 
+test_plain_http_is_as_a_tunnel if {
+	route.allow with input as object.union(_github, {"request": {"command": "forward"}}) with data.tokens as _tokens
+}
+
 test_other_names_are_denied if {
 	facts := _asked("github.com", ["github.com", "com"], 443, ["staff"])
 	not route.allow with input as facts with data.tokens as _tokens
@@ -32,7 +36,7 @@ test_other_names_are_denied if {
 test_other_ports_and_commands_are_denied if {
 	facts := _asked("github.com", ["github.com", "com"], 22, ["dev"])
 	not route.allow with input as facts with data.tokens as _tokens
-	route.reason == {"connect 22 is not allowed: only connect is, to the ports [443]"} with input as facts
+	route.reason == {"connect 22 is not allowed: only connect and forward are, to the ports [443]"} with input as facts
 		with data.tokens as _tokens
 	not route.allow with input as object.union(_github, {"request": {"command": "bind"}}) with data.tokens as _tokens
 }
