@@ -37,6 +37,7 @@ func examples() []example {
 			name: "teams", bundles: []string{"central", "payments", "search"}, roots: teamRoots(),
 			passwords: map[string]string{"till": "charges-every-card", "crawler": "finds-every-page", "newcomer": "has-no-team-yet"},
 		},
+		{name: "tokens"},
 	}
 }
 

@@ -20,11 +20,14 @@ const (
 	answerKept = time.Minute
 	failKept   = time.Second
 
-	// What one association, and all of them, keep back while destinations are
-	// decided about.
-	maxDeciding = 64
-	maxHeldEach = 64 << 10
-	maxHeldAll  = 16 << 20
+	// How many destinations one association, and all of them, have decided about
+	// at once, each of which may have the sockets of a look-up open; and what they
+	// keep back meanwhile. A datagram that carries nothing takes heldRoom as well.
+	maxDeciding    = 64
+	maxDecidingAll = 1024
+	maxHeldEach    = 64 << 10
+	maxHeldAll     = 16 << 20
+	heldRoom       = 64
 )
 
 // FromClient says where a datagram of the client's goes.
@@ -121,20 +124,27 @@ func (a *association) holds(d *destination, now time.Time) bool {
 
 // keep copies a datagram until its destination is decided about.
 func (a *association) keep(d *destination, data []byte, down bool) bool {
+	h := held{data, down}
 	all := &a.life.proxy.held
-	if a.held+len(data) > maxHeldEach || all.Load()+int64(len(data)) > maxHeldAll {
+	if a.held+h.room() > maxHeldEach || all.Load()+int64(h.room()) > maxHeldAll {
 		return false
 	}
-	a.held += len(data)
-	all.Add(int64(len(data)))
-	d.held = append(d.held, held{slices.Clone(data), down})
+	a.held += h.room()
+	all.Add(int64(h.room()))
+	h.data = slices.Clone(data)
+	d.held = append(d.held, h)
 	return true
 }
 
 // decide begins to decide about a destination, unless that is done about too
 // many already. Called with a.mu held.
 func (a *association) decide(d *destination) bool {
+	all := &a.life.proxy.deciding
 	if a.deciding >= maxDeciding || a.ctx.Err() != nil {
+		return false
+	}
+	if all.Add(1) > maxDecidingAll {
+		all.Add(-1)
 		return false
 	}
 	a.deciding++
@@ -159,6 +169,7 @@ func (a *association) settle(d *destination) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.deciding--
+	a.life.proxy.deciding.Add(-1)
 	d.epoch, d.until = epoch, time.Now().Add(answerKept)
 	var r *refusal
 	switch denied := errors.As(err, &r) && r.Verdict == policy.Denied; {
@@ -174,8 +185,8 @@ func (a *association) settle(d *destination) {
 		d.until = time.Now().Add(failKept)
 	}
 	for _, h := range d.held {
-		a.held -= len(h.data)
-		a.life.proxy.held.Add(-int64(len(h.data)))
+		a.held -= h.room()
+		a.life.proxy.held.Add(-int64(h.room()))
 		switch {
 		case err != nil:
 			a.drop(d.cause)

@@ -53,6 +53,9 @@ type held struct {
 	down bool
 }
 
+// room is what it takes in memory, more or less.
+func (h held) room() int { return heldRoom + len(h.data) }
+
 // nameKey finds a destination by name.
 type nameKey struct {
 	name string

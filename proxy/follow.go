@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -182,7 +183,9 @@ func (p *Proxy) round(ctx context.Context, lives []*life) session.Round {
 		return session.Round{}
 	}
 	start := time.Now()
-	round := session.Round{Revision: p.live.epoch.Load().name()}
+	present := p.live.epoch.Load()
+	round := session.Round{Revision: present.name()}
+	lives = p.dismiss(lives, present, &round)
 	var mu sync.Mutex // guards round
 	var next atomic.Int64
 	var asking sync.WaitGroup
@@ -202,6 +205,22 @@ func (p *Proxy) round(ctx context.Context, lives []*life) session.Round {
 	asking.Wait()
 	round.Took = time.Since(start)
 	return round
+}
+
+// dismiss cuts those whose users may not log in any more, and returns the others:
+// no question is needed for it, and so it need not wait for thousands of them.
+func (p *Proxy) dismiss(lives []*life, under *epoch, r *session.Round) []*life {
+	return slices.DeleteFunc(lives, func(l *life) bool {
+		err := l.standing(under)
+		if err == nil {
+			return false
+		}
+		p.Sessions.Cut(l.session.ID, err)
+		if l.answered != under {
+			count(r, err)
+		}
+		return true
+	})
 }
 
 func count(r *session.Round, err error) {

@@ -128,6 +128,40 @@ func TestTenThousandAreAskedAgain(t *testing.T) {
 	})
 }
 
+// Users that are gone are cut while others are yet to be asked about, however
+// long that takes.
+func TestUsersThatAreGoneGoFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 100
+		f := newFollowing(n)
+		defer f.begin()()
+		f.set("ann", identity.Standing{})
+		f.set("bob", identity.Standing{})
+		var lives []*life
+		for i := range n {
+			lives = append(lives, f.grant(t, []string{"ann", "bob"}[i%2], "host.test"))
+		}
+		gate := make(chan struct{})
+		f.set("bob", identity.Standing{Ended: "disabled"})
+		f.activate(f.Proxy, "2", func(policy.Stage, *policy.Facts) error {
+			<-gate
+			return nil
+		})
+		synctest.Wait()
+		for i, l := range lives {
+			want := []string{"", "cut: policy 2: the user is disabled"}[i%2]
+			if got := isCut(l); got != want {
+				t.Fatalf("session %d: %q, want %q", i, got, want)
+			}
+		}
+		close(gate)
+		synctest.Wait()
+		if len(f.rounds) != 1 || f.rounds[0].Asked != n || f.rounds[0].Cut != n/2 {
+			t.Errorf("the rounds are %+v", f.rounds)
+		}
+	})
+}
+
 // A policy that comes while sessions are being asked about has the last word on
 // all of them, however many come.
 func TestPolicyInTheMiddleOfARound(t *testing.T) {

@@ -117,8 +117,9 @@ type Proxy struct {
 	Associate map[string]Door     // by listener: where clients send their datagrams
 	Bind      map[string]Door     // by listener: where peers connect to
 
-	flows atomic.Int64 // destinations of all associations
-	held  atomic.Int64 // bytes that wait for decisions about them
+	flows    atomic.Int64 // destinations of all associations
+	deciding atomic.Int64 // of which so many are decided about
+	held     atomic.Int64 // bytes that wait for that
 
 	live live
 }

@@ -144,7 +144,7 @@ func writeAudit(to io.Writer, result *auditResult) error {
 			}
 		}
 		by := r.By
-		if r.Outcome == audit.Continued || r.Outcome == audit.Deactivated {
+		if r.Outcome == audit.Continued {
 			by = strings.Join(names, ", ")
 		}
 		cells := []string{

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -42,6 +43,22 @@ persistence_directory: %q
 	}
 	if out, code := curl(t, "-p", "-x", "http://"+s.addr, target); code != 0 {
 		t.Errorf("curl exits %d: %s", code, out)
+	}
+	s.terminate(t)
+
+	// Its copy on disk serves when the server is away, but not when somebody has been at it.
+	server.CloseClientConnections()
+	server.Close()
+	kept, err := filepath.Glob(filepath.Join(dir, "bundles", "*", "bundle.tar.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range kept {
+		write(t, path, "somebody's")
+	}
+	s = startBundles(t, opa)
+	if line := s.wait(t, 0, "policy refused; the active one stays"); line["trigger"] != "discovery" || !strings.HasPrefix(fmt.Sprint(line["error"]), "the copy on disk: ") {
+		t.Errorf("refused: %v", line)
 	}
 	s.terminate(t)
 }

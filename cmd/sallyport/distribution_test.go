@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -98,17 +99,27 @@ persistence_directory: %q
 	if err := os.WriteFile(kept, pack(t, tampered), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s = startBundles(t, opa)
+	record := filepath.Join(dir, "record.jsonl")
+	s = startBundles(t, opa, "--set", "policy.audit="+record)
 	if status, shown := s.get(t, "/readyz"); status != 503 || !strings.Contains(fmt.Sprint(shown["body"]), "awaiting bundle main") {
 		t.Errorf("ready: %d %v", status, shown)
 	}
 	if _, code := curl(t, "-p", "-x", "http://"+s.addr, target); code == 0 {
 		t.Error("a copy that somebody changed serves")
 	}
-	s.waitFor(t, "told", func(line map[string]any) bool {
-		return strings.Contains(fmt.Sprint(line["raw"]), "Failed to load bundle from disk")
-	})
+	refused := s.wait(t, 0, "policy refused; the active one stays")
+	why, _ := refused["error"].(string)
+	if refused["trigger"] != "bundle main" || !strings.HasPrefix(why, "the copy on disk: ") {
+		t.Errorf("it is told as %v", refused["raw"])
+	}
+	if _, shown := s.get(t, "/readyz"); !strings.Contains(fmt.Sprint(shown["body"]), "what came as main was refused") {
+		t.Errorf("shown: %v", shown)
+	}
 	s.terminate(t)
+	history, err := program("audit", record).CombinedOutput()
+	if err != nil || !regexp.MustCompile(`(?m)refused .* bundle main .*the copy on disk`).Match(history) {
+		t.Errorf("the record of policies: %v\n%s", err, history)
+	}
 }
 
 // OPA's status says in our words why a bundle was refused.
@@ -135,6 +146,19 @@ status: {service: web}
 		}
 	}
 	server.until(t, "told of the first", reported(func(b map[string]any) bool { return b["active_revision"] == "1" && b["message"] == nil }))
+	server.until(t, "told that nothing is awaited", func() bool {
+		for _, report := range server.status {
+			states, ready := report["plugins"].(map[string]any)
+			for _, state := range states {
+				of, _ := state.(map[string]any)
+				ready = ready && of["state"] == "OK"
+			}
+			if ready {
+				return true
+			}
+		}
+		return false
+	})
 	broken := routes("2", "")
 	broken["sallyport/route/route.rego"] += "allow if input.tarrget.port == 1\n"
 	server.put("main.tar.gz", pack(t, broken))

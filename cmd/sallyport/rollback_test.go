@@ -186,7 +186,7 @@ services: {web: {url: %q}}
 bundles: {main: {service: web, resource: main.tar.gz, %s}}
 `, server.URL, longPolling), "--set", "policy.rollback=allow")
 	line := s.wait(t, 0, "policy refused; the active one stays")
-	if text := fmt.Sprint(line["error"]); !strings.Contains(text, "bundle main: metadata.sequence: want a whole number, got a string") {
+	if text := fmt.Sprint(line["error"]); !strings.Contains(text, "bundle main: metadata.sequence: want a whole number, got \"7\"") {
 		t.Error(text)
 	}
 }

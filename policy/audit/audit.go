@@ -51,12 +51,11 @@ type Outcome string
 
 // Outcomes.
 const (
-	Started     Outcome = "started"     // the program began; By is empty
-	Activated   Outcome = "activated"   // a policy is in force
-	Refused     Outcome = "refused"     // a policy is not: the one before stays
-	Deactivated Outcome = "deactivated" // a bundle is no longer configured
-	Mended      Outcome = "mended"      // what lies between this line and the last record is half a line
-	Continued   Outcome = "continued"   // the file before was moved away or emptied
+	Started   Outcome = "started"   // the program began; By is empty
+	Activated Outcome = "activated" // a policy is in force
+	Refused   Outcome = "refused"   // a policy is not: the one before stays
+	Mended    Outcome = "mended"    // what lies between this line and the last record is half a line
+	Continued Outcome = "continued" // the file before was moved away or emptied
 )
 
 // Record is one line.
@@ -112,9 +111,7 @@ func (r *Record) bound() {
 			r.Unsaid += len(r.Sources) - i
 			break
 		}
-		s.Name, s.From, s.Revision = clip(s.Name, maxText), clip(s.From, maxText), clip(s.Revision, maxText)
-		s.Digest, s.KeyID = clip(s.Digest, maxText), clip(s.KeyID, maxText)
-		sources = append(sources, s)
+		sources = append(sources, s.Recorded())
 	}
 	r.Sources = sources
 	var problems []string
@@ -126,6 +123,14 @@ func (r *Record) bound() {
 		problems = append(problems, clip(p, maxProblem))
 	}
 	r.Problems = problems
+}
+
+// Recorded is a source as a record holds it, and as it has to be to be held
+// against one.
+func (s Source) Recorded() Source {
+	s.Name, s.From, s.Revision = clip(s.Name, maxText), clip(s.From, maxText), clip(s.Revision, maxText)
+	s.Digest, s.KeyID = clip(s.Digest, maxText), clip(s.KeyID, maxText)
+	return s
 }
 
 // userinfo is what comes before the host of a URL, wherever in a text that is.

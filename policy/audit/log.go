@@ -248,7 +248,7 @@ func (l *Log) put(text []byte) error {
 func (l *Log) History(bundle string) (History, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	h := l.known[bundle]
+	h := l.known[Source{Name: bundle}.Recorded().Name]
 	if h == nil {
 		return History{}, false
 	}

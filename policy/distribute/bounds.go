@@ -138,6 +138,9 @@ func (t *boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if wait == 0 {
 		wait = t.idle + polls(r)
 	}
+	if r.Body != nil && r.Body != http.NoBody {
+		wait += t.whole // what is sent takes its time, too
+	}
 	late := time.AfterFunc(wait, func() { cancel(fmt.Errorf("no answer within %v", wait)) })
 	defer late.Stop()
 	answer, err := t.base.RoundTrip(r)
@@ -214,15 +217,14 @@ func polls(r *http.Request) time.Duration {
 	return 0
 }
 
-// read reads an answer. Of one that is not wanted it leaves the rest.
-func (t *boundedTransport) read(from io.Reader, wanted bool, progress func()) ([]byte, error) {
+// read reads an answer. Of one that is not wanted it leaves the rest. waiting is
+// called before each wait for more.
+func (t *boundedTransport) read(from io.Reader, wanted bool, waiting func()) ([]byte, error) {
 	var body bytes.Buffer
 	chunk := make([]byte, 32<<10)
 	for {
+		waiting() // from now on: what is done here with what has come is no silence of the server's
 		n, err := from.Read(chunk)
-		if n > 0 {
-			progress()
-		}
 		body.Write(chunk[:n])
 		switch bundle := isGzip(body.Bytes()); {
 		case !bundle && body.Len() > maxAnswer && !wanted:

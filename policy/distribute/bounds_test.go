@@ -77,6 +77,8 @@ func TestWhatABundleMayCost(t *testing.T) {
 		"files":                 {archived(t, many...), false, "b:/f10000/data.json: is more than the 10000 files and folders that a policy may have"},
 		"bomb":                  {bomb(t, "data.json", 300), false, "b:/data.json: is more than the 256 MiB that a policy may have"},
 		"bomb in a policy":      {bomb(t, "x.rego", 300), false, "b:/x.rego: is more than the 256 MiB that a policy may have"},
+		"yaml":                  {archived(t, "a/data.yaml", strings.Repeat("- 1\n", 100), "b/data.yaml", strings.Repeat("- 1\n", maxYAML/4)), false, "b:/b/data.yaml: is more than the 1 MiB of YAML that a bundle may have: want JSON, as `opa build` makes it"},
+		"large manifest":        {archived(t, ".manifest", `{"metadata": {"a": "`+strings.Repeat("x", maxManifest)+`"}}`), false, "b:/.manifest: is more than the 4 MiB that a manifest may have"},
 		"bomb unread":           {bomb(t, "README", 600), false, "b: is more than the 256 MiB that a policy may have"},
 		"nesting":               {archived(t, "x/data.json", deep), false, "b:/x/data.json: nests deeper than 128 levels"},
 		"nesting in YAML":       {archived(t, "data.yaml", "a: "+deep), false, "b:/data.yaml: nests deeper than 128 levels"},

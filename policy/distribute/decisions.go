@@ -223,16 +223,19 @@ func (l *DecisionLog) deliver(e *engine.Event, failing bool) bool {
 			}
 			return false
 		}
+		lost := l.wait == 0 || errors.Is(err, errUnwritable)
+		if !lost {
+			l.failure.Store(&err)
+		}
 		// Once for each time that it stops working, and not for each event.
 		if !failing {
 			l.log.Error("the decision log is not written", "error", err)
 		}
 		failing = true
-		if l.wait == 0 || errors.Is(err, errUnwritable) {
+		if lost {
 			l.dropped.Add(1)
 			return true
 		}
-		l.failure.Store(&err)
 		again := time.NewTimer(delay)
 		select {
 		case <-again.C:

@@ -49,9 +49,15 @@ func (g *guard) attend(m *plugins.Manager) {
 	defer g.mu.Unlock()
 	g.manager = m
 	for _, b := range g.waiting {
-		m.Register(b.name, b)
+		g.register(b)
 	}
 	g.waiting = nil
+}
+
+// register has nothing to start, so that OPA's status need not wait for it.
+func (g *guard) register(b *bounded) {
+	g.manager.Register(b.name, b)
+	g.manager.UpdatePluginStatus(b.name, &plugins.Status{State: plugins.StateOK})
 }
 
 // OnConfig takes the configuration from the file.
@@ -110,7 +116,7 @@ func (g *guard) plugin(service string, settings map[string]any) string {
 	if g.manager == nil {
 		g.waiting = append(g.waiting, b)
 	} else {
-		g.manager.Register(b.name, b)
+		g.register(b)
 	}
 	return b.name
 }
@@ -136,6 +142,7 @@ func discovered(boot map[string]any, found *config.Config, t Terms) (*config.Con
 	if err := util.UnmarshalJSON(encode(boot), &file); err != nil {
 		return nil, err
 	}
+	c.machines(byName(file["services"]), byName(joined["services"]))
 	for _, section := range []string{"services", "keys", "bundles"} {
 		if all := c.join(section, byName(file[section]), byName(joined[section])); len(all) > 0 {
 			joined[section] = all
@@ -205,6 +212,27 @@ func (c *opaCheck) join(section string, file, found map[string]any) map[string]a
 		all[name] = settings
 	}
 	return all
+}
+
+// machines refuses credentials of this machine's: what they are read from would be
+// sent to a server that discovery names.
+func (c *opaCheck) machines(file, found map[string]any) {
+	for _, name := range sortedKeys(found) {
+		credentials := object(object(found[name])["credentials"])
+		if file[name] != nil { // join sees to it that it is the same
+			continue
+		}
+		for _, source := range [][]string{{"bearer", "token_path"}, {"oauth2", "client_assertion_path"}, {"gcp_metadata"}, {"azure_managed_identity"}} {
+			value := credentials[source[0]]
+			if len(source) > 1 {
+				value = object(value)[source[1]]
+			}
+			if value != nil && value != "" {
+				key := keyOf(opaKey+".services", name) + ".credentials." + strings.Join(source, ".")
+				c.refuse(key, "are this machine's, which discovery must not send anywhere: the file may say so")
+			}
+		}
+	}
 }
 
 // unnamed is a service without the name that it has in a list.

@@ -24,6 +24,14 @@ func inspect(name string, packed io.Reader, deltas bool) error {
 	return nil
 }
 
+// What of a bundle has to be parsed to be judged, unpacked. That takes up to a
+// hundred times the size, of which a few KiB unpack to any amount, and whether
+// anybody vouches for it is not known yet.
+const (
+	maxYAML     = 1 << 20 // of all files
+	maxManifest = 4 << 20
+)
+
 func (l *loading) inspect(f file, content io.Reader, deltas bool) bool {
 	base := filepath.Base(f.path)
 	switch {
@@ -33,14 +41,20 @@ func (l *loading) inspect(f file, content io.Reader, deltas bool) bool {
 		l.refuse(f.path, deltaRefused)
 		return false
 	case isManifest(f):
-		text, ok := l.text(f.path, content)
-		if ok && l.shallow(f.path, text) {
+		text, ok := l.text(f.path, io.LimitReader(content, maxManifest+1))
+		if len(text) > maxManifest {
+			l.refuse(f.path, fmt.Sprintf("is more than the %d MiB that a manifest may have", maxManifest>>20))
+		} else if ok && l.shallow(f.path, text) {
 			f.text = text
 			l.manifest(f, &engine.Bundle{})
 		}
 		return len(l.problems) == 0
 	case bundle.IsYAMLFile(f.path):
-		text, ok := l.text(f.path, content)
+		text, ok := l.text(f.path, io.LimitReader(content, maxYAML+1))
+		if l.yaml += len(text); l.yaml > maxYAML {
+			l.refuse(f.path, fmt.Sprintf("is more than the %d MiB of YAML that a bundle may have: want JSON, as `opa build` makes it", maxYAML>>20))
+			return false
+		}
 		if ok {
 			f.text = text
 			_, ok = l.document(f)

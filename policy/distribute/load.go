@@ -1,9 +1,24 @@
 // Package distribute brings policy in and takes decision logs out.
 //
-// Policy comes from the files that the operator names: [Load] reads them into a
-// candidate, which nobody has judged yet, and [Watch] tells when to read them
-// again. Decisions leave by a [DecisionLog], which is OPA's own plugin behind a
-// queue that never makes a decision wait.
+// Policy comes from the files that the operator names and from the bundles that
+// OPA's own plugins bring. Either way it becomes a part of one candidate, which
+// has to pass one gate:
+//
+//   - [Load] reads the files (load.go, gather.go), which nobody has judged then, and
+//     [Watch] tells when to read them again (watch.go).
+//   - The [Manager] (manager.go) owns OPA's plugins. [CheckOPA] judges their
+//     configuration before anything is made of it (opaconfig.go, opakeys.go,
+//     settings.go), guard.go that of discovery. What a server sends is bounded
+//     before OPA reads any of it (bounds.go, inspect.go).
+//   - OPA writes bundles to a store of ours (store.go), whose commit is the gate
+//     (gate.go): it reads the bundles (stored.go), lays them beside the files, has
+//     the engine judge all of it, and puts it in force or refuses the commit.
+//     [Forward] says which bundles are older than what was active (rollback.go).
+//   - What is shown of that is in state.go, when it is too old in age.go.
+//
+// Decisions leave by a [DecisionLog] (decisions.go), which is OPA's own plugin
+// (sink.go, upload.go) behind a queue that never makes a decision wait unless it is
+// told to.
 package distribute
 
 import (
@@ -56,6 +71,7 @@ type loading struct {
 	digests   []digest
 	files     int   // and folders that may still come
 	bytes     int64 // that may still come, unpacked
+	yaml      int   // bytes that have come in a bundle that was sent
 	decrypt   func([]byte) ([]byte, error)
 }
 

@@ -129,10 +129,11 @@ func New(o Options) (*Manager, error) {
 	guard := newGuard(opa, o.Terms, o.Deltas)
 	guard.seen = m.signers.see
 	hook := hooks.New(guard)
+	log := &opaLog{Handler: o.Log.Handler(), told: &m.told, secrets: o.Terms.Secrets, copied: m.copyRefused}
 	m.opa, err = plugins.New(raw, rand.Text(), m.store,
 		plugins.WithHooks(hook),
 		plugins.ConsoleLogger(&console{output: o.Console}),
-		plugins.Logger(logging.NewLoggerFromSlogHandler(&opaLog{Handler: o.Log.Handler(), told: &m.told, secrets: o.Terms.Secrets}, logging.Warn)))
+		plugins.Logger(logging.NewLoggerFromSlogHandler(log, logging.Warn)))
 	if err != nil {
 		return nil, fmt.Errorf("policy.opa: %w", err)
 	}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/open-policy-agent/opa/v1/plugins/discovery"
 )
 
 // opaLog is where OPA's plugins log to. It leaves out what they have to say when
@@ -13,7 +15,8 @@ import (
 type opaLog struct {
 	slog.Handler
 	told    *told
-	secrets []string // that OPA's messages may repeat
+	secrets []string                 // that OPA's messages may repeat
+	copied  func(bundle, why string) // told of a copy on disk that is refused
 }
 
 // told is what has been told already.
@@ -32,6 +35,10 @@ func (l *opaLog) Handle(ctx context.Context, r slog.Record) error {
 		if strings.HasPrefix(r.Message, attempt) && l.told.attempts.Load() {
 			return nil
 		}
+	}
+	if bundle, why, ok := copyOf(&r); ok { // OPA tells nobody else of it, since it is no attempt
+		l.copied(bundle, hide(l.secrets, why))
+		return nil
 	}
 	message := hide(l.secrets, r.Message)
 	if message != r.Message {
@@ -52,10 +59,30 @@ func (l *opaLog) Handle(ctx context.Context, r slog.Record) error {
 	return l.Handler.Handle(ctx, r)
 }
 
+// copyOf reads a message that says why the copy on disk of a bundle, or of what
+// discovery brought, is refused.
+func copyOf(r *slog.Record) (bundle, why string, ok bool) {
+	if why, ok := strings.CutPrefix(r.Message, "Failed to load discovery bundle from disk: "); ok {
+		return discovery.Name, why, true
+	}
+	why, ok = strings.CutPrefix(r.Message, "Failed to load bundle from disk: ")
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "name" {
+			bundle = a.Value.String()
+		}
+		return true
+	})
+	return bundle, why, ok && bundle != ""
+}
+
 func (l *opaLog) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &opaLog{l.Handler.WithAttrs(attrs), l.told, l.secrets}
+	with := *l
+	with.Handler = l.Handler.WithAttrs(attrs)
+	return &with
 }
 
 func (l *opaLog) WithGroup(name string) slog.Handler {
-	return &opaLog{l.Handler.WithGroup(name), l.told, l.secrets}
+	with := *l
+	with.Handler = l.Handler.WithGroup(name)
+	return &with
 }

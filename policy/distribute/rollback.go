@@ -30,7 +30,8 @@ func Sequence(metadata map[string]any) (*uint64, error) {
 	case int64:
 		text = strconv.FormatInt(value, 10)
 	default:
-		return nil, fmt.Errorf("metadata.sequence: want a whole number, got %s", kind(value))
+		written, _ := json.Marshal(value) // it came from JSON
+		return nil, fmt.Errorf("metadata.sequence: want a whole number, got %.64s", written)
 	}
 	if n, err := strconv.ParseUint(text, 10, 64); err == nil {
 		return &n, nil
@@ -42,20 +43,6 @@ func Sequence(metadata map[string]any) (*uint64, error) {
 	}
 	n := uint64(f)
 	return &n, nil
-}
-
-func kind(value any) string {
-	switch value.(type) {
-	case nil:
-		return "null"
-	case bool:
-		return "a boolean"
-	case string:
-		return "a string"
-	case []any:
-		return "an array"
-	}
-	return "an object"
 }
 
 // maxRevision is how long, in bytes, the revision of a distributed bundle may be.
@@ -80,6 +67,8 @@ func Forward(history *audit.History, known bool, b *audit.Source) error {
 	if len(b.Revision) > maxRevision || !printable {
 		return fmt.Errorf("the revision has to have at most %d bytes, all of them printable", maxRevision)
 	}
+	recorded := b.Recorded() // as the history has others
+	b = &recorded
 	if !known || same(&history.Last, b) {
 		return nil
 	}

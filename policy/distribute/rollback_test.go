@@ -21,6 +21,12 @@ func of(revision, digest string, sequence int) audit.Source {
 	return s
 }
 
+// named gives a bundle a name that no record holds as it is.
+func named(begin string, s audit.Source) audit.Source {
+	s.Name = begin + strings.Repeat("n", 300)
+	return s
+}
+
 func TestForward(t *testing.T) {
 	for name, test := range map[string]struct {
 		active []audit.Source // in this order
@@ -53,6 +59,10 @@ func TestForward(t *testing.T) {
 		"no name, old content":            {[]audit.Source{of("", "a", -1), of("", "b", -1)}, of("", "a", -1), `"a" was active before`},
 		"the last, though not highest":    {[]audit.Source{of("r", "a", 5), of("q", "b", 3)}, of("q", "b", 3), ""}, // while rollback was allowed
 		"above the last, below highest":   {[]audit.Source{of("r", "a", 5), of("q", "b", 3)}, of("p", "c", 4), "and 5 was active"},
+		"a name with a user in it":        {[]audit.Source{of("ssh://git@x#1", "a", -1), of("ssh://git@x#2", "b", -1)}, of("ssh://git@x#1", "a", -1), "was active before"},
+		"the last, with a user in it":     {[]audit.Source{of("ssh://git@x#1", "a", 5)}, of("ssh://git@x#1", "a", 5), ""},
+		"a bundle whose name has no end":  {[]audit.Source{named("n", of("r", "a", 5))}, named("n", of("q", "b", 4)), "and 5 was active"},
+		"a bundle's name with a user":     {[]audit.Source{named("ssh://git@", of("r", "a", 5))}, named("ssh://git@", of("q", "b", 4)), "and 5 was active"},
 		"a revision without an end":       {nil, of(strings.Repeat("x", 129), "a", 1), "at most 128 bytes"},
 		"a revision that cannot be shown": {nil, of("a\x1b[2J", "a", 1), "printable"},
 	} {
@@ -77,7 +87,7 @@ func TestForward(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer log.Close()
-			history, known := log.History("authz")
+			history, known := log.History(test.next.Name)
 			err = Forward(&history, known, &test.next)
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("error %v, want %q", err, test.want)

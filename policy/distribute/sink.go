@@ -9,6 +9,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/open-policy-agent/opa/v1/hooks"
 	"github.com/open-policy-agent/opa/v1/logging"
 	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/plugins"
@@ -73,11 +74,13 @@ func newSink(o *sinkOptions) (*sink, error) {
 		store: &follower{Store: inmem.New()}, console: &console{output: &wholeLines{out: o.Output}}, counts: metrics.New(),
 		masking: &complaints{Logger: logging.NewLoggerFromSlogHandler(log, logging.Warn)}, builtins: settings.builtins,
 	}
-	s.manager, err = plugins.New(settings.raw, o.id, s.store,
+	bounds := newGuard(o.opa, Terms{Secrets: o.secrets}, false) // OPA waits for ever for the end of an answer
+	s.manager, err = plugins.New(settings.raw, o.id, s.store, plugins.WithHooks(hooks.New(bounds)),
 		plugins.ConsoleLogger(s.console), plugins.Logger(s.masking), plugins.WithStoreCloseOnStop(false))
 	if err != nil {
 		return nil, fmt.Errorf("policy.opa: %w", err)
 	}
+	bounds.attend(s.manager)
 	if err := s.start(o, settings); err != nil {
 		s.manager.Stop(context.Background())
 		return nil, err

@@ -29,6 +29,7 @@ type logServer struct {
 	more   *sync.Cond
 	status int           // to answer with; 0: 200
 	hang   chan struct{} // nil: answers at once
+	stall  bool          // once: begins an answer and does not end it
 	asked  int
 	events []map[string]any
 	broken []error
@@ -55,6 +56,15 @@ func (s *logServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 		}
 		s.mu.Lock()
+	}
+	if s.stall {
+		s.stall = false
+		s.mu.Unlock()
+		io.Copy(io.Discard, r.Body)
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+		s.mu.Lock()
+		return
 	}
 	if s.status != 0 {
 		w.WriteHeader(s.status)
@@ -332,17 +342,27 @@ func toFile(path string, more map[string]any) map[string]any {
 }
 
 // A disk that is full is an error, and a file that is moved away is opened again.
+// announced is a log that closes first with its first line.
+type announced struct {
+	bytes.Buffer
+	first chan struct{}
+	once  sync.Once
+}
+
+func (a *announced) Write(line []byte) (int, error) {
+	defer a.once.Do(func() { close(a.first) })
+	return a.Buffer.Write(line)
+}
+
 func TestAFileThatFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "decisions.log")
 	if err := os.Symlink("/dev/full", path); err != nil {
 		t.Skip(err)
 	}
-	var log bytes.Buffer
+	log := announced{first: make(chan struct{})}
 	l := started(t, sinkOptions{opa: toFile(path, nil), LogOptions: LogOptions{Log: slog.New(slog.NewTextHandler(&log, nil)), Wait: 10 * time.Second}}, queueBytes)
 	do(t, l.Record(event("d-0")))
-	for l.failure.Load() == nil {
-		time.Sleep(time.Millisecond)
-	}
+	<-log.first // it is known by then
 	if err := l.Record(event("d-1")); err == nil || !strings.Contains(err.Error(), "no space left on device") {
 		t.Errorf("error %v", err)
 	}
@@ -355,6 +375,18 @@ func TestAFileThatFails(t *testing.T) {
 	if !strings.Contains(log.String(), "no space left") || strings.Count(log.String(), "level=ERROR") != 1 {
 		t.Errorf("log %s", log.String())
 	}
+}
+
+// A server that begins an answer and does not end it keeps no upload for ever.
+func TestAnAnswerThatStalls(t *testing.T) {
+	server := serveLogs(t)
+	server.stall = true
+	opa := toService(server, nil)
+	opa["services"].(map[string]any)["logs"].(map[string]any)["response_header_timeout_seconds"] = 1
+	opa["decision_logs"].(map[string]any)["reporting"] = map[string]any{"min_delay_seconds": 1, "max_delay_seconds": 1}
+	l := started(t, sinkOptions{opa: opa}, queueBytes)
+	do(t, l.Record(event("d-0")))
+	server.until(t, "event after the stall", func() bool { return len(server.events) > 0 })
 }
 
 // However few events there are, what waits to be uploaded is bounded in bytes.

@@ -187,6 +187,23 @@ func (m *Manager) attempted(s bundle.Status) {
 	}
 }
 
+// copyRefused is told of a copy on disk, of a bundle or of what discovery brought,
+// that OPA does not take: somebody has been at it, or it is of another key.
+func (m *Manager) copyRefused(name, what string) {
+	problem := "the copy on disk: " + what
+	m.state.mu.Lock()
+	m.state.refusal = problem
+	trigger := name
+	if name != discovery.Name {
+		m.state.bundle(name).Refusal = problem
+		trigger = "bundle " + name
+	}
+	m.state.mu.Unlock()
+	if m.o.Decided != nil {
+		m.o.Decided(&Outcome{Time: time.Now(), Trigger: trigger, Bundles: []Arrived{{Name: name}}, Err: errors.New(problem)})
+	}
+}
+
 // away tells whether an attempt failed before there was a bundle to refuse. OPA
 // tells its errors apart by their text alone; what the bounds refuse begins as
 // what does not come, and names the bundle.

@@ -25,7 +25,6 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -125,9 +124,9 @@ func (e *Engine) Asks(stage policy.Stage) bool {
 }
 
 // Decide answers one question. It never fails: what goes wrong is a decision
-// with the verdict [policy.Fault]. The facts must not change until it
-// returns; of those that are logged, lists and maps must not change any more. The lists and maps of the decision are shared with other
-// decisions and must not be written to.
+// with the verdict [policy.Fault]. The facts must not change until it returns; of
+// those that are logged, lists and maps must not change any more. The lists and
+// maps of the decision are shared with other decisions and must not be written to.
 func (e *Engine) Decide(ctx context.Context, stage policy.Stage, facts *policy.Facts) policy.Decision {
 	var begun time.Time
 	if e.options.Record != nil {
@@ -199,7 +198,6 @@ func (e *Engine) done(ctx context.Context, a *answered, s *Snapshot, facts *poli
 // somebody keeps it.
 func (e *Engine) record(ctx context.Context, d *policy.Decision, a *answered, s *Snapshot, facts *policy.Facts, begun time.Time) error {
 	r := &recorded{decision: *d, facts: *facts}
-	token := r.facts.Credentials.Token
 	r.facts.Credentials.Token = ""
 	span := trace.SpanContextFromContext(ctx)
 	r.Event = Event{
@@ -210,10 +208,6 @@ func (e *Engine) record(ctx context.Context, d *policy.Decision, a *answered, s 
 		r.Bundles = s.bundles
 		if st := s.stages[d.Stage]; st != nil {
 			r.logged = &st.logged
-			if st.secret && token != "" {
-				// What its rules have copied; a token has no byte that JSON escapes.
-				r.Result = bytes.ReplaceAll(r.Result, []byte(token), []byte("[redacted]"))
-			}
 		}
 	}
 	if r.logged == nil {

@@ -34,6 +34,7 @@ type job struct {
 	snapshot *Snapshot
 	stage    *stage
 	input    ast.Value
+	secrets  secrets // in the input
 	cancel   topdown.Cancel
 	deadline *time.Timer
 	builtins builtins.NDBCache // nil unless they are logged
@@ -82,6 +83,9 @@ func (e *Engine) evaluate(ctx context.Context, s *Snapshot, st *stage, facts *po
 	}
 	j := e.idle.Get().(*job)
 	j.ctx, j.snapshot, j.stage, j.input = ctx, s, st, input
+	if st.secret {
+		j.secrets = secretsOf(facts.Credentials.Token)
+	}
 	j.logged = e.options.Record != nil
 	if st.prints && e.options.Print != nil {
 		j.print, j.session = e.options.Print, facts.Session.ID
@@ -158,6 +162,13 @@ func (j *job) evaluate() (a *answered) {
 	})
 	if err != nil {
 		return fault(st.name, s, st.explained(err))
+	}
+	// What the rules have copied of a secret ends here: nobody after this is to
+	// know it, neither logs nor the stages that see what this one has answered.
+	if len(j.secrets) > 0 {
+		for name, term := range found {
+			found[name] = ast.NewTerm(j.secrets.outOf(term.Value))
+		}
 	}
 	decision, err := st.decide(found)
 	if err != nil {

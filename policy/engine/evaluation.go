@@ -86,6 +86,9 @@ func (e *Engine) watched(ctx context.Context, s *Snapshot, st *stage, facts *pol
 		return fault(st.name, s, err), false
 	}
 	j.ctx, j.snapshot, j.stage, j.input, j.logged = ctx, s, st, input, true
+	if st.secret {
+		j.secrets = secretsOf(facts.Credentials.Token)
+	}
 	if a, err = e.await(ctx, j, timeout); err != nil {
 		return fault(st.name, s, err), false
 	}

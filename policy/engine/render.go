@@ -16,15 +16,12 @@ const (
 	shownMembers = 8 // of an object, an array or a set; one with more is only counted
 )
 
-// redacted is shown in place of a secret.
-const redacted = "[redacted]"
-
 // renderer shows values to a person, short and without secrets: neither the
 // token that a client presented nor the hash of a password.
 type renderer struct {
 	data     ast.Object
 	compiler *ast.Compiler // which tells rules from data; nil: data is not shown
-	token    string        // of the facts; empty where there is none
+	secrets  secrets       // of the facts
 }
 
 // text is a value as Rego would have it, cut short.
@@ -84,12 +81,9 @@ func (r *renderer) write(b *strings.Builder, v ast.Value) {
 	b.WriteString(shut)
 }
 
-// isSecret tells the token and the hashes that data.users holds.
+// isSecret tells what a token is known by, and the hashes that data.users holds.
 func (r *renderer) isSecret(s string) bool {
-	if r.token != "" && strings.Contains(s, r.token) {
-		return true
-	}
-	return holdsHash(s)
+	return r.secrets.in(s) || holdsHash(s)
 }
 
 // holdsHash tells whether a text holds the hash of a password, or begins to.
@@ -144,5 +138,5 @@ func clippedTo(s string, most int) string {
 
 // rendererFor shows values of a snapshot in an evaluation with these facts.
 func rendererFor(s *Snapshot, facts *policy.Facts) *renderer {
-	return &renderer{data: s.data, compiler: s.compiler, token: facts.Credentials.Token}
+	return &renderer{data: s.data, compiler: s.compiler, secrets: secretsOf(facts.Credentials.Token)}
 }

@@ -159,10 +159,13 @@ func bcryptable(password string) bool {
 
 // Hash makes what goes into data.users from a password: argon2id in the PHC
 // string format, or bcrypt in modular crypt format. The password may not be
-// empty, nor for bcrypt exceed 72 bytes or contain NUL bytes.
+// empty nor a [Token], nor for bcrypt exceed 72 bytes or contain NUL bytes.
 func Hash(password []byte, algorithm Algorithm) (string, error) {
 	if len(password) == 0 {
 		return "", errors.New("the password is empty")
+	}
+	if Token(string(password)) != "" {
+		return "", errors.New("the password has the form of a JWT, which is compared with no hash: the policy verifies it")
 	}
 	switch algorithm {
 	case Argon2id:

@@ -25,6 +25,9 @@
 // and has learnt nothing by it. Failures are never remembered, but a guess that
 // is repeated while it is still being worked on shares that work.
 //
+// A password that is a token is compared with no hash, whosever name comes with
+// it: an answer to one comes at once for all names, and tells nothing of them.
+//
 // hash.go has the algorithms, parse.go the reading of data.users, verify.go the
 // verifier and its bounds, memory.go what it remembers, token.go tokens.
 package identity

@@ -334,3 +334,26 @@ func TestSharedWorkIsTakenOver(t *testing.T) {
 		}
 	})
 }
+
+// A token is nobody's password, whosever hash it has, and nobody works for it.
+func TestTokensAreNotCompared(t *testing.T) {
+	token := b64(`{"alg":"none"}`) + "." + b64(`{}`) + ".AAAA"
+	if _, err := Hash([]byte(token), Argon2id); err == nil {
+		t.Error("there is a hash of a token")
+	}
+	h := newArgon2id()
+	h.key = h.derive(token)
+	v, w := verifier(t, 1, map[string]any{"ann": map[string]any{"password": h.argon2idText()}})
+	for name, known := range map[string]bool{"ann": true, "bob": false} {
+		r, err := v.Verify(t.Context(), name, token)
+		if want := (Result{Known: known}); err != nil || !reflect.DeepEqual(r, want) {
+			t.Errorf("%s: %+v, %v, want %+v", name, r, err, want)
+		}
+		if done := w.worked(); len(done) != 0 {
+			t.Errorf("%s: there was work on %v", name, done)
+		}
+		if _, err := v.Verify(t.Context(), name, token+"."); err != nil || len(w.worked()) != 1 {
+			t.Errorf("%s: what is no token was not worked on: %v", name, err)
+		}
+	}
+}

@@ -179,7 +179,12 @@ func (s *Session) SetVia(upstreams []string) {
 	s.via = upstreams
 }
 
+// maxLabels bounds what a policy can have a session keep, which is asked about for
+// each of its datagrams' destinations.
+const maxLabels = 64
+
 // AddLabels adds to the session's labels; a later value of the same name wins.
+// Beyond 64 names no more are kept.
 func (s *Session) AddLabels(labels map[string]string) {
 	if len(labels) == 0 {
 		return
@@ -189,7 +194,11 @@ func (s *Session) AddLabels(labels map[string]string) {
 	if s.labels == nil {
 		s.labels = make(map[string]string, len(labels))
 	}
-	maps.Copy(s.labels, labels)
+	for name, value := range labels {
+		if _, known := s.labels[name]; known || len(s.labels) < maxLabels {
+			s.labels[name] = value
+		}
+	}
 }
 
 // Decided remembers the id of a stage's latest decision.

@@ -28,6 +28,22 @@ func open(t testing.TB, table *Table) *Session {
 	return s
 }
 
+// Answers about datagrams may have labels of their own, and there may be any number.
+func TestLabelsAreBounded(t *testing.T) {
+	s, err := NewTable(1).Open(t.Context(), "main", netip.AddrPort{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for i := range 10 * maxLabels {
+		s.AddLabels(map[string]string{fmt.Sprint(i): "first"})
+	}
+	s.AddLabels(map[string]string{"0": "later"})
+	if labels := s.Snapshot().Labels; len(labels) != maxLabels || labels["0"] != "later" {
+		t.Errorf("%d labels, %q", len(labels), labels["0"])
+	}
+}
+
 func TestLife(t *testing.T) {
 	table := NewTable(10)
 	s := open(t, table)

@@ -27,7 +27,7 @@ explain := true
 
 reason contains message if {
 	not _command_allowed
-	message := sprintf("the command %s is not allowed: only connect is", [input.request.command])
+	message := sprintf("the command %s is not allowed: only connect and forward are", [input.request.command])
 }
 
 reason contains message if {
@@ -53,7 +53,7 @@ labels := data.egress.identities[input.identity.name].labels
 
 session_limits := object.union(_common_limits, _own_limits)
 
-_command_allowed if input.request.command == "connect"
+_command_allowed if input.request.command in {"connect", "forward"}
 
 _port_allowed if {
 	some entry in _entries

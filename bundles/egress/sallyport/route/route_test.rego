@@ -92,11 +92,16 @@ test_strangers_reach_nothing if {
 	not route.allow with input as _asked("stranger", [], "papers.example", 443) with data.egress as _lists
 }
 
+test_plain_http_is_as_a_tunnel if {
+	facts := object.union(_asked("reader", [], "papers.example", 443), {"request": {"command": "forward"}})
+	route.allow with input as facts with data.egress as _lists
+}
+
 test_other_commands_are_denied if {
-	every command in ["associate", "bind", "datagram", "forward"] {
+	every command in ["associate", "bind", "datagram"] {
 		facts := object.union(_asked("reader", [], "papers.example", 443), {"request": {"command": command}})
 		not route.allow with input as facts with data.egress as _lists
-		route.reason == {sprintf("the command %s is not allowed: only connect is", [command])} with input as facts
+		route.reason == {sprintf("the command %s is not allowed: only connect and forward are", [command])} with input as facts
 			with data.egress as _lists
 	}
 }

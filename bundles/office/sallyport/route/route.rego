@@ -22,7 +22,7 @@ explain := true
 
 deny contains message if {
 	not _command_allowed
-	message := sprintf("the command %s is not allowed: only connect is", [input.request.command])
+	message := sprintf("the command %s is not allowed: only connect and forward are", [input.request.command])
 }
 
 deny contains message if {
@@ -58,7 +58,7 @@ default _closing := {}
 
 _closing := {"until": hours.closing} if not _after_hours
 
-_command_allowed if input.request.command == "connect"
+_command_allowed if input.request.command in {"connect", "forward"}
 
 _port_allowed if input.target.port in data.office.ports
 

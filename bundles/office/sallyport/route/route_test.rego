@@ -89,10 +89,15 @@ test_a_session_of_the_day_ends_with_it if {
 		with data.office as _office
 }
 
+test_plain_http_is_as_a_tunnel if {
+	facts := object.union(_asked(_ann, "de.wikipedia.org", _noon), {"request": {"command": "forward"}})
+	route.allow with input as facts with data.office as _office
+}
+
 test_other_commands_and_ports_are_denied if {
 	bind := object.union(_asked(_ann, "de.wikipedia.org", _noon), {"request": {"command": "bind"}})
 	not route.allow with input as bind with data.office as _office
-	route.deny == {"the command bind is not allowed: only connect is"} with input as bind with data.office as _office
+	route.deny == {"the command bind is not allowed: only connect and forward are"} with input as bind with data.office as _office
 	mail := object.union(_asked(_ann, "de.wikipedia.org", _noon), {"target": {"port": 25}})
 	not route.allow with input as mail with data.office as _office
 	route.deny == {"port 25 is not allowed"} with input as mail with data.office as _office

@@ -12,7 +12,7 @@ import data.sallyport.lib.rules
 default allow := false
 
 allow if {
-	input.request.command == "connect"
+	_command_allowed
 	_decisive.rule.action in {"allow", "redirect"}
 }
 
@@ -33,12 +33,14 @@ reason contains message if {
 }
 
 reason contains message if {
-	input.request.command != "connect"
-	message := sprintf("the command %s is not allowed: only connect is", [input.request.command])
+	not _command_allowed
+	message := sprintf("the command %s is not allowed: only connect and forward are", [input.request.command])
 }
 
 # Which rule it was is on the log.
 labels := {"rule": _decisive.name}
+
+_command_allowed if input.request.command in {"connect", "forward"}
 
 _decisive := rules.decisive(_found)
 

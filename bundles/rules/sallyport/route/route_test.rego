@@ -119,10 +119,15 @@ test_what_is_not_understood_denies if {
 	route.deny == {"rule 1 at worse.example: it is not an object"} with input as worse with data.rules as _rules
 }
 
+test_plain_http_is_as_a_tunnel if {
+	facts := object.union(_asked(["ops"], "www.example", 443), {"request": {"command": "forward"}})
+	route.allow with input as facts with data.rules as _rules
+}
+
 test_other_commands_are_denied if {
 	facts := object.union(_asked(["ops"], "www.example", 443), {"request": {"command": "bind"}})
 	not route.allow with input as facts with data.rules as _rules
-	route.reason == {"the command bind is not allowed: only connect is"} with input as facts with data.rules as _rules
+	route.reason == {"the command bind is not allowed: only connect and forward are"} with input as facts with data.rules as _rules
 }
 
 test_nothing_is_allowed_without_rules if {

@@ -11,7 +11,7 @@ package sallyport.route
 default allow := false
 
 allow if {
-	input.request.command == "connect"
+	_command_allowed
 	_listed
 }
 
@@ -29,8 +29,8 @@ deny contains message if {
 explain := true
 
 reason contains message if {
-	input.request.command != "connect"
-	message := sprintf("the command %s is not allowed: only connect is", [input.request.command])
+	not _command_allowed
+	message := sprintf("the command %s is not allowed: only connect and forward are", [input.request.command])
 }
 
 reason contains message if {
@@ -46,6 +46,8 @@ reason contains message if {
 labels := {"team": _team}
 
 session_limits := data.central.session_limits
+
+_command_allowed if input.request.command in {"connect", "forward"}
 
 _team := input.identity.attributes.team
 

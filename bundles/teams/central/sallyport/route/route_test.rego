@@ -76,10 +76,15 @@ test_whoever_has_no_team_reaches_nothing if {
 		with data.teams as _teams
 }
 
+test_plain_http_is_as_a_tunnel if {
+	facts := object.union(_asked({"team": "red"}, "api.example", 443), {"request": {"command": "forward"}})
+	route.allow with input as facts with data.central as _central with data.teams as _teams
+}
+
 test_other_commands_are_denied if {
 	facts := object.union(_asked({"team": "red"}, "api.example", 443), {"request": {"command": "bind"}})
 	not route.allow with input as facts with data.central as _central with data.teams as _teams
-	route.reason == {"the command bind is not allowed: only connect is"} with input as facts
+	route.reason == {"the command bind is not allowed: only connect and forward are"} with input as facts
 		with data.central as _central
 		with data.teams as _teams
 }
