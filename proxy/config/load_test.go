@@ -247,7 +247,7 @@ func TestWholeInEachFormat(t *testing.T) {
 		GeoIP: GeoIP{Databases: []string{"country.mmdb", "asn.mmdb"}},
 		Upstreams: map[string]Upstream{"eu-1": {
 			URL: "https://192.0.2.1:3128", SourceAddress: netip.MustParseAddr("192.0.2.2"),
-			TLS: UpstreamTLS{CA: "ca.pem", Certificate: "me.pem", Key: "key.pem", ServerName: "proxy.example"},
+			TLS:    UpstreamTLS{CA: "ca.pem", Certificate: "me.pem", Key: "key.pem", ServerName: "proxy.example"},
 			Labels: map[string]string{"country": "de"},
 			Probe:  Probe{Address: "192.0.2.9:443", Interval: 20 * time.Second, Timeout: 3 * time.Second, Rise: 1, Fall: 4},
 			Pool:   Pool{Idle: 4, MaxAge: 5 * time.Second},
