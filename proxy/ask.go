@@ -66,8 +66,9 @@ type kept struct {
 	user     user
 	request  policy.Request
 	asked    session.Target
-	answered *epoch // that of the policy and the users when they were first needed
-	faulted  *epoch // in which asking again has failed
+	names    []string // by which the address in use was found
+	answered *epoch   // that of the policy and the users when they were first needed
+	faulted  *epoch   // in which asking again has failed
 }
 
 // user is a client's entry in the user directory, where its password was

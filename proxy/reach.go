@@ -3,12 +3,14 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"time"
 
 	"sallyport/policy"
+	"sallyport/proxy/dial"
 	"sallyport/proxy/wire/target"
 )
 
@@ -25,11 +27,10 @@ func (l *life) reach(ctx context.Context, plan *policy.Decision) (*net.TCPConn, 
 		return nil, err
 	}
 
-	addrs := []netip.Addr{l.facts.Target.IP.Addr}
+	addrs := []dial.Address{{IP: l.facts.Target.IP.Addr}}
 	if l.facts.Target.Kind == "domain" {
-		l.proxy.Observe.Began(l.observed, "resolve")
 		var err error
-		if addrs, err = l.proxy.Resolve.Lookup(ctx, l.facts.Target.Host); err != nil {
+		if addrs, err = l.resolve(ctx, l.facts.Target.Host); err != nil {
 			return nil, err
 		}
 	}
@@ -48,7 +49,46 @@ func (l *life) reach(ctx context.Context, plan *policy.Decision) (*net.TCPConn, 
 	to := up.RemoteAddr().(*net.TCPAddr).AddrPort()
 	l.proxy.Observe.Dialled(l.observed, direct, "ok", to, time.Since(start))
 	l.session.SetAddress(to)
+	l.names = namesOf(addrs, to.Addr())
 	return up, nil
+}
+
+// resolve looks up a name that route has allowed.
+func (l *life) resolve(ctx context.Context, name string) ([]dial.Address, error) {
+	l.proxy.Observe.Began(l.observed, "resolve")
+	start := time.Now()
+	found, err := l.proxy.Resolve.Lookup(ctx, name)
+	l.proxy.Observe.Resolved(l.observed, lookupOutcome(err), found.Cached, time.Since(start))
+	return found.Addresses, err
+}
+
+// lookupOutcome is how metrics call the end of a look-up.
+func lookupOutcome(err error) string {
+	var failed *dial.LookupError
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.As(err, &failed):
+		return failed.Outcome
+	}
+	return "canceled"
+}
+
+// namesOf is by which names an address was found.
+func namesOf(addrs []dial.Address, ip netip.Addr) []string {
+	for _, a := range addrs {
+		if a.IP == ip.Unmap() {
+			return a.Names
+		}
+	}
+	return nil
+}
+
+// addressFacts are those of an address that was found by names.
+func addressFacts(a dial.Address) policy.Address {
+	facts := policy.AddressOf(a.IP)
+	facts.Names = a.Names
+	return facts
 }
 
 // redirect changes the target where the plan says so. What it names passes
@@ -84,17 +124,17 @@ func redirected(asked policy.Target, r policy.Redirect) (policy.Target, error) {
 
 // allowedOf asks dial about each address and keeps those that may be dialled.
 // Where none may, a fault counts more than a denial, since it is an error.
-func (l *life) allowedOf(addrs []netip.Addr) ([]netip.AddrPort, error) {
+func (l *life) allowedOf(addrs []dial.Address) ([]netip.AddrPort, error) {
 	port := uint16(l.facts.Target.Port)
 	allowed := make([]netip.AddrPort, 0, len(addrs))
 	var refused *refusal
-	for _, ip := range addrs {
-		l.facts.Address = policy.AddressOf(ip)
+	for _, a := range addrs {
+		l.facts.Address = addressFacts(a)
 		d := l.ask(policy.Dial)
-		l.proxy.Observe.AddressDecided(l.observed, ip, &l.answer)
+		l.proxy.Observe.AddressDecided(l.observed, a.IP, &l.answer)
 		switch {
 		case d.Allowed():
-			allowed = append(allowed, netip.AddrPortFrom(ip, port))
+			allowed = append(allowed, netip.AddrPortFrom(a.IP, port))
 		case refused == nil || (d.Verdict == policy.Fault && refused.Verdict != policy.Fault):
 			refused = &refusal{d}
 		}

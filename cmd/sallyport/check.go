@@ -68,6 +68,12 @@ func judge(c *cobra.Command, o *config.Options) (revision string, advice engine.
 		return "", nil, err
 	}
 	databases, unread := openGeo(settings)
+	names, unusable := openResolver(settings)
+	if unusable != nil {
+		unread = join(unread, unusable)
+	} else {
+		names.Close()
+	}
 	e, err := engine.New(engineOptions(settings, databases))
 	if err != nil {
 		return "", nil, err
