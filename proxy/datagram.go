@@ -237,17 +237,6 @@ func (a *association) resolve(d *destination, pinned pin) (pin, error) {
 	return pin{to.Host, netip.AddrPortFrom(ip, port), namesOf(addrs, ip)}, nil
 }
 
-// lookup looks up a name that route has allowed. Names are looked up side by side,
-// and so the observer is told of them as of no session.
-func (a *association) lookup(name string) ([]dial.Address, error) {
-	ctx, cancel := context.WithTimeout(a.ctx, a.life.proxy.Limits.Dial)
-	defer cancel()
-	start := time.Now()
-	found, err := a.life.proxy.Resolve.Lookup(ctx, name)
-	a.life.proxy.Observe.Resolved(context.Background(), lookupOutcome(err), found.Cached, time.Since(start))
-	return found.Addresses, err
-}
-
 func asTarget(d *destination) (policy.Target, error) {
 	if d.name == "" {
 		return policy.TargetAddress(d.ip, d.port), nil

@@ -3,7 +3,6 @@ package proxy
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -51,44 +50,6 @@ func (l *life) reach(ctx context.Context, plan *policy.Decision) (*net.TCPConn, 
 	l.session.SetAddress(to)
 	l.names = namesOf(addrs, to.Addr())
 	return up, nil
-}
-
-// resolve looks up a name that route has allowed.
-func (l *life) resolve(ctx context.Context, name string) ([]dial.Address, error) {
-	l.proxy.Observe.Began(l.observed, "resolve")
-	start := time.Now()
-	found, err := l.proxy.Resolve.Lookup(ctx, name)
-	l.proxy.Observe.Resolved(l.observed, lookupOutcome(err), found.Cached, time.Since(start))
-	return found.Addresses, err
-}
-
-// lookupOutcome is how metrics call the end of a look-up.
-func lookupOutcome(err error) string {
-	var failed *dial.LookupError
-	switch {
-	case err == nil:
-		return "ok"
-	case errors.As(err, &failed):
-		return failed.Outcome
-	}
-	return "canceled"
-}
-
-// namesOf is by which names an address was found.
-func namesOf(addrs []dial.Address, ip netip.Addr) []string {
-	for _, a := range addrs {
-		if a.IP == ip.Unmap() {
-			return a.Names
-		}
-	}
-	return nil
-}
-
-// addressFacts are those of an address that was found by names.
-func addressFacts(a dial.Address) policy.Address {
-	facts := policy.AddressOf(a.IP)
-	facts.Names = a.Names
-	return facts
 }
 
 // redirect changes the target where the plan says so. What it names passes

@@ -116,7 +116,7 @@ func (e *LookupError) rank() int {
 	return slices.Index([]string{"nodata", "unreachable", "timeout", "malformed", "failed", "refused", "servfail", "nxdomain"}, e.Outcome)
 }
 
-func noAddress() *LookupError { return unresolved("nodata", "has no address of this family") }
+func noAddress() *LookupError { return unresolved("nodata", "has no address of this family (NODATA)") }
 
 func unresolved(outcome, text string) *LookupError {
 	return &LookupError{Outcome: outcome, class: ErrUnresolved, text: "it " + text}

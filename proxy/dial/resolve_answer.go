@@ -64,7 +64,7 @@ func readAnswer(q question, m *dns.Msg) *answer {
 	a.addresses = nil
 	a.failure = noAddress()
 	if m.Rcode == dns.RcodeNameError {
-		a.failure = unresolved("nxdomain", "does not exist")
+		a.failure = unresolved("nxdomain", "does not exist (NXDOMAIN)")
 	}
 	for _, rr := range m.Ns {
 		if soa, ok := rr.(*dns.SOA); ok && soa.Hdr.Class == dns.ClassINET && dns.IsSubDomain(soa.Hdr.Name, owner) {
