@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
@@ -34,8 +35,16 @@ func ParseNameServer(text string) (NameServer, error) {
 	if !known {
 		return NameServer{}, fmt.Errorf("unknown transport%s", didYouMean(scheme, []string{"udp", "tcp", "tls", "https"}))
 	}
-	if ip, err := netip.ParseAddr(rest); err == nil { // an IPv6 address without brackets too
-		return NameServer{Transport: scheme, Address: netip.AddrPortFrom(ip.Unmap(), port), Path: defaultPath(scheme)}, nil
+	at, err := netip.ParseAddrPort(rest)
+	if ip, without := netip.ParseAddr(rest); without == nil { // an IPv6 address without brackets too
+		at, err = netip.AddrPortFrom(ip, port), nil
+	}
+	if err == nil {
+		if at.Port() == 0 {
+			return NameServer{}, errPort
+		}
+		s := NameServer{Transport: scheme, Address: netip.AddrPortFrom(at.Addr().Unmap(), at.Port()), Path: defaultPath(scheme)}
+		return s, checkZone(at.Addr())
 	}
 	u, err := url.Parse(scheme + "://" + rest)
 	if err != nil || u.Hostname() == "" {
@@ -44,7 +53,7 @@ func ParseNameServer(text string) (NameServer, error) {
 	if text := u.Port(); text != "" {
 		number, err := strconv.ParseUint(text, 10, 16)
 		if err != nil || number == 0 {
-			return NameServer{}, errors.New("a port is 1 to 65535")
+			return NameServer{}, errPort
 		}
 		port = uint16(number)
 	}
@@ -58,6 +67,8 @@ func ParseNameServer(text string) (NameServer, error) {
 		return NameServer{}, errors.New("only https has a path")
 	case s.Name != "" && (!secure || !isName(s.Name)):
 		return NameServer{}, errors.New("after # stands the name of a certificate, of tls and https only")
+	case err == nil && checkZone(ip) != nil:
+		return NameServer{}, errNameServer
 	case err == nil:
 		s.Address = netip.AddrPortFrom(ip.Unmap(), port)
 	case !secure || !isName(strings.ToLower(u.Hostname())):
@@ -74,7 +85,18 @@ func ParseNameServer(text string) (NameServer, error) {
 	return s, nil
 }
 
-var errNameServer = errors.New("a server has an address; of tls and https it may be a name")
+var (
+	errNameServer = errors.New("a server has an address; of tls and https it may be a name")
+	errPort       = errors.New("a port is 1 to 65535")
+)
+
+// checkZone refuses zones that no network interface has.
+func checkZone(ip netip.Addr) error {
+	if zone := ip.Zone(); zone != "" && !isName(strings.ToLower(zone)) {
+		return errNameServer
+	}
+	return nil
+}
 
 func defaultPath(scheme string) string {
 	if scheme == "https" {
@@ -89,7 +111,7 @@ func isName(text string) bool {
 		return false
 	}
 	for label := range strings.SplitSeq(text, ".") {
-		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+		if label == "" || len(label) > 63 || strings.Trim(label, "-") != label || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
 			return false
 		}
 	}
@@ -131,34 +153,27 @@ const maxNameServers = 8
 func (v *validator) dns() {
 	d := &v.config.DNS
 	count := 0
-	var named []string
 	for i, server := range d.Servers {
 		key := index("dns.servers", i)
 		switch ip := server.Address.Addr(); {
 		case server.Transport == "": // a problem already
 			continue
 		case !ip.IsValid() && len(d.Bootstrap[server.Name]) == 0:
-			v.add(key, "nothing is looked up to reach a name server: write %s, or its addresses in dns.bootstrap", bySample(server, v.config.origins[key].secret))
+			v.add(key, "nothing is looked up to reach a name server: write %s, or its addresses in dns.bootstrap%s",
+				bySample(server, v.config.origins[key].secret), v.suggest(key, server.Name, slices.Sorted(maps.Keys(d.Bootstrap))))
 		case ip.IsValid() && !canServe(ip):
 			v.add(key, "no name server can have the address %s", v.show(key, ip.String()))
 		case slices.Index(d.Servers, server) < i:
 			v.add(key, "%s is named twice", v.show(key, server.String()))
-		}
-		if !server.Address.Addr().IsValid() {
-			named = append(named, server.Name)
 		}
 		count += len(d.Addresses(server))
 	}
 	if count > maxNameServers {
 		v.add("dns.servers", "want at most %d servers, got %d", maxNameServers, count)
 	}
-	for name, addresses := range d.Bootstrap {
-		key := join("dns.bootstrap", name)
-		if !slices.Contains(named, name) {
-			v.add(key, "no server of dns.servers has that name%s", v.suggest(key, name, named))
-		}
-		for i, ip := range addresses {
-			if key := index(key, i); ip.IsValid() && !canServe(ip) {
+	for _, name := range slices.Sorted(maps.Keys(d.Bootstrap)) {
+		for i, ip := range d.Bootstrap[name] {
+			if key := index(join("dns.bootstrap", name), i); ip.IsValid() && !canServe(ip) {
 				v.add(key, "no name server can have the address %s", v.show(key, ip.String()))
 			}
 		}
