@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -143,6 +145,23 @@ func TestNameServersThatFail(t *testing.T) {
 				t.Errorf("the metrics are %s", text)
 			}
 		})
+	}
+}
+
+func TestCheckOfAuthorities(t *testing.T) {
+	dir := t.TempDir()
+	for ca, want := range map[string]string{
+		"missing.pem": "c.yaml:3: dns.ca: cannot be read: no such file or directory",
+		"c.yaml":      "c.yaml:3: dns.ca: the file has no certificate in PEM form",
+	} {
+		config := write(t, filepath.Join(dir, "c.yaml"), "dns:\n  servers: [tls://192.0.2.1]\n  ca: "+filepath.Join(dir, ca)+"\n")
+		for _, command := range []string{"check", "run"} {
+			out, err := program(command, "--config", config, "--set", "state.path="+filepath.Join(dir, "state.db")).CombinedOutput()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), want) {
+				t.Errorf("%s: %v, %s", command, err, out)
+			}
+		}
 	}
 }
 

@@ -48,7 +48,7 @@ func readAnswer(q question, m *dns.Msg) *answer {
 		}
 		name := strings.TrimSuffix(alias, ".")
 		switch {
-		case alias == q.name || slices.Contains(a.names, name):
+		case slices.Contains(a.names, name):
 			return failed("malformed", "the server's answer is a loop of aliases", ErrResolveFailed)
 		case len(a.names) == maxAliases:
 			return failed("malformed", "the server's answer is too long a chain of aliases", ErrResolveFailed)

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -39,7 +38,7 @@ type Server struct {
 	Transport Transport
 	Address   netip.AddrPort
 	Name      string // that its certificate has to have; "": its address
-	Path      string // of HTTPS
+	Path      string // of HTTPS, as it stands in a URL
 }
 
 func (s Server) String() string { return string(s.Transport) + " " + s.Address.String() }
@@ -355,8 +354,7 @@ func (s *nameServer) overHTTPS(ctx context.Context, query *dns.Msg) (*dns.Msg, e
 	if s.Address.Port() == 443 {
 		host = strings.TrimSuffix(host, ":443")
 	}
-	to := url.URL{Scheme: "https", Host: host, Path: s.Path}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, to.String(), bytes.NewReader(packed))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+host+s.Path, bytes.NewReader(packed))
 	if err != nil {
 		return nil, err
 	}

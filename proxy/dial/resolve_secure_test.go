@@ -96,7 +96,7 @@ func TestLookupOverHTTPS(t *testing.T) {
 					w.WriteHeader(400)
 					return
 				}
-				asked = append(asked, fmt.Sprintf("%s %s %s %s", request.Proto, request.Method, request.Host, request.URL.Path))
+				asked = append(asked, fmt.Sprintf("%s %s %s %s", request.Proto, request.Method, request.Host, request.URL.EscapedPath()))
 				reply := new(dns.Msg).SetReply(query)
 				packed, _ := of("$ A 127.0.0.9")(reply, "").Pack()
 				test.serve(w, packed)
@@ -106,7 +106,7 @@ func TestLookupOverHTTPS(t *testing.T) {
 			defer s.Close()
 			roots := x509.NewCertPool()
 			roots.AddCert(s.Certificate())
-			server := Server{Transport: HTTPS, Address: netip.MustParseAddrPort(s.Listener.Addr().String()), Name: "example.com", Path: "/own/path"}
+			server := Server{Transport: HTTPS, Address: netip.MustParseAddrPort(s.Listener.Addr().String()), Name: "example.com", Path: "/own%2Fpath"}
 			r := resolving(t, ResolverOptions{Servers: []Server{server}, Roots: roots, Family: IPv4, Timeout: 5 * time.Second})
 			got, err := r.Lookup(t.Context(), "name.example")
 			outcome := ""
@@ -117,10 +117,10 @@ func TestLookupOverHTTPS(t *testing.T) {
 			if outcome != test.outcome || err == nil && !slices.Equal(texts(got), []string{"127.0.0.9"}) {
 				t.Errorf("got %v, %v", texts(got), err)
 			}
-			if err != nil && strings.Contains(err.Error(), "/own/path") {
+			if err != nil && strings.Contains(err.Error(), "own%2Fpath") {
 				t.Errorf("the path may be a secret: %v", err)
 			}
-			want := fmt.Sprintf("HTTP/2.0 POST example.com:%d /own/path", server.Address.Port())
+			want := fmt.Sprintf("HTTP/2.0 POST example.com:%d /own%%2Fpath", server.Address.Port())
 			if !slices.Equal(asked, []string{want}) {
 				t.Errorf("asked %q, want %q", asked, want)
 			}

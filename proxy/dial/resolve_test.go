@@ -466,6 +466,34 @@ func TestLookupOfOneLabel(t *testing.T) {
 	}
 }
 
+// A stranger who sends replies to a datagram has to guess how the name is spelled.
+// Where the server does not repeat that it is asked over TCP.
+func TestLookupSpellsByChance(t *testing.T) {
+	var mu sync.Mutex
+	spelled := map[string]bool{}
+	s := serveNames(t, func(m *dns.Msg, network string) *dns.Msg {
+		mu.Lock()
+		defer mu.Unlock()
+		if network == "udp" {
+			spelled[m.Question[0].Name] = true
+			m.Question[0].Name = "a-name-of-many-letters.example."
+			return of("$ A 127.0.0.66")(m, network)
+		}
+		return of("$ A 127.0.0.4")(m, network)
+	})
+	r := resolving(t, ResolverOptions{Servers: []Server{s.over(UDP)}, Family: IPv4})
+	for range 8 {
+		got, err := r.Lookup(t.Context(), "a-name-of-many-letters.example")
+		if err != nil || !slices.Equal(texts(got), []string{"127.0.0.4"}) {
+			t.Fatalf("got %v, %v", texts(got), err)
+		}
+		r.Forget()
+	}
+	if len(spelled) < 8 {
+		t.Errorf("spelled as %v", spelled)
+	}
+}
+
 // One connection serves one question after the other, and one that the server
 // has closed meanwhile is not noticed.
 func TestLookupKeepsConnections(t *testing.T) {
