@@ -177,12 +177,23 @@ func (s *nameServer) exchange(ctx context.Context, q question) (*dns.Msg, error)
 	query := new(dns.Msg)
 	query.SetQuestion(q.name, q.kind)
 	query.SetEdns0(udpSize, false)
+	if s.tls != nil {
+		pad(query)
+	}
 	reply, err := s.send(ctx, query)
 	if err == nil && (reply.Rcode == dns.RcodeFormatError || reply.Rcode == dns.RcodeNotImplemented) && reply.IsEdns0() == nil {
 		query.Extra = nil // it has not heard of EDNS (RFC 6891, section 7)
 		reply, err = s.send(ctx, query)
 	}
 	return reply, err
+}
+
+// pad makes a query that nobody else can read as long as others, so that its length
+// does not tell the name (RFC 8467, section 4.1).
+func pad(query *dns.Msg) {
+	const block, header = 128, 4
+	opt := query.IsEdns0()
+	opt.Option = append(opt.Option, &dns.EDNS0_PADDING{Padding: make([]byte, block-1-(query.Len()+header-1)%block)})
 }
 
 func (s *nameServer) send(ctx context.Context, query *dns.Msg) (*dns.Msg, error) {

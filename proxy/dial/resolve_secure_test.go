@@ -92,7 +92,7 @@ func TestLookupOverHTTPS(t *testing.T) {
 			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 				body, _ := io.ReadAll(request.Body)
 				query := new(dns.Msg)
-				if query.Unpack(body) != nil || query.Id != 0 || request.Header.Get("Content-Type") != "application/dns-message" {
+				if query.Unpack(body) != nil || query.Id != 0 || len(body) != 128 || request.Header.Get("Content-Type") != "application/dns-message" {
 					w.WriteHeader(400)
 					return
 				}
