@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/policy"
-	"sallyport/proxy/dial"
 	"sallyport/proxy/relay"
 	"sallyport/proxy/session"
 	"sallyport/proxy/wire/http"
@@ -43,12 +43,13 @@ type unread struct {
 
 // origin is a connection to an origin server. It serves one session only.
 type origin struct {
-	conn    *net.TCPConn
+	conn    net.Conn
 	reader  *bufio.Reader
 	target  session.Target
 	address netip.AddrPort
 	names   []string   // by which the address was found
 	from    netip.Addr // the policy's source_address
+	way     way        // through upstreams
 }
 
 // originReaders are for the answers. A longer header is gathered by its codec.
@@ -71,7 +72,11 @@ func (o *origin) untouched() bool {
 	if o.reader.Buffered() > 0 {
 		return false
 	}
-	raw, err := o.conn.SyscallConn()
+	tcp, plain := o.conn.(*net.TCPConn)
+	if !plain { // within TLS there is no telling
+		return false
+	}
+	raw, err := tcp.SyscallConn()
 	if err != nil {
 		return false
 	}
@@ -183,6 +188,7 @@ func (l *life) renew(door *policy.Decision, d *httpDialect) {
 		l.proxy.Guard.Release(l.identity)
 		l.identity = ""
 	}
+	l.way = way{}
 	protocol := l.facts.Session.Protocol
 	l.facts, l.kept = policy.Facts{}, kept{
 		counts: l.proxy.Guard.Again(l.conn.Source.Addr()), client: l.client, secured: l.secured,
@@ -238,7 +244,7 @@ func (l *life) stopForwarding() {
 // forward sends one request on and its answer back. It returns a connection only
 // where both sides go on in another protocol, and an error only while the client
 // can still be told of it.
-func (l *life) forward(ctx context.Context, plan *policy.Decision) (*net.TCPConn, error) {
+func (l *life) forward(ctx context.Context, plan *policy.Decision) (net.Conn, error) {
 	d := l.dialect.(*httpDialect)
 	hops, err := d.request.MaxForwards()
 	switch {
@@ -280,9 +286,11 @@ func (l *life) usable(plan *policy.Decision, r *http.Request) *origin {
 		return nil
 	}
 	to := session.Target{Host: l.facts.Target.Host, Port: uint16(l.facts.Target.Port)}
-	if o.target == to && o.from == plan.SourceAddress && r.Repeatable() && o.untouched() {
+	if o.target == to && o.from == plan.SourceAddress && r.Repeatable() && l.leadsAlike(&o.way, plan) && o.untouched() {
 		l.proxy.Observe.Began(l.observed, "dial")
-		if _, err := l.allowedOf([]dial.Address{{IP: o.address.Addr().Unmap(), Names: o.names}}); err == nil {
+		if l.allowedStill(o) {
+			l.way = o.way
+			l.session.SetVia(o.way.hops)
 			l.session.SetAddress(o.address)
 			l.names = o.names
 			return o
@@ -301,9 +309,10 @@ func (l *life) connect(ctx context.Context, plan *policy.Decision) (*origin, err
 	o := &origin{
 		conn: conn, reader: originReaders.Get().(*bufio.Reader),
 		target:  session.Target{Host: l.facts.Target.Host, Port: uint16(l.facts.Target.Port)},
-		address: conn.RemoteAddr().(*net.TCPAddr).AddrPort(), names: l.names, from: plan.SourceAddress,
+		address: conn.RemoteAddr().(*net.TCPAddr).AddrPort(), names: l.names, from: plan.SourceAddress, way: l.way,
 	}
-	o.reader.Reset(conn)
+	o.reader.Reset(io.MultiReader(bytes.NewReader(l.way.late), conn))
+	l.way.late, o.way.late = nil, nil
 	return o, nil
 }
 
