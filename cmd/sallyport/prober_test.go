@@ -619,6 +619,10 @@ func serveNames(t *testing.T, known map[string][]string) *names {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveNamesOn(t, c, known)
+}
+
+func serveNamesOn(t *testing.T, c net.PacketConn, known map[string][]string) *names {
 	t.Cleanup(func() { c.Close() })
 	s := &names{addr: c.LocalAddr().String()}
 	go func() {
