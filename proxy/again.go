@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sallyport/policy"
+	"sallyport/proxy/dial"
 	"sallyport/proxy/session"
 )
 
@@ -82,7 +83,7 @@ func (a *asker) again(l *life, under *epoch) error {
 		return withdrawn(plan.Revision, why, nil)
 	}
 	f.Target = leads
-	if why := l.way.elsewhere(plan, func() bool { return l.remote(plan) }); why != "" {
+	if why := l.way.elsewhere(plan); why != "" {
 		return withdrawn(plan.Revision, why, nil)
 	}
 	pinned := address.Addr()
@@ -90,7 +91,7 @@ func (a *asker) again(l *life, under *epoch) error {
 		pinned = l.way.pinned
 	}
 	if pinned.IsValid() { // else the name was left to an upstream
-		f.Address = policy.AddressOf(pinned)
+		f.Address = addressFacts(dial.Address{IP: pinned, Names: l.names})
 		if dial := a.ask(policy.Dial); !dial.Allowed() {
 			return refusedAgain(dial)
 		}

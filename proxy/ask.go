@@ -69,6 +69,7 @@ type kept struct {
 	user     user
 	request  policy.Request
 	asked    session.Target
+	names    []string     // by which the address in use was found
 	client   *localClient // nil: not on this machine
 	ways     *waysOnce    // nil: route was not asked yet, or there are no upstreams
 	secured  *secured     // nil: without TLS

@@ -47,6 +47,7 @@ type origin struct {
 	reader  *bufio.Reader
 	target  session.Target
 	address netip.AddrPort
+	names   []string   // by which the address was found
 	from    netip.Addr // the policy's source_address
 	way     way        // through upstreams
 }
@@ -291,6 +292,7 @@ func (l *life) usable(plan *policy.Decision, r *http.Request) *origin {
 			l.way = o.way
 			l.session.SetVia(o.way.hops)
 			l.session.SetAddress(o.address)
+			l.names = o.names
 			return o
 		}
 	}
@@ -307,7 +309,7 @@ func (l *life) connect(ctx context.Context, plan *policy.Decision) (*origin, err
 	o := &origin{
 		conn: conn, reader: originReaders.Get().(*bufio.Reader),
 		target:  session.Target{Host: l.facts.Target.Host, Port: uint16(l.facts.Target.Port)},
-		address: conn.RemoteAddr().(*net.TCPAddr).AddrPort(), from: plan.SourceAddress, way: l.way,
+		address: conn.RemoteAddr().(*net.TCPAddr).AddrPort(), names: l.names, from: plan.SourceAddress, way: l.way,
 	}
 	o.reader.Reset(io.MultiReader(bytes.NewReader(l.way.late), conn))
 	l.way.late, o.way.late = nil, nil

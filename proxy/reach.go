@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sallyport/policy"
+	"sallyport/proxy/dial"
 	"sallyport/proxy/wire/target"
 )
 
@@ -31,7 +32,7 @@ func (l *life) reach(ctx context.Context, plan *policy.Decision) (net.Conn, erro
 		return nil, l.fault(errNoUpstream)
 	}
 
-	allowed, err := l.known(ctx)
+	found, allowed, err := l.known(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -45,22 +46,22 @@ func (l *life) reach(ctx context.Context, plan *policy.Decision) (net.Conn, erro
 	to := up.RemoteAddr().(*net.TCPAddr).AddrPort()
 	l.proxy.Observe.Dialled(l.observed, direct, "ok", to, time.Since(start))
 	l.session.SetAddress(to)
+	l.names = namesOf(found, to.Addr())
 	return up, nil
 }
 
-// known looks the target's name up, if it has one, and returns the addresses that
-// dial allows.
-func (l *life) known(ctx context.Context) ([]netip.AddrPort, error) {
-	addrs := []netip.Addr{l.facts.Target.IP.Addr}
+// known looks the target's name up, if it has one, and returns what was found and
+// the addresses of it that dial allows.
+func (l *life) known(ctx context.Context) (found []dial.Address, allowed []netip.AddrPort, err error) {
+	found = []dial.Address{{IP: l.facts.Target.IP.Addr}}
 	if l.facts.Target.Kind == "domain" {
-		l.proxy.Observe.Began(l.observed, "resolve")
-		var err error
-		if addrs, err = l.proxy.Resolve.Lookup(ctx, l.facts.Target.Host); err != nil {
-			return nil, err
+		if found, err = l.resolve(ctx, l.facts.Target.Host); err != nil {
+			return nil, nil, err
 		}
 	}
 	l.proxy.Observe.Began(l.observed, "dial")
-	return l.allowedOf(addrs)
+	allowed, err = l.allowedOf(found)
+	return found, allowed, err
 }
 
 // redirect changes the target where the plan says so. What it names passes
@@ -94,17 +95,17 @@ func redirected(asked policy.Target, r policy.Redirect) (policy.Target, error) {
 
 // allowedOf asks dial about each address and keeps those that may be dialled.
 // Where none may, a fault counts more than a denial, since it is an error.
-func (l *life) allowedOf(addrs []netip.Addr) ([]netip.AddrPort, error) {
+func (l *life) allowedOf(addrs []dial.Address) ([]netip.AddrPort, error) {
 	port := uint16(l.facts.Target.Port)
 	allowed := make([]netip.AddrPort, 0, len(addrs))
 	var refused *refusal
-	for _, ip := range addrs {
-		l.facts.Address = policy.AddressOf(ip)
+	for _, a := range addrs {
+		l.facts.Address = addressFacts(a)
 		d := l.ask(policy.Dial)
-		l.proxy.Observe.AddressDecided(l.observed, ip, &l.answer)
+		l.proxy.Observe.AddressDecided(l.observed, a.IP, &l.answer)
 		switch {
 		case d.Allowed():
-			allowed = append(allowed, netip.AddrPortFrom(ip, port))
+			allowed = append(allowed, netip.AddrPortFrom(a.IP, port))
 		case refused == nil || (d.Verdict == policy.Fault && refused.Verdict != policy.Fault):
 			refused = &refusal{d}
 		}

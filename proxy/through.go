@@ -19,9 +19,6 @@ import (
 type Router interface {
 	// Check returns an error that names the first upstream that there is not.
 	Check(via policy.Via) error
-	// Remote tells whether names are left to the last upstream where the policy
-	// does not say.
-	Remote(via policy.Via) bool
 	// Reach connects to one of the endpoints.
 	Reach(ctx context.Context, via policy.Via, trip dial.Trip) (dial.Way, error)
 }
@@ -50,12 +47,14 @@ func (l *life) through(ctx context.Context, plan *policy.Decision) (net.Conn, er
 		From: plan.SourceAddress, Watch: &hopWatcher{life: l},
 		Key: cmp.Or(l.identity, l.conn.Source.Addr().String()),
 	}
-	if l.facts.Target.Kind == "domain" && l.remote(plan) {
+	var found []dial.Address
+	if l.facts.Target.Kind == "domain" && remote(plan) {
 		l.proxy.Observe.Began(l.observed, "dial")
 		trip.To = []dial.Endpoint{{Name: l.facts.Target.Host, Port: port}}
 	} else {
-		allowed, err := l.known(ctx)
-		if err != nil {
+		var allowed []netip.AddrPort
+		var err error
+		if found, allowed, err = l.known(ctx); err != nil {
 			return nil, err
 		}
 		for _, to := range allowed {
@@ -67,18 +66,15 @@ func (l *life) through(ctx context.Context, plan *policy.Decision) (net.Conn, er
 		return nil, err
 	}
 	l.way = way{hops: led.Hops, pinned: led.To.IP, late: led.Early, bound: led.Bound}
+	l.names = namesOf(found, led.To.IP)
 	l.session.SetVia(led.Hops)
 	l.session.SetAddress(led.At)
 	return led.Conn, nil
 }
 
-// remote tells whether a name is left to the last upstream.
-func (l *life) remote(plan *policy.Decision) bool {
-	if plan.Resolve == "" {
-		return l.proxy.Route.Remote(plan.Via)
-	}
-	return plan.Resolve == policy.ResolveRemote
-}
+// remote tells whether a name is left to the last upstream, as it is where the
+// policy does not say.
+func remote(plan *policy.Decision) bool { return plan.Resolve != policy.ResolveLocal }
 
 // fault makes a fault of the latest answer, where it asks for what there is not.
 func (l *life) fault(err error) error {
@@ -113,7 +109,7 @@ func (w *hopWatcher) Done(hop string, at netip.AddrPort, took time.Duration, err
 
 // elsewhere tells why a session that was led one way may not stay where a new
 // plan leads another one; empty where it may.
-func (w *way) elsewhere(plan *policy.Decision, remote func() bool) string {
+func (w *way) elsewhere(plan *policy.Decision) string {
 	if len(plan.Via) == 0 && len(w.hops) > 0 {
 		return " leads directly"
 	}
@@ -124,7 +120,7 @@ func (w *way) elsewhere(plan *policy.Decision, remote func() bool) string {
 	switch {
 	case !stays:
 		return " leads through " + viaText(plan.Via)
-	case len(w.hops) > 0 && !w.pinned.IsValid() && !remote():
+	case len(w.hops) > 0 && !w.pinned.IsValid() && !remote(plan):
 		return " has the name looked up here"
 	}
 	return ""
@@ -135,7 +131,7 @@ func (l *life) leadsAlike(w *way, plan *policy.Decision) bool {
 	if len(plan.Via) > 0 && l.proxy.Route.Check(plan.Via) != nil {
 		return false // reach says why
 	}
-	return w.elsewhere(plan, func() bool { return l.remote(plan) }) == ""
+	return w.elsewhere(plan) == ""
 }
 
 // allowedStill asks dial about the address of a connection that is used again; one
@@ -148,7 +144,7 @@ func (l *life) allowedStill(o *origin) bool {
 	if !ip.IsValid() {
 		return true
 	}
-	_, err := l.allowedOf([]netip.Addr{ip})
+	_, err := l.allowedOf([]dial.Address{{IP: ip.Unmap(), Names: o.names}})
 	return err == nil
 }
 

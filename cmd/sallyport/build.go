@@ -55,6 +55,7 @@ type server struct {
 	verifier  *identity.Verifier
 	sessions  *session.Table
 	upstreams *upstream.Set
+	resolver  *dial.Resolver
 	proxy     *proxy.Proxy
 
 	draining atomic.Bool
@@ -103,8 +104,11 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if s.engine, err = engine.New(options); err != nil {
 		return nil, err
 	}
-	resolver, dialer := dial.NewResolver(c.DNS.Servers), &dial.Dialer{}
-	if s.upstreams, err = openUpstreams(c, &upstream.Options{Names: resolver, Dialer: dialer, Open: s.sessions.Through, Log: s.log}); err != nil {
+	if s.resolver, err = openResolver(c); err != nil {
+		return nil, err
+	}
+	dialer := &dial.Dialer{}
+	if s.upstreams, err = openUpstreams(c, &upstream.Options{Names: s.resolver, Dialer: dialer, Open: s.sessions.Through, Log: s.log}); err != nil {
 		return nil, err
 	}
 	s.verifier = identity.NewVerifier(runtime.GOMAXPROCS(0))
@@ -127,7 +131,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	}
 	s.proxy = &proxy.Proxy{
 		Decide: s.engine, Observe: s.telemetry, Verify: s.verifier,
-		Resolve: resolver, Dial: dialer, Route: s.upstreams, Upstreams: s.upstreams,
+		Resolve: s.resolver, Dial: dialer, Route: s.upstreams, Upstreams: s.upstreams,
 		Processes: processes.NewFinder(), Sessions: s.sessions, Guard: guard.New(guarded),
 		Limits: proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle,
 			Bind: c.Limits.Bind, Flows: c.Limits.Flows, FlowsTotal: c.Limits.FlowsTotal, FlowIdle: c.Limits.FlowIdle,
@@ -181,9 +185,9 @@ func (s *server) openLog(ctx context.Context) error {
 }
 
 // reload is what HUP and the management API do: GeoIP databases that have changed,
-// certificates and the policy are read again, and the log file opened again for
-// those that rotate it. The configuration is read at the start only. by is who
-// asks for it.
+// certificates and the policy are read again, what is remembered of names is
+// forgotten, and the log file opened again for those that rotate it. The
+// configuration is read at the start only. by is who asks for it.
 func (s *server) reload(ctx context.Context, by string) error {
 	if s.logFile != nil {
 		if err := s.logFile.Reopen(); err != nil {
@@ -194,6 +198,9 @@ func (s *server) reload(ctx context.Context, by string) error {
 		if err := s.decisions.Reopen(); err != nil {
 			s.log.Error("decision log file is not reopened", "error", err)
 		}
+	}
+	if by != "watch" {
+		s.resolver.Forget()
 	}
 	err := join(join(s.reloadGeo(), s.reloadTLS()), s.manager.Reload(ctx, by))
 	if err == nil && by != "watch" { // whoever asked wants to see that it was done
@@ -307,6 +314,9 @@ func (s *server) management(ctx context.Context) (func() error, error) {
 func (s *server) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
+	if s.resolver != nil {
+		s.resolver.Close()
+	}
 	if s.engine != nil {
 		s.engine.Close()
 	}

@@ -230,8 +230,7 @@ func TestFailOver(t *testing.T) {
 	}
 }
 
-// A name goes to the upstream, or is looked up here, as the policy or else the
-// scheme says.
+// A name goes to the upstream, unless the policy says that it is looked up here.
 func TestWhoLooksNamesUp(t *testing.T) {
 	target := serveEcho(t, "127.0.0.1:0")
 	known := map[string][]string{"inside.example.": {"127.0.0.1"}, "beyond.example.": {"127.0.0.5"}}
@@ -244,8 +243,8 @@ func TestWhoLooksNamesUp(t *testing.T) {
 		upstream, resolve string
 		remote            bool
 	}{
-		{"s5", "", false}, {"s5h", "", true}, {"http", "", true},
-		{"s5", "remote", true}, {"s5h", "local", false}, {"http", "local", false},
+		{"s5", "", true}, {"s5h", "", true}, {"http", "", true},
+		{"s5", "local", false}, {"s5", "remote", true}, {"s5h", "local", false}, {"http", "local", false},
 	} {
 		data := write(t, t.TempDir()+"/resolve.json", fmt.Sprintf(`{"resolve": %q}`, c.resolve))
 		more := []string{"--set", "dns.servers=" + nearNames.addr}
@@ -272,7 +271,7 @@ func TestDialIsAskedThroughUpstreams(t *testing.T) {
 	micro := startMicrosocks(t)
 	near := serveNames(t, map[string][]string{"public.example.": {"192.0.2.1"}})
 	s := startVia(t, upstreamsFile(map[string]string{"u": "socks5://" + micro.addr}), map[string]any{"*": []string{"u"}},
-		"--set", "dns.servers="+near.addr)
+		"--set", "dns.servers="+near.addr, "--data", write(t, t.TempDir()+"/resolve.json", `{"resolve": "local"}`))
 	for _, host := range []string{"192.0.2.1", "public.example"} { // of which the policy wants only loopback
 		dialDoor(t, s.addr).say(greeting).hear(chosen).say(connectTo(host, 80)).hear("\x05\x02").Close()
 		if r := s.sessionOf(t, host); r["outcome"] != "denied" || r["via"] != nil {

@@ -16,8 +16,8 @@ import (
 
 // Schemes of an upstream's URL.
 const (
-	SchemeSOCKS5  = "socks5"  // names of targets are looked up here, unless the policy says otherwise
-	SchemeSOCKS5H = "socks5h" // names of targets are left to the upstream, unless the policy says otherwise
+	SchemeSOCKS5  = "socks5"  // the name of the next upstream is looked up here
+	SchemeSOCKS5H = "socks5h" // the name of the next upstream is left to this one
 	SchemeSOCKS4A = "socks4a"
 	SchemeHTTP    = "http"
 	SchemeHTTPS   = "https"

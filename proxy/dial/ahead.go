@@ -39,7 +39,7 @@ func (d *Dialer) Prepare(ctx context.Context, names Lookup, hop *Hop) (*Ahead, t
 		err = c.conn.SetDeadline(time.Time{})
 	}
 	if err == nil && c.reader.Buffered() > 0 {
-		err = &answer{failure: HopMalformed, detail: "it speaks before it is asked"}
+		err = &hopAnswer{failure: HopMalformed, detail: "it speaks before it is asked"}
 	}
 	if err != nil {
 		err = c.blame(0, err)

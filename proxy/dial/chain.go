@@ -12,7 +12,7 @@ import (
 
 // Lookup finds the addresses of a hop that is named.
 type Lookup interface {
-	Lookup(ctx context.Context, name string) ([]netip.Addr, error)
+	Lookup(ctx context.Context, name string) (Found, error)
 }
 
 // Watcher is told how a way through hops comes about: of each hop that it
@@ -144,44 +144,45 @@ func (c *chain) approach(i int, from netip.Addr) error {
 		if err != nil {
 			return lookupFailure(err)
 		}
-		to = Endpoint{IP: preferred(found), Port: to.Port}
+		to = Endpoint{IP: preferred(found.Addresses), Port: to.Port}
 	}
 	if err := c.ask(before, to); err != nil {
-		var said *answer
+		var said *hopAnswer
 		if errors.As(err, &said) && said.asked && said.failure != HopDenied && said.failure != HopUnsupported {
-			return &answer{failure: said.failure, network: said.network, detail: "so says upstream " + before.Name}
+			return &hopAnswer{failure: said.failure, network: said.network, detail: "so says upstream " + before.Name}
 		}
 		return &atHop{i - 1, err}
 	}
 	if c.reader.Buffered() > 0 { // which TLS would not see
-		return &answer{failure: HopMalformed, detail: "it speaks before it is asked"}
+		return &hopAnswer{failure: HopMalformed, detail: "it speaks before it is asked"}
 	}
 	return nil
 }
 
 // preferred is an IPv4 address where there is one, which every hop can be asked
 // for.
-func preferred(found []netip.Addr) netip.Addr {
+func preferred(found []Address) netip.Addr {
 	for _, a := range found {
-		if a.Is4() {
-			return a
+		if a.IP.Is4() {
+			return a.IP
 		}
 	}
-	return found[0]
+	return found[0].IP
 }
 
 // connect opens the connection to the first hop.
 func (c *chain) connect(hop *Hop, from netip.Addr) error {
-	addresses := []netip.Addr{hop.At.IP}
+	addresses := []Address{{IP: hop.At.IP}}
 	if hop.At.Name != "" {
-		var err error
-		if addresses, err = c.names.Lookup(c.ctx, hop.At.Name); err != nil {
+		found, err := c.names.Lookup(c.ctx, hop.At.Name)
+		if err != nil {
 			return lookupFailure(err)
 		}
+		addresses = found.Addresses
 	}
 	to := make([]netip.AddrPort, len(addresses))
 	for i, a := range addresses {
-		to[i] = netip.AddrPortFrom(a, hop.At.Port)
+		to[i] = netip.AddrPortFrom(a.IP, hop.At.Port)
 	}
 	if !from.IsValid() {
 		from = hop.Source

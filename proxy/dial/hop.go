@@ -31,7 +31,7 @@ type Hop struct {
 	Username string
 	Password secret.String
 
-	Local  bool        // names of targets are better resolved here than by the hop
+	Local  bool        // the name of the next hop is looked up here, not by this one
 	TLS    *tls.Config // nil: plain TCP
 	Source netip.Addr  // the local address to connect from, where it is the first hop; invalid: any
 }

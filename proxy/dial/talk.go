@@ -17,21 +17,21 @@ import (
 	"sallyport/proxy/wire/socks5"
 )
 
-// answer is a hop's answer that is no success: of itself, or, where it was asked
+// hopAnswer is a hop's answer that is no success: of itself, or, where it was asked
 // for a connection, of that.
-type answer struct {
+type hopAnswer struct {
 	failure Failure
 	asked   bool // of what it was asked for
 	network bool
 	detail  string
 }
 
-func (e *answer) Error() string { return string(e.failure) }
+func (e *hopAnswer) Error() string { return string(e.failure) }
 
 // say sends a message to a hop, which may not have sent anything ahead of it.
 func (c *chain) say(message []byte) error {
 	if c.reader.Buffered() > 0 {
-		return &answer{failure: HopMalformed, detail: "it speaks before it is asked"}
+		return &hopAnswer{failure: HopMalformed, detail: "it speaks before it is asked"}
 	}
 	_, err := c.conn.Write(message)
 	return err
@@ -53,26 +53,26 @@ func (c *chain) greet(hop *Hop) error {
 	case err != nil:
 		return err
 	case chosen == socks5.NoAcceptable && method == socks5.NoAuth:
-		return &answer{failure: HopAuth, detail: "it wants credentials, and the configuration has none"}
+		return &hopAnswer{failure: HopAuth, detail: "it wants credentials, and the configuration has none"}
 	case chosen == socks5.NoAcceptable:
-		return &answer{failure: HopAuth, detail: "it takes no user name and password"}
+		return &hopAnswer{failure: HopAuth, detail: "it takes no user name and password"}
 	case chosen != method && method == socks5.UserPass:
-		return &answer{failure: HopAuth, detail: "it picks another method than the one that was offered, so that the password is kept back"}
+		return &hopAnswer{failure: HopAuth, detail: "it picks another method than the one that was offered, so that the password is kept back"}
 	case chosen != method:
-		return &answer{failure: HopMalformed, detail: "it picks a method that was not offered"}
+		return &hopAnswer{failure: HopMalformed, detail: "it picks a method that was not offered"}
 	case method == socks5.NoAuth:
 		return nil
 	}
 	message, err := socks5.AppendCredentials(nil, socks5.Credentials{Username: hop.Username, Password: hop.Password.Reveal()})
 	if err != nil {
-		return &answer{failure: HopAuth, detail: "user name or password is too long"}
+		return &hopAnswer{failure: HopAuth, detail: "user name or password is too long"}
 	}
 	if err := c.say(message); err != nil {
 		return err
 	}
 	status, err := socks5.ReadStatus(c.reader)
 	if err == nil && status != 0 {
-		err = &answer{failure: HopAuth, detail: "it refuses the credentials"}
+		err = &hopAnswer{failure: HopAuth, detail: "it refuses the credentials"}
 	}
 	return err
 }
@@ -102,7 +102,7 @@ func (c *chain) askSOCKS5(to Endpoint) error {
 	if err != nil {
 		return err
 	}
-	said := answer{asked: true, detail: reply.String()}
+	said := hopAnswer{asked: true, detail: reply.String()}
 	switch reply {
 	case socks5.Succeeded:
 		c.bound = netip.AddrPortFrom(bound.IP.Unmap(), bound.Port)
@@ -143,9 +143,9 @@ func (c *chain) askSOCKS4(hop *Hop, to Endpoint) error {
 		c.bound = netip.AddrPort{}
 		return nil
 	case reply == socks4.NoIdentd, reply == socks4.WrongIdent:
-		return &answer{failure: HopAuth, detail: reply.String()}
+		return &hopAnswer{failure: HopAuth, detail: reply.String()}
 	}
-	return &answer{failure: HopFailed, asked: true, detail: reply.String()}
+	return &hopAnswer{failure: HopFailed, asked: true, detail: reply.String()}
 }
 
 func (c *chain) askHTTP(hop *Hop, to Endpoint) error {
@@ -170,7 +170,7 @@ func (c *chain) askHTTP(hop *Hop, to Endpoint) error {
 // statusAnswer says what an answer to CONNECT means: by its Proxy-Status, where
 // there is one, or else by its status.
 func statusAnswer(r *http.Response) error {
-	said := answer{asked: true, detail: "status " + strconv.Itoa(r.Status)}
+	said := hopAnswer{asked: true, detail: "status " + strconv.Itoa(r.Status)}
 	switch r.ProxyError() {
 	case "connection_refused":
 		said.failure = HopRefused
@@ -202,7 +202,7 @@ func statusAnswer(r *http.Response) error {
 
 // unspeakable is a target that a protocol has no words for.
 func unspeakable(err error) error {
-	return &answer{failure: HopUnsupported, asked: true, detail: err.Error()}
+	return &hopAnswer{failure: HopUnsupported, asked: true, detail: err.Error()}
 }
 
 func lookupFailure(err error) error {
@@ -210,7 +210,7 @@ func lookupFailure(err error) error {
 	if errors.Is(err, ErrResolveTimeout) {
 		failure = HopTimeout
 	}
-	return &answer{failure: failure, detail: "look-up of its name"}
+	return &hopAnswer{failure: failure, detail: "look-up of its name"}
 }
 
 // blame makes a *HopError of what has gone wrong on the way to, or at, a hop. It
@@ -223,7 +223,7 @@ func (c *chain) blame(at int, err error) error {
 		at, err = other.at, other.err
 	}
 	e := &HopError{Hop: c.hops[at].Name, At: at}
-	var said *answer
+	var said *hopAnswer
 	var wire *http.Error
 	var ours *tlsFailure
 	var certificate *tls.CertificateVerificationError

@@ -110,18 +110,6 @@ func (s *Set) Check(via policy.Via) error {
 	return nil
 }
 
-// Remote tells whether a target's name is left to the end of a way, where the
-// policy does not say: unless all upstreams that may be the last are socks5://,
-// for whom names are looked up here.
-func (s *Set) Remote(via policy.Via) bool {
-	for _, name := range via[len(via)-1].Any {
-		if m := s.known[name]; m != nil && !m.hop.Local {
-			return true
-		}
-	}
-	return false
-}
-
 // ready notes how long an upstream took until it would take a request.
 func (m *member) ready(took time.Duration) {
 	m.mu.Lock()

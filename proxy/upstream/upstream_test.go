@@ -102,23 +102,6 @@ func TestHash(t *testing.T) {
 	}
 }
 
-func TestRemote(t *testing.T) {
-	s := setOf("local", "remote")
-	for _, c := range []struct {
-		via  policy.Via
-		want bool
-	}{
-		{policy.Via{{Any: []string{"local"}}}, false},
-		{policy.Via{{Any: []string{"remote"}}}, true},
-		{policy.Via{{Any: []string{"remote"}}, {Any: []string{"local"}}}, false},
-		{policy.Via{{Any: []string{"local", "remote"}}}, true},
-	} {
-		if got := s.Remote(c.via); got != c.want {
-			t.Errorf("%v: %v", c.via, got)
-		}
-	}
-}
-
 type nobody struct{}
 
 func (nobody) Began(string)                                      {}
