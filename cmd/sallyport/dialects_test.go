@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -61,7 +62,7 @@ reason := sprintf("%d", [1 / (input.target.port - input.target.port)]) if input.
 	door := filepath.Join(dir, "door")
 	s := listening(t, fmt.Sprintf(`[{name: tcp, address: "127.0.0.1:0"}, {name: tls, address: "127.0.0.1:0", tls: {cert: %q, key: %q}}, {name: unix, address: "unix:%s"}]`, cert, key, door),
 		"--policy", dir, "--data", settings(t, loopback), "--data", usersFile(t, map[string]string{"ann": "horse"}),
-		"--set", "dns.servers="+names.addr, "--set", "limits.dial=700ms")
+		"--set", "dns.servers="+names.addr, "--set", "limits.dial=2s")
 	addresses := map[string]string{}
 	for i := range 3 {
 		l := s.wait(t, i, "listening")
@@ -120,28 +121,36 @@ reason := sprintf("%d", [1 / (input.target.port - input.target.port)]) if input.
 			{"no name", "a b", target.port, 1, 400, "http_request_error"},
 		} {
 			t.Run(by+"/"+c.name, func(t *testing.T) {
+				var asking sync.WaitGroup // all at once, for the sake of those that wait
 				for _, credentials := range []string{"", login("ann", "horse")} {
 					hello, chosen := greeting, chosen
 					if credentials != "" {
 						hello, chosen = "\x05\x01\x02", "\x05\x02\x01\x00"
 					}
-					if got := asked(t, by, hello+credentials+connectTo(c.host, c.port)+"early"); got != chosen+replied(c.socks5) {
-						t.Errorf("SOCKS5 hears % x", got)
+					asking.Go(func() {
+						if got := asked(t, by, hello+credentials+connectTo(c.host, c.port)+"early"); got != chosen+replied(c.socks5) {
+							t.Errorf("SOCKS5 hears % x", got)
+						}
+					})
+				}
+				asking.Go(func() {
+					if got := asked(t, by, connect4("ann", c.host, c.port)+"early"); got != rejected4 {
+						t.Errorf("SOCKS4 hears % x", got)
 					}
-				}
-				if got := asked(t, by, connect4("ann", c.host, c.port)+"early"); got != rejected4 {
-					t.Errorf("SOCKS4 hears % x", got)
-				}
+				})
 				for _, request := range []string{
 					connect(c.host, c.port, ""), connect(c.host, c.port, basic("horse")), get(c.host, c.port, ""), get(c.host, c.port, basic("horse")),
 				} {
-					got := asked(t, by, request)
-					head, body, _ := strings.Cut(got, "\r\n\r\n")
-					if !strings.HasPrefix(head, fmt.Sprintf("HTTP/1.1 %d ", c.status)) || !strings.Contains(head, "\r\nProxy-Status: sallyport; error="+c.error+"\r\n") ||
-						!strings.Contains(head, "\r\nConnection: close") || !strings.HasPrefix(body, `{"decision_id":"`) || strings.Count(got, "HTTP/1.1 ") != 1 {
-						t.Errorf("%q hears %q", request, got)
-					}
+					asking.Go(func() {
+						got := asked(t, by, request)
+						head, body, _ := strings.Cut(got, "\r\n\r\n")
+						if !strings.HasPrefix(head, fmt.Sprintf("HTTP/1.1 %d ", c.status)) || !strings.Contains(head, "\r\nProxy-Status: sallyport; error="+c.error+"\r\n") ||
+							!strings.Contains(head, "\r\nConnection: close") || !strings.HasPrefix(body, `{"decision_id":"`) || strings.Count(got, "HTTP/1.1 ") != 1 {
+							t.Errorf("%q hears %q", request, got)
+						}
+					})
 				}
+				asking.Wait()
 			})
 		}
 		t.Run(by+"/the rest", func(t *testing.T) {
