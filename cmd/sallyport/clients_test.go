@@ -189,6 +189,32 @@ print(requests.get("http://" + at + "/a", proxies={"http": "http://ann:battery@"
 	}
 }
 
+// The standard library's client, and the environment that it reads.
+func TestUrllib(t *testing.T) {
+	s, _, port := openDoor(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s %d", r.Method, r.URL, len(body))
+	})
+	names := serveNames(t, map[string][]string{"here.example.": {"127.0.0.1"}})
+	s = start(t, "--data", settings(t, loopback, mustPort(t, port)), "--data", usersFile(t, map[string]string{"ann": "right horse"}), "--set", "dns.servers="+names.addr)
+	for proxy, want := range map[string]string{
+		"http://": "GET /a?b=c 0\nPOST /d 100000\n403\n", "http://ann:right%20horse@": "GET /a?b=c 0\nPOST /d 100000\n403\n", "http://ann:cow@": "407\n",
+	} {
+		out, err := client(t, "", []string{"http_proxy=" + proxy + s.addr}, python(t, "urllib.request"), "-c", `
+import sys, urllib.error, urllib.request
+try:
+    for path, data in (("/a?b=c", None), ("/d", b"x" * 100000)):
+        print(urllib.request.urlopen("http://here.example:" + sys.argv[1] + path, data, 20).read().decode())
+    urllib.request.urlopen("http://here.example:25/", None, 20)
+except urllib.error.HTTPError as e:
+    print(e.code)
+`, port)
+		if err != nil || out != want {
+			t.Errorf("by %s urllib prints %q, %v", proxy, out, err)
+		}
+	}
+}
+
 func TestPythonWebSocket(t *testing.T) {
 	s, at, _ := openDoor(t, serveWebSocket)
 	host, port, _ := strings.Cut(s.addr, ":")
