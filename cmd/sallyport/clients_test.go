@@ -191,12 +191,12 @@ print(requests.get("http://" + at + "/a", proxies={"http": "http://ann:battery@"
 
 // The standard library's client, and the environment that it reads.
 func TestUrllib(t *testing.T) {
-	s, _, port := openDoor(t, func(w http.ResponseWriter, r *http.Request) {
+	_, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%s %s %d", r.Method, r.URL, len(body))
 	})
 	names := serveNames(t, map[string][]string{"here.example.": {"127.0.0.1"}})
-	s = start(t, "--data", settings(t, loopback, mustPort(t, port)), "--data", usersFile(t, map[string]string{"ann": "right horse"}), "--set", "dns.servers="+names.addr)
+	s := start(t, "--data", settings(t, loopback, port), "--data", usersFile(t, map[string]string{"ann": "right horse"}), "--set", "dns.servers="+names.addr)
 	for proxy, want := range map[string]string{
 		"http://": "GET /a?b=c 0\nPOST /d 100000\n403\n", "http://ann:right%20horse@": "GET /a?b=c 0\nPOST /d 100000\n403\n", "http://ann:cow@": "407\n",
 	} {
@@ -208,7 +208,7 @@ try:
     urllib.request.urlopen("http://here.example:25/", None, 20)
 except urllib.error.HTTPError as e:
     print(e.code)
-`, port)
+`, fmt.Sprint(port))
 		if err != nil || out != want {
 			t.Errorf("by %s urllib prints %q, %v", proxy, out, err)
 		}
