@@ -371,6 +371,29 @@ func TestTunnellingClients(t *testing.T) {
 	}
 }
 
+// One proxy is reached through another, and curl through proxychains.
+func TestChains(t *testing.T) {
+	last, at, port := openDoor(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "%s %s\n", r.Method, r.URL) })
+	_, own, _ := net.SplitHostPort(last.addr)
+	first := start(t, "--data", settings(t, loopback, mustPort(t, own), mustPort(t, port)))
+	for _, kind := range []string{"socks4", "socks5", "http"} {
+		for _, way := range [][]string{{"-x", "http://" + last.addr}, {"-p", "-x", "http://ann:right%20horse@" + last.addr}} {
+			if out, code := curl(t, append(way, "--preproxy", strings.Replace(kind, "http", "socks5h", 1)+"://"+first.addr, "http://"+at+"/a", "http://"+at+"/b")...); code != 0 || out != "GET /a\nGET /b\n" {
+				t.Errorf("by %s and %v curl exits %d and prints %q", kind, way, code, out)
+			}
+		}
+		config := fmt.Sprintf("strict_chain\nproxy_dns\n[ProxyList]\n%s %s\nsocks5 %s\n", kind, strings.Replace(first.addr, ":", " ", 1), strings.Replace(last.addr, ":", " ", 1))
+		path := write(t, filepath.Join(t.TempDir(), "proxychains.conf"), config)
+		if out, err := client(t, "", nil, "proxychains4", "-q", "-f", path, installed(t, "curl"), "-sS", "http://"+at+"/c"); err != nil || out != "GET /c\n" {
+			t.Errorf("by %s proxychains: %v, %q", kind, err, out)
+		}
+	}
+	for i := range 3 * 3 { // each has come by both
+		first.wait(t, i, "session")
+		last.wait(t, i, "session")
+	}
+}
+
 func TestGitAndWget(t *testing.T) {
 	root := t.TempDir()
 	git := func(dir string, args ...string) {
