@@ -318,6 +318,8 @@ func TestForwardedAnswers(t *testing.T) {
 		{"GET 1.1", ok + "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "http_response_transfer_coding"},
 		{"GET 1.1", ok + "X: " + long + "\r\n\r\n", "http_response_header_section_size"},
 		{"GET 1.1", strings.Repeat("HTTP/1.1 103 x\r\n\r\n", 5000) + plainAnswer, "CUT"},
+		{"GET 1.1", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nhello", "http_upgrade_failed"},
+		{"GET 1.0", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello", "http_upgrade_failed"},
 		{"GET 1.1", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello", "http_upgrade_failed"},
 	} {
 		o.answer.Store(&c.answer)
