@@ -196,7 +196,7 @@ type Address struct {
 	Prefixes Prefixes `fact:"prefixes" doc:"its CIDR prefixes, longest first"`
 	Scope    Scope    `fact:"scope" doc:"which part of the address space it belongs to"`
 	Geo      Geo      `fact:"geo" doc:"what the GeoIP databases know"`
-	Names    []string `fact:"names" pending:"true" doc:"the chain of CNAMEs that led to it"`
+	Names    []string `fact:"names" doc:"the names that the target is an alias of (CNAME), the canonical one last; none where it is no alias"`
 }
 
 // Flow is what the client's first bytes show.

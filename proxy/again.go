@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sallyport/policy"
+	"sallyport/proxy/dial"
 	"sallyport/proxy/session"
 )
 
@@ -82,7 +83,7 @@ func (a *asker) again(l *life, under *epoch) error {
 		return withdrawn(plan.Revision, why, nil)
 	}
 	f.Target = leads
-	f.Address = policy.AddressOf(address.Addr())
+	f.Address = addressFacts(dial.Address{IP: address.Addr(), Names: l.names})
 	if dial := a.ask(policy.Dial); !dial.Allowed() {
 		return refusedAgain(dial)
 	}

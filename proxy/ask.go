@@ -68,6 +68,7 @@ type kept struct {
 	user     user
 	request  policy.Request
 	asked    session.Target
+	names    []string     // by which the address in use was found
 	client   *localClient // nil: not on this machine
 	secured  *secured     // nil: without TLS
 	answered *epoch       // that of the policy and the users when they were first needed

@@ -69,29 +69,28 @@ func (l *life) bind(ctx context.Context, plan *policy.Decision) (*net.TCPConn, e
 }
 
 // expected are the addresses that the peer may have; none: any.
-func (l *life) expected(ctx context.Context) ([]netip.Addr, error) {
+func (l *life) expected(ctx context.Context) ([]dial.Address, error) {
 	t := &l.facts.Target
 	switch {
 	case t.Kind == "domain":
 		ctx, cancel := context.WithTimeout(ctx, l.proxy.Limits.Dial)
 		defer cancel()
-		l.proxy.Observe.Began(l.observed, "resolve")
-		return l.proxy.Resolve.Lookup(ctx, t.Host)
+		return l.resolve(ctx, t.Host)
 	case t.IP.IsUnspecified():
 		return nil, nil
 	}
-	return []netip.Addr{t.IP.Addr}, nil
+	return []dial.Address{{IP: t.IP.Addr}}, nil
 }
 
 // bindAt is the local address to listen at: the one that the policy names, or
 // else the one from which the peer is reached, or else the one that the client
 // has connected to.
-func (l *life) bindAt(from netip.Addr, expected []netip.Addr) (at netip.Addr, zone string, err error) {
+func (l *life) bindAt(from netip.Addr, expected []dial.Address) (at netip.Addr, zone string, err error) {
 	if from.IsValid() {
 		return from, "", nil
 	}
 	for _, peer := range expected {
-		if at, err = dial.LocalFor(peer); err == nil {
+		if at, err = dial.LocalFor(peer.IP); err == nil {
 			return at.WithZone(""), at.Zone(), nil
 		}
 	}
@@ -106,7 +105,7 @@ func (l *life) bindAt(from netip.Addr, expected []netip.Addr) (at netip.Addr, zo
 }
 
 // await accepts connections until one is of a peer that is expected and allowed.
-func (l *life) await(ctx context.Context, listener *net.TCPListener, expected []netip.Addr) (*net.TCPConn, error) {
+func (l *life) await(ctx context.Context, listener *net.TCPListener, expected []dial.Address) (*net.TCPConn, error) {
 	l.proxy.Observe.Began(l.observed, "dial")
 	var refused error
 	for {
@@ -123,11 +122,12 @@ func (l *life) await(ctx context.Context, listener *net.TCPListener, expected []
 			return nil, fmt.Errorf("bind: %w", err)
 		}
 		ip := addrPortOf(c.RemoteAddr()).Addr().WithZone("")
-		if len(expected) > 0 && !slices.Contains(expected, ip) {
+		if len(expected) > 0 && !slices.ContainsFunc(expected, func(a dial.Address) bool { return a.IP == ip }) {
 			c.Close()
 			continue
 		}
-		l.facts.Address = policy.AddressOf(ip)
+		l.names = namesOf(expected, ip)
+		l.facts.Address = addressFacts(dial.Address{IP: ip, Names: l.names})
 		d := l.ask(policy.Dial)
 		l.proxy.Observe.AddressDecided(l.observed, ip, &l.answer)
 		if d.Allowed() {

@@ -160,7 +160,7 @@ func (a *association) settle(d *destination) {
 	before := d.peer
 	var pinned pin
 	if before != nil && d.answered { // a name is looked up again where nobody has
-		pinned = pin{d.host, before.at}
+		pinned = pin{d.host, before.at, d.names}
 	}
 	d.answered = false
 	a.mu.Unlock()
@@ -174,7 +174,7 @@ func (a *association) settle(d *destination) {
 	var r *refusal
 	switch denied := errors.As(err, &r) && r.Verdict == policy.Denied; {
 	case err == nil:
-		d.state, d.host = open, found.host
+		d.state, d.host, d.names = open, found.host, found.names
 		a.table.lead(d, found.at)
 		d.header = header(d, found.at)
 	case denied:
@@ -212,8 +212,9 @@ func header(d *destination, at netip.AddrPort) []byte {
 
 // pin is the address that is in use for a host.
 type pin struct {
-	host string
-	at   netip.AddrPort
+	host  string
+	at    netip.AddrPort
+	names []string // by which it was found
 }
 
 // resolve asks route about a destination, looks its name up if it has one, and
@@ -229,16 +230,14 @@ func (a *association) resolve(d *destination, pinned pin) (pin, error) {
 		return pin{}, err
 	}
 	port := uint16(to.Port)
-	var addrs []netip.Addr
+	var addrs []dial.Address
 	switch {
 	case to.Kind != "domain":
-		addrs = []netip.Addr{to.IP.Addr}
+		addrs = []dial.Address{{IP: to.IP.Addr}}
 	case pinned.host == to.Host && pinned.at.Port() == port:
-		addrs = []netip.Addr{pinned.at.Addr()}
+		addrs = []dial.Address{{IP: pinned.at.Addr(), Names: pinned.names}}
 	default:
-		ctx, cancel := context.WithTimeout(a.ctx, a.life.proxy.Limits.Dial)
-		defer cancel()
-		if addrs, err = a.life.proxy.Resolve.Lookup(ctx, to.Host); err != nil {
+		if addrs, err = a.lookup(to.Host); err != nil {
 			return pin{}, err
 		}
 	}
@@ -246,7 +245,7 @@ func (a *association) resolve(d *destination, pinned pin) (pin, error) {
 	if err != nil {
 		return pin{}, err
 	}
-	return pin{to.Host, netip.AddrPortFrom(ip, port)}, nil
+	return pin{to.Host, netip.AddrPortFrom(ip, port), namesOf(addrs, ip)}, nil
 }
 
 func asTarget(d *destination) (policy.Target, error) {
@@ -281,14 +280,15 @@ func (a *association) route(asked policy.Target) (policy.Target, error) {
 }
 
 // choose asks dial about each address until one may be sent to, and can be.
-func (a *association) choose(asked, to policy.Target, addrs []netip.Addr) (netip.Addr, error) {
+func (a *association) choose(asked, to policy.Target, addrs []dial.Address) (netip.Addr, error) {
 	a.asking.Lock()
 	defer a.asking.Unlock()
 	a.facts.Target = to
 	a.facts.Asked = policy.Asked{Host: asked.Host, Port: asked.Port}
 	var worst error
-	for _, ip := range addrs {
-		a.facts.Address = policy.AddressOf(ip)
+	for _, one := range addrs {
+		ip := one.IP
+		a.facts.Address = addressFacts(one)
 		answer := a.ask(policy.Dial)
 		if !answer.Allowed() {
 			err := a.refuse(answer)

@@ -14,9 +14,9 @@ import (
 // silent is a resolver whose servers do not answer.
 type silent struct{}
 
-func (silent) Lookup(ctx context.Context, _ string) ([]netip.Addr, error) {
+func (silent) Lookup(ctx context.Context, _ string) (dial.Found, error) {
 	<-ctx.Done()
-	return nil, dial.ErrResolveTimeout
+	return dial.Found{}, dial.ErrResolveTimeout
 }
 
 var datagramClient = netip.MustParseAddrPort("192.0.2.1:4000")

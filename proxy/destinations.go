@@ -20,6 +20,7 @@ type destination struct {
 	until    time.Time // the answer holds
 	epoch    *epoch    // and under which policy
 	host     string    // where it leads, once it was redirected
+	names    []string  // by which its address was found
 	used     time.Time // by either side
 	answered bool      // the peer has sent something since it was last decided about
 

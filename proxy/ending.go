@@ -100,9 +100,9 @@ func endingOf(err error) ending {
 	case errors.Is(err, identity.ErrBusy):
 		return ending{name: "limit", socks5: socks5.NotAllowed, status: http.StatusTooManyRequests, proxyError: "http_request_denied", retry: time.Second}
 	case errors.Is(err, dial.ErrUnresolved):
-		return ending{name: "unresolved", socks5: socks5.HostUnreachable, status: http.StatusBadGateway, proxyError: "dns_error"}
+		return ending{name: "unresolved", socks5: socks5.HostUnreachable, status: http.StatusBadGateway, proxyError: dnsError(err)}
 	case errors.Is(err, dial.ErrResolveFailed):
-		return ending{name: "resolver", socks5: socks5.HostUnreachable, status: http.StatusBadGateway, proxyError: "dns_error"}
+		return ending{name: "resolver", socks5: socks5.HostUnreachable, status: http.StatusBadGateway, proxyError: dnsError(err)}
 	case errors.Is(err, dial.ErrResolveTimeout):
 		return ending{name: "timeout", socks5: socks5.HostUnreachable, status: http.StatusGatewayTimeout, proxyError: "dns_timeout"}
 	case errors.Is(err, dial.ErrRefused):

@@ -68,6 +68,7 @@ func (o *observer) HandshakeDone(context.Context, session.TraceContext, time.Dur
 }
 func (o *observer) Began(context.Context, string)                                          {}
 func (o *observer) AddressDecided(context.Context, netip.Addr, *policy.Decision)           {}
+func (o *observer) Resolved(context.Context, string, bool, time.Duration)                  {}
 func (o *observer) Dropped(string, int)                                                    {}
 func (o *observer) Refused(string)                                                         {}
 func (o *observer) RequestEnded(context.Context, *session.Request)                         {}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/policy"
+	"sallyport/proxy/dial"
 	"sallyport/proxy/relay"
 	"sallyport/proxy/session"
 	"sallyport/proxy/wire/http"
@@ -46,6 +47,7 @@ type origin struct {
 	reader  *bufio.Reader
 	target  session.Target
 	address netip.AddrPort
+	names   []string   // by which the address was found
 	from    netip.Addr // the policy's source_address
 }
 
@@ -280,8 +282,9 @@ func (l *life) usable(plan *policy.Decision, r *http.Request) *origin {
 	to := session.Target{Host: l.facts.Target.Host, Port: uint16(l.facts.Target.Port)}
 	if o.target == to && o.from == plan.SourceAddress && r.Repeatable() && o.untouched() {
 		l.proxy.Observe.Began(l.observed, "dial")
-		if _, err := l.allowedOf([]netip.Addr{o.address.Addr()}); err == nil {
+		if _, err := l.allowedOf([]dial.Address{{IP: o.address.Addr().Unmap(), Names: o.names}}); err == nil {
 			l.session.SetAddress(o.address)
+			l.names = o.names
 			return o
 		}
 	}
@@ -298,7 +301,7 @@ func (l *life) connect(ctx context.Context, plan *policy.Decision) (*origin, err
 	o := &origin{
 		conn: conn, reader: originReaders.Get().(*bufio.Reader),
 		target:  session.Target{Host: l.facts.Target.Host, Port: uint16(l.facts.Target.Port)},
-		address: conn.RemoteAddr().(*net.TCPAddr).AddrPort(), from: plan.SourceAddress,
+		address: conn.RemoteAddr().(*net.TCPAddr).AddrPort(), names: l.names, from: plan.SourceAddress,
 	}
 	o.reader.Reset(conn)
 	return o, nil

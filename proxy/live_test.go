@@ -76,8 +76,8 @@ func (d *door) Dial(ctx context.Context, to []netip.AddrPort, from netip.Addr) (
 
 type toLoopback struct{}
 
-func (toLoopback) Lookup(context.Context, string) ([]netip.Addr, error) {
-	return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+func (toLoopback) Lookup(context.Context, string) (dial.Found, error) {
+	return dial.Found{Addresses: []dial.Address{{IP: netip.MustParseAddr("127.0.0.1")}}}, nil
 }
 
 // openDoor opens one. at is called at each step of each session; it may be nil.

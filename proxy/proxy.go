@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"sallyport/policy"
+	"sallyport/proxy/dial"
 	"sallyport/proxy/guard"
 	"sallyport/proxy/identity"
 	"sallyport/proxy/listen"
@@ -52,6 +53,8 @@ type Observer interface {
 	// for all of them, by Reasked.
 	DecidedAgain(ctx context.Context, d *policy.Decision, took time.Duration)
 	Reasked(r *session.Round)
+	// Resolved ends the step resolve. The outcome is "ok" or a word for the failure.
+	Resolved(ctx context.Context, outcome string, cached bool, took time.Duration)
 	AddressDecided(ctx context.Context, ip netip.Addr, d *policy.Decision)
 	Dialled(ctx context.Context, upstream, outcome string, to netip.AddrPort, took time.Duration)
 	Refused(cause string)
@@ -72,7 +75,7 @@ type Verifier interface {
 
 // Resolver looks up a name that route has allowed.
 type Resolver interface {
-	Lookup(ctx context.Context, name string) ([]netip.Addr, error)
+	Lookup(ctx context.Context, name string) (dial.Found, error)
 }
 
 // Dialer connects to one of the addresses that dial has allowed, and to no

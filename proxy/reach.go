@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sallyport/policy"
+	"sallyport/proxy/dial"
 	"sallyport/proxy/wire/target"
 )
 
@@ -25,11 +26,10 @@ func (l *life) reach(ctx context.Context, plan *policy.Decision) (*net.TCPConn, 
 		return nil, err
 	}
 
-	addrs := []netip.Addr{l.facts.Target.IP.Addr}
+	addrs := []dial.Address{{IP: l.facts.Target.IP.Addr}}
 	if l.facts.Target.Kind == "domain" {
-		l.proxy.Observe.Began(l.observed, "resolve")
 		var err error
-		if addrs, err = l.proxy.Resolve.Lookup(ctx, l.facts.Target.Host); err != nil {
+		if addrs, err = l.resolve(ctx, l.facts.Target.Host); err != nil {
 			return nil, err
 		}
 	}
@@ -48,6 +48,7 @@ func (l *life) reach(ctx context.Context, plan *policy.Decision) (*net.TCPConn, 
 	to := up.RemoteAddr().(*net.TCPAddr).AddrPort()
 	l.proxy.Observe.Dialled(l.observed, direct, "ok", to, time.Since(start))
 	l.session.SetAddress(to)
+	l.names = namesOf(addrs, to.Addr())
 	return up, nil
 }
 
@@ -84,17 +85,17 @@ func redirected(asked policy.Target, r policy.Redirect) (policy.Target, error) {
 
 // allowedOf asks dial about each address and keeps those that may be dialled.
 // Where none may, a fault counts more than a denial, since it is an error.
-func (l *life) allowedOf(addrs []netip.Addr) ([]netip.AddrPort, error) {
+func (l *life) allowedOf(addrs []dial.Address) ([]netip.AddrPort, error) {
 	port := uint16(l.facts.Target.Port)
 	allowed := make([]netip.AddrPort, 0, len(addrs))
 	var refused *refusal
-	for _, ip := range addrs {
-		l.facts.Address = policy.AddressOf(ip)
+	for _, a := range addrs {
+		l.facts.Address = addressFacts(a)
 		d := l.ask(policy.Dial)
-		l.proxy.Observe.AddressDecided(l.observed, ip, &l.answer)
+		l.proxy.Observe.AddressDecided(l.observed, a.IP, &l.answer)
 		switch {
 		case d.Allowed():
-			allowed = append(allowed, netip.AddrPortFrom(ip, port))
+			allowed = append(allowed, netip.AddrPortFrom(a.IP, port))
 		case refused == nil || (d.Verdict == policy.Fault && refused.Verdict != policy.Fault):
 			refused = &refusal{d}
 		}

@@ -41,6 +41,8 @@ type instruments struct {
 	decision        histogram
 	handshake       histogram
 	dial            histogram
+	lookups         counter
+	lookup          histogram
 }
 
 func newInstruments(meter metric.Meter, o *Options, tracer *tracer) (*instruments, error) {
@@ -81,6 +83,10 @@ func newInstruments(meter metric.Meter, o *Options, tracer *tracer) (*instrument
 			"Time from a connection to its complete request.", networkSeconds),
 		dial: measure("sallyport.dial.duration",
 			"Time that it takes to connect to a target.", networkSeconds, "upstream", "outcome"),
+		lookups: count("sallyport.dns.lookups", "{lookup}",
+			"Names that were looked up, by how that has ended.", "outcome", "cached"),
+		lookup: measure("sallyport.dns.duration",
+			"Time that a look-up takes that has to ask a server.", networkSeconds, "outcome"),
 	}
 	problems = append(problems, observe(meter, o), observeQueues(meter, o.LogExport, tracer))
 	if err := errors.Join(problems...); err != nil {

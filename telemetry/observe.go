@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -127,6 +128,19 @@ func (t *Telemetry) HandshakeDone(ctx context.Context, claimed session.TraceCont
 func (t *Telemetry) Began(ctx context.Context, step string) {
 	if tr := t.traceOf(ctx); tr != nil {
 		tr.begin(step)
+	}
+}
+
+// Resolved records how long a look-up of a name took, and how it ended: "ok" or a
+// word for the failure. Cached ones have asked no server.
+func (t *Telemetry) Resolved(ctx context.Context, outcome string, cached bool, took time.Duration) {
+	tr := t.traceOf(ctx)
+	t.instruments.lookups.add(1, outcome, strconv.FormatBool(cached))
+	if !cached {
+		t.instruments.lookup.record(tr.spanContext(), took.Seconds(), outcome)
+	}
+	if tr != nil {
+		tr.resolved(outcome, cached)
 	}
 }
 

@@ -196,6 +196,15 @@ func (tr *sessionTrace) finish(outcome string) {
 	tr.step = nil
 }
 
+// resolved ends the step with how the look-up has ended.
+func (tr *sessionTrace) resolved(outcome string, cached bool) {
+	if tr.step == nil {
+		return
+	}
+	tr.step.SetAttributes(attribute.Bool("cached", cached))
+	tr.finish(outcome)
+}
+
 // address notes what was decided about an address of the target.
 func (tr *sessionTrace) address(ip netip.Addr, d *policy.Decision) {
 	if tr.step == nil {

@@ -123,10 +123,14 @@ func TestStepsAreBoundedAndEnd(t *testing.T) {
 		t.Errorf("%d decisions are kept", kept)
 	}
 	tel.Began(ctx, "resolve")
+	tel.Resolved(ctx, "servfail", true, time.Millisecond)
 	tel.Began(ctx, "dial")
 	tel.SessionEnded(ctx, &session.Record{Outcome: "timeout"})
 	if started, ended := len(spans.Started()), len(spans.Ended()); started != ended || started != 103 {
 		t.Errorf("%d spans have begun and %d have ended", started, ended)
+	}
+	if _, got := ended(t, spans, "resolve"); got["error.type"] != "servfail" || got["cached"] != "true" {
+		t.Errorf("resolve has %v", got)
 	}
 	if _, got := ended(t, spans, "dial"); got["error.type"] != "timeout" {
 		t.Errorf("the dial that never ended has error.type %q", got["error.type"])

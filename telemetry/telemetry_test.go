@@ -117,6 +117,7 @@ func observeUntilTheEnd(tel *Telemetry, s *session.Session, r *session.Record) c
 	tel.HandshakeDone(ctx, session.TraceContext{}, time.Millisecond)
 	decided(policy.Route)
 	tel.Began(ctx, "resolve")
+	tel.Resolved(ctx, "ok", false, time.Millisecond)
 	tel.Began(ctx, "dial")
 	decided(policy.Dial)
 	tel.AddressDecided(ctx, r.Address.Addr(), d)
@@ -156,6 +157,8 @@ func TestMetricsHaveTheNamesAndLabelsOfTheContract(t *testing.T) {
 		{"sallyport_authentications_total", labels{"method": "password", "outcome": "allow"}, 1},
 		{"sallyport_handshake_duration_seconds", labels{}, 1},
 		{"sallyport_dial_duration_seconds", labels{"upstream": "direct", "outcome": "ok"}, 1},
+		{"sallyport_dns_lookups_total", labels{"outcome": "ok", "cached": "false"}, 1},
+		{"sallyport_dns_duration_seconds", labels{"outcome": "ok"}, 1},
 		{"sallyport_relay_bytes_total", labels{"direction": "up"}, 1234},
 		{"sallyport_relay_bytes_total", labels{"direction": "down"}, 56789},
 		{"sallyport_policy_activations_total", labels{"outcome": "ok"}, 1},

@@ -53,6 +53,7 @@ type server struct {
 	tls       map[string]*listen.TLS // by the listener's name; the management API's by ""
 	verifier  *identity.Verifier
 	sessions  *session.Table
+	resolver  *dial.Resolver
 	proxy     *proxy.Proxy
 
 	draining atomic.Bool
@@ -118,9 +119,12 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.resolver, err = openResolver(c); err != nil {
+		return nil, err
+	}
 	s.proxy = &proxy.Proxy{
 		Decide: s.engine, Observe: s.telemetry, Verify: s.verifier,
-		Resolve: dial.NewResolver(c.DNS.Servers), Dial: &dial.Dialer{},
+		Resolve: s.resolver, Dial: &dial.Dialer{},
 		Processes: processes.NewFinder(), Sessions: s.sessions, Guard: guard.New(guarded),
 		Limits: proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle,
 			Bind: c.Limits.Bind, Flows: c.Limits.Flows, FlowsTotal: c.Limits.FlowsTotal, FlowIdle: c.Limits.FlowIdle,
@@ -174,9 +178,9 @@ func (s *server) openLog(ctx context.Context) error {
 }
 
 // reload is what HUP and the management API do: GeoIP databases that have changed,
-// certificates and the policy are read again, and the log file opened again for
-// those that rotate it. The configuration is read at the start only. by is who
-// asks for it.
+// certificates and the policy are read again, what is remembered of names is
+// forgotten, and the log file opened again for those that rotate it. The
+// configuration is read at the start only. by is who asks for it.
 func (s *server) reload(ctx context.Context, by string) error {
 	if s.logFile != nil {
 		if err := s.logFile.Reopen(); err != nil {
@@ -187,6 +191,9 @@ func (s *server) reload(ctx context.Context, by string) error {
 		if err := s.decisions.Reopen(); err != nil {
 			s.log.Error("decision log file is not reopened", "error", err)
 		}
+	}
+	if by != "watch" {
+		s.resolver.Forget()
 	}
 	err := join(join(s.reloadGeo(), s.reloadTLS()), s.manager.Reload(ctx, by))
 	if err == nil && by != "watch" { // whoever asked wants to see that it was done
@@ -296,6 +303,9 @@ func (s *server) management(ctx context.Context) (func() error, error) {
 func (s *server) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
+	if s.resolver != nil {
+		s.resolver.Close()
+	}
 	if s.engine != nil {
 		s.engine.Close()
 	}

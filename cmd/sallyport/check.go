@@ -71,6 +71,12 @@ func judge(c *cobra.Command, o *config.Options) (revision string, advice engine.
 	if _, err := loadTLS(settings); err != nil {
 		unread = join(unread, err)
 	}
+	names, unusable := openResolver(settings)
+	if unusable != nil {
+		unread = join(unread, unusable)
+	} else {
+		names.Close()
+	}
 	e, err := engine.New(engineOptions(settings, databases))
 	if err != nil {
 		return "", nil, err

@@ -39,6 +39,7 @@ type question struct {
 	asked     string
 	command   string
 	address   string
+	names     []string
 	call      string
 	caller    string
 	roles     []string
@@ -60,6 +61,7 @@ var askedOf = map[string][]policy.Stage{
 	"asked":     {policy.Dial, policy.Inspect},
 	"command":   {policy.Route, policy.Dial, policy.Inspect},
 	"address":   {policy.Dial},
+	"names":     {policy.Dial},
 	"call":      {policy.Manage},
 	"caller":    {policy.Manage},
 	"role":      {policy.Manage},
@@ -80,6 +82,7 @@ func (q *question) flags(c *cobra.Command) {
 	f.StringVar(&q.asked, "asked", "", "`HOST:PORT` that the client asked for before a redirect (default the target)")
 	f.StringVar(&q.command, "command", "", "`NAME` of what the client asks for: connect, forward, … (default connect with --target)")
 	f.StringVar(&q.address, "address", "", "`IP` that is about to be dialled (default the target's, where that is an IP)")
+	f.StringSliceVar(&q.names, "names", nil, "`NAMES` that the target is an alias of, the canonical one last")
 	f.StringVar(&q.call, "call", "", "`CALL` of the management API, such as 'GET /v1/sessions'")
 	f.StringVar(&q.caller, "caller", "", "`NAME` of the valid token that the call has")
 	f.StringArrayVar(&q.roles, "role", nil, "`ROLE` of that token; may be repeated")
@@ -274,6 +277,13 @@ func (q *question) setTarget(c *cobra.Command, stage policy.Stage, input map[str
 		input["address"] = map[string]any{"ip": ip.Unmap().WithZone("").String()}
 	case stage == policy.Dial && literal.IsValid():
 		input["address"] = map[string]any{"ip": literal.String()}
+	}
+	if len(q.names) > 0 {
+		var names []any
+		for _, name := range q.names {
+			names = append(names, name)
+		}
+		put(input, names, "address", "names")
 	}
 	return nil
 }

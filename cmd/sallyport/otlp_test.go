@@ -293,6 +293,10 @@ func testFailures(t *testing.T, c *collector) {
 			wantCode, wantType = 2, kind
 		}
 		for name, span := range map[string]otlpSpan{"session": root, test.at: last} {
+			wantType := wantType
+			if name == "resolve" { // tells more
+				wantType = "nxdomain"
+			}
 			if span.Status.Code != wantCode || span.Attributes.get("error.type") != wantType {
 				t.Errorf("%s: the status of %s is %d with error.type %q", test.name, name, span.Status.Code, span.Attributes.get("error.type"))
 			}

@@ -130,8 +130,8 @@ func settingType(t reflect.Type) string {
 		return "duration"
 	case reflect.TypeFor[config.Bytes]():
 		return "size"
-	case reflect.TypeFor[netip.AddrPort]():
-		return "address"
+	case reflect.TypeFor[config.NameServer]():
+		return "name server"
 	case reflect.TypeFor[netip.Addr]():
 		return "IP address"
 	case reflect.TypeFor[config.Ports]():

@@ -157,7 +157,20 @@ type Token struct {
 
 // DNS says how names of targets are resolved.
 type DNS struct {
-	Servers []netip.AddrPort `key:"servers" doc:"name servers, IP or IP:PORT (port 53); none: the system's"`
+	Servers   []NameServer            `key:"servers" doc:"name servers, asked in this order: IP, IP:PORT, tcp://IP, tls://IP#NAME or https://IP/PATH#NAME, where NAME is whom the certificate has to name; or tls://NAME or https://NAME/PATH with its addresses in bootstrap. None: those of /etc/resolv.conf"`
+	Bootstrap map[string][]netip.Addr `key:"bootstrap" doc:"the addresses of servers that are given by their names, by name: nothing is looked up to reach a name server"`
+	CA        string                  `key:"ca" doc:"a PEM file with the authorities that may vouch for servers of tls:// and https://; empty: the system's"`
+	Family    string                  `key:"family" doc:"which addresses of a name are looked up, and which are tried first: any (IPv6 first where this machine has a way there), prefer_ipv4, prefer_ipv6, ipv4 or ipv6"`
+	Timeout   time.Duration           `key:"timeout" doc:"how long one server may take for one question, at most 10s; one that is silent is asked twice, with the others in between"`
+	Cache     DNSCache                `key:"cache" doc:"what is remembered of answers"`
+}
+
+// DNSCache says what is remembered of answers.
+type DNSCache struct {
+	Entries     int           `key:"entries" doc:"answers that are remembered, at most 1000000; a name has one for each family; 0: none"`
+	MinTTL      time.Duration `key:"min_ttl" doc:"how long an answer is remembered at least, whatever it says itself; at most 1h"`
+	MaxTTL      time.Duration `key:"max_ttl" doc:"and at most; at most 24h"`
+	NegativeTTL time.Duration `key:"negative_ttl" doc:"how long it is remembered at most that a name does not exist or has no address; at most 1h"`
 }
 
 // Log is the program's log, session records included.
@@ -186,9 +199,11 @@ func Default() *Config {
 		Limits: Limits{Connections: 10000, Memory: 1 << 30, Handshake: 10 * time.Second, Dial: 15 * time.Second, Idle: 10 * time.Minute,
 			Bind: 2 * time.Minute, Flows: 512, FlowsTotal: 65536, FlowIdle: 5 * time.Minute},
 		Management: Management{Address: "127.0.0.1:9080"},
-		Log:        Log{Level: "info", Format: "json"},
-		Telemetry:  Telemetry{Prometheus: true},
-		Shutdown:   Shutdown{Grace: 30 * time.Second},
+		DNS: DNS{Family: "any", Timeout: 2 * time.Second,
+			Cache: DNSCache{Entries: 10000, MaxTTL: time.Hour, NegativeTTL: 5 * time.Minute}},
+		Log:       Log{Level: "info", Format: "json"},
+		Telemetry: Telemetry{Prometheus: true},
+		Shutdown:  Shutdown{Grace: 30 * time.Second},
 	}
 }
 

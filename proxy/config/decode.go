@@ -97,16 +97,16 @@ func (l *loader) decode(n *node, target reflect.Value, path string) {
 			return
 		}
 		*field = size
-	case *netip.AddrPort:
-		address, err := netip.ParseAddrPort(n.text)
-		if ip, without := netip.ParseAddr(n.text); without == nil {
-			address, err = netip.AddrPortFrom(ip, 53), nil
+	case *NameServer:
+		server, err := ParseNameServer(n.text)
+		switch {
+		case err == nil && (n.kind == text || n.kind == untyped):
+			*field = server
+		case n.at.secret || n.kind != text && n.kind != untyped:
+			l.want("a name server such as 192.0.2.1 or tls://192.0.2.1#NAME", n, path)
+		default:
+			l.want("a name server such as 192.0.2.1 or tls://192.0.2.1#NAME ("+err.Error()+")", n, path)
 		}
-		if err != nil {
-			l.want("an IP address or IP:PORT", n, path)
-			return
-		}
-		*field = address
 	case *netip.Addr:
 		address, err := netip.ParseAddr(n.text)
 		if err != nil {

@@ -92,7 +92,7 @@ management:
   tokens:
     Ops.One: {token: "0123456789abcdef", roles: [admin, "read:all"]}
 geoip: {databases: [country.mmdb, asn.mmdb]}
-dns: {servers: ["192.0.2.1", "[2001:db8::1]:5353"]}
+dns: {servers: ["192.0.2.1", "tls://dns.example:8853"], bootstrap: {dns.example: [2001:db8::1]}, ca: ca.pem, family: ipv4, timeout: 1s, cache: {entries: 5, min_ttl: 1, max_ttl: 1m, negative_ttl: 2s}}
 log: {level: debug, format: text, file: /tmp/log}
 telemetry: {prometheus: false}
 shutdown: {grace: 0s}
@@ -121,14 +121,14 @@ shutdown: {grace: 0s}
 	"state": {"path": "/var/lib/sallyport.db"},
 	"limits": {"connections": 1000, "memory": 67108864, "handshake": "5s", "dial": 7, "idle": "1h", "bind": "1m", "flows": 5, "flows_total": 6, "flow_idle": "8s"},
 	"management": {"address": ":9080", "tokens": {"Ops.One": {"token": "0123456789abcdef", "roles": ["admin", "read:all"]}}},
-	"dns": {"servers": ["192.0.2.1", "[2001:db8::1]:5353"]},
+	"dns": {"servers": ["192.0.2.1", "tls://dns.example:8853"], "bootstrap": {"dns.example": "2001:db8::1"}, "ca": "ca.pem", "family": "ipv4", "timeout": 1, "cache": {"entries": 5, "min_ttl": "1s", "max_ttl": 60, "negative_ttl": "2s"}},
 	"log": {"level": "debug", "format": "text", "file": "/tmp/log"},
 	"telemetry": {"prometheus": false},
 	"shutdown": {"grace": "0s"}
 }`,
 	"c.toml": `
 geoip.databases = ["country.mmdb", "asn.mmdb"]
-dns = {servers = ["192.0.2.1", "[2001:db8::1]:5353"]}
+dns = {servers = ["192.0.2.1", "tls://dns.example:8853"], bootstrap = {"dns.example" = ["2001:db8::1"]}, ca = "ca.pem", family = "ipv4", timeout = "1s", cache = {entries = 5, min_ttl = 1, max_ttl = "1m", negative_ttl = 2}}
 log.level = "debug"
 log.format = 'text'
 log.file = "/tmp/log"
@@ -238,7 +238,11 @@ func TestWholeInEachFormat(t *testing.T) {
 		Management: Management{Address: ":9080", Tokens: map[string]Token{
 			"Ops.One": {Token: secret.New("0123456789abcdef"), Roles: []string{"admin", "read:all"}},
 		}},
-		DNS: DNS{Servers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:53"), netip.MustParseAddrPort("[2001:db8::1]:5353")}},
+		DNS: DNS{
+			Servers:   []NameServer{{Transport: "udp", Address: netip.MustParseAddrPort("192.0.2.1:53")}, {Transport: "tls", Name: "dns.example", Address: netip.AddrPortFrom(netip.Addr{}, 8853)}},
+			Bootstrap: map[string][]netip.Addr{"dns.example": {netip.MustParseAddr("2001:db8::1")}},
+			CA:        "ca.pem", Family: "ipv4", Timeout: time.Second, Cache: DNSCache{Entries: 5, MinTTL: time.Second, MaxTTL: time.Minute, NegativeTTL: 2 * time.Second},
+		},
 		Log: Log{Level: "debug", Format: "text", File: "/tmp/log"},
 	}
 	for name, document := range whole {
@@ -297,7 +301,7 @@ c.yaml:16: policy.rollback: want refuse or allow, got "refused"; did you mean re
 c.yaml:17: policy.decision_log.when_full: want drop or wait, got "wiat"; did you mean wait?
 c.yaml:18: policy.max_age: must not be negative
 c.yaml:19: geoip.databases[0]: must not be empty
-c.yaml:20: dns.servers[0]: want an IP address or IP:PORT, got "one"
+c.yaml:20: dns.servers[0]: want a name server such as 192.0.2.1 or tls://192.0.2.1#NAME (a server has an address; of tls and https it may be a name), got "one"
 c.yaml:21: limits: duplicate key; it is on line 1 already
 c.yaml:22: management.tokens.ops.token: want a token of at least 16 characters
 c.yaml:22: management.tokens.ops.rolls: unknown key; did you mean roles?
@@ -472,7 +476,7 @@ func TestEverySettingFromEverySource(t *testing.T) {
 		"policy.capabilities": "opa.runtime", "policy.log_facts": "x", "policy.run_tests": "true", "policy.rollback": "allow",
 		"policy.max_age": "1s", "policy.deltas": "true", "policy.audit": "x", "policy.decision_log.when_full": "wait",
 		"geoip.databases": "a,b", "state.path": "x", "limits.connections": "7", "limits.memory": "33MiB", "limits.handshake": "1s", "limits.dial": "1s",
-		"limits.idle": "1s", "limits.bind": "1s", "limits.flows": "7", "limits.flows_total": "777", "limits.flow_idle": "1s", "management.address": "127.0.0.1:7", "dns.servers": "192.0.2.1,192.0.2.2:54", "log.level": "warn",
+		"limits.idle": "1s", "limits.bind": "1s", "limits.flows": "7", "limits.flows_total": "777", "limits.flow_idle": "1s", "management.address": "127.0.0.1:7", "dns.servers": "192.0.2.1,tls://192.0.2.2:54#x", "dns.ca": "x", "dns.family": "ipv6", "dns.timeout": "1s", "dns.cache.entries": "7", "dns.cache.min_ttl": "1s", "dns.cache.max_ttl": "7s", "dns.cache.negative_ttl": "1s", "log.level": "warn",
 		"log.format": "text", "log.file": "x", "telemetry.prometheus": "false", "shutdown.grace": "1s",
 	}
 	for _, s := range newLoader().settings {
@@ -503,8 +507,8 @@ func TestEnvironmentProblems(t *testing.T) {
 		"SALLYPORT_GEOIP_DATABASES=,x":                            "SALLYPORT_GEOIP_DATABASES: geoip.databases[0]: must not be empty",
 		"SALLYPORT_POLICY_SHADOW_PATHS=true":                      "SALLYPORT_POLICY_SHADOW_PATHS: not supported by this release",
 		"SALLYPORT_X\n=1":                                         `"SALLYPORT_X\n": unknown setting`,
-		"SALLYPORT_DNS_SERVERS=192.0.2.1,x":                       `SALLYPORT_DNS_SERVERS: dns.servers[1]: want an IP address or IP:PORT, got "x"`,
-		"SALLYPORT_DNS_SERVERS=192.0.2.1:0":                       `SALLYPORT_DNS_SERVERS: dns.servers[0]: no name server can have the address "192.0.2.1:0"`,
+		"SALLYPORT_DNS_SERVERS=192.0.2.1,x":                       `SALLYPORT_DNS_SERVERS: dns.servers[1]: want a name server such as 192.0.2.1 or tls://192.0.2.1#NAME (a server has an address; of tls and https it may be a name), got "x"`,
+		"SALLYPORT_DNS_SERVERS=192.0.2.1:0":                       `SALLYPORT_DNS_SERVERS: dns.servers[0]: want a name server such as 192.0.2.1 or tls://192.0.2.1#NAME (a port is 1 to 65535), got "192.0.2.1:0"`,
 		"SALLYPORT_POLICY_PATHS=a,":                               "SALLYPORT_POLICY_PATHS: policy.paths[1]: must not be empty",
 		"SALLYPORT_LOG_FILE=${env:NOT_THERE}":                     `SALLYPORT_LOG_FILE: log.file: environment variable "NOT_THERE" is not set`,
 		"SALLYPORT_POLICY_TIMEOUT=1e300":                          `SALLYPORT_POLICY_TIMEOUT: policy.timeout: want a duration such as 10s, got "1e300"`,
@@ -660,7 +664,7 @@ func TestTheShippedNamesHaveADoc(t *testing.T) {
 		for of.Kind() == reflect.Slice || of.Kind() == reflect.Map {
 			of = of.Elem()
 		}
-		if of.Kind() != reflect.Struct || of.PkgPath() != reflect.TypeFor[Config]().PkgPath() {
+		if of.Kind() != reflect.Struct || of.PkgPath() != reflect.TypeFor[Config]().PkgPath() || of == reflect.TypeFor[NameServer]() { // which is written as one text
 			return
 		}
 		for field := range of.Fields() {

@@ -30,7 +30,7 @@ func (c Config) redact(value reflect.Value, path string) any {
 		return value.String()
 	case Bytes:
 		return value.String()
-	case netip.AddrPort:
+	case NameServer:
 		return value.String()
 	case netip.Addr:
 		return value.String()

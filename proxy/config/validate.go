@@ -22,11 +22,7 @@ func Validate(c *Config) Problems {
 	v.limits()
 	v.tokens()
 	v.nonEmpty("state.path", c.State.Path)
-	for i, server := range c.DNS.Servers {
-		if key := index("dns.servers", i); !server.IsValid() || server.Port() == 0 || server.Addr().IsUnspecified() || server.Addr().IsMulticast() {
-			v.add(key, "no name server can have the address %s", v.show(key, server.String()))
-		}
-	}
+	v.dns()
 	v.oneOf("log.level", c.Log.Level, []string{"debug", "info", "warn", "error"})
 	v.oneOf("log.format", c.Log.Format, []string{"json", "text"})
 	return v.problems

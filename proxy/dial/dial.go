@@ -7,8 +7,11 @@
 // that answers differently a moment later (DNS rebinding) has nothing to bind
 // to. No other code of the program resolves names of targets.
 //
-// resolve.go has the look-up, dial.go one connection attempt, race.go several
-// of them (Happy Eyeballs, RFC 8305), and errors.go what can go wrong.
+// resolve.go has the look-up: resolve_local.go what is known without asking,
+// resolve_cache.go what is remembered or being asked, resolve_exchange.go how a
+// server is asked, and resolve_answer.go what of its reply is believed. dial.go has
+// one connection attempt, race.go several of them (Happy Eyeballs, RFC 8305), and
+// errors.go what can go wrong.
 package dial
 
 import (

@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 )
 
-// Why a name could not be looked up. The errors wrap what the resolver said.
-// A look-up that was called off is none of these but a context.Canceled.
+// Why a name could not be looked up: the classes of a [LookupError]. A look-up
+// that was called off is none of these but a context.Canceled.
 var (
 	ErrUnresolved     = errors.New("the name does not resolve") // there is no such name, or it has no address
 	ErrResolveTimeout = errors.New("the look-up timed out")
@@ -85,17 +86,38 @@ func moreTelling(a, b error) error {
 	return a
 }
 
-// classifyLookup puts an error of a look-up in front of what net.Resolver
-// returned.
-func classifyLookup(ctx context.Context, err error) error {
-	var dns *net.DNSError
-	switch {
-	case errors.Is(err, context.Canceled), errors.Is(ctx.Err(), context.Canceled):
-		return fmt.Errorf("look up: %w: %w", context.Canceled, err)
-	case errors.As(err, &dns) && dns.IsNotFound:
-		return fmt.Errorf("%w: %w", ErrUnresolved, err)
-	case errors.As(err, &dns) && dns.IsTimeout, ctx.Err() != nil:
-		return fmt.Errorf("%w: %w", ErrResolveTimeout, err)
+// LookupError is why a name has no address.
+type LookupError struct {
+	// Outcome is a word for it: nxdomain, nodata or invalid where there is none to
+	// find; servfail, refused, failed (another code), malformed, unreachable or
+	// timeout where no server gave a usable answer.
+	Outcome string
+
+	class  error  // one of the errors above
+	server string // who says so; "" where no server was asked
+	text   string
+}
+
+func (e *LookupError) Error() string {
+	text := e.class.Error() + ": " + e.text
+	if e.server != "" {
+		text += " (" + e.server + ")"
 	}
-	return fmt.Errorf("%w: %w", ErrResolveFailed, err)
+	return text
+}
+
+// Unwrap is the class alone: what went wrong on the way to a server is told in
+// words, lest it is taken for what the client did.
+func (e *LookupError) Unwrap() error { return e.class }
+
+// rank orders failures by how much they say, once that a family has no address
+// is set aside: it says least, since the other may have some.
+func (e *LookupError) rank() int {
+	return slices.Index([]string{"nodata", "unreachable", "timeout", "malformed", "failed", "refused", "servfail", "nxdomain"}, e.Outcome)
+}
+
+func noAddress() *LookupError { return unresolved("nodata", "has no address of this family (NODATA)") }
+
+func unresolved(outcome, text string) *LookupError {
+	return &LookupError{Outcome: outcome, class: ErrUnresolved, text: "it " + text}
 }

@@ -1,13 +1,31 @@
 package dial
 
 import (
+	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
-	"net"
+	"fmt"
+	"math/rand/v2"
 	"net/netip"
-	"os"
 	"strings"
+	"sync"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/miekg/dns"
+)
+
+// Family says which addresses of a name are wanted.
+type Family string
+
+// The families. Of those that name none, both are looked up at once.
+const (
+	AnyFamily  Family = "any" // IPv6 first where this machine has a way there
+	PreferIPv4 Family = "prefer_ipv4"
+	PreferIPv6 Family = "prefer_ipv6"
+	IPv4       Family = "ipv4" // and no other
+	IPv6       Family = "ipv6"
 )
 
 const (
@@ -15,158 +33,295 @@ const (
 	// policy about and dial. Neither family can crowd the other out.
 	maxAddresses = 16
 
-	// patience is how long a server of the configuration may take for one
-	// exchange. After twice that the next server is asked: a lost datagram is
-	// sent again once.
-	patience = 2 * time.Second
+	// maxQuestions bounds the questions that are being asked at once; a name is
+	// two of them. Others wait.
+	maxQuestions = 512
+
+	// resolutionDelay is how long a look-up that has addresses of one family waits
+	// for the other (RFC 8305, section 3). It is longer than the 50 ms that are
+	// recommended there, for servers that have to ask far away.
+	resolutionDelay = 200 * time.Millisecond
+
+	// failureKept is for how long a question that no server could answer is not
+	// asked again (RFC 9520, section 3.2).
+	failureKept = 5 * time.Second
 )
 
-// Resolver looks up names of targets. It keeps nothing: each look-up asks.
+// ResolverOptions is what the operator says of look-ups.
+type ResolverOptions struct {
+	Servers []Server       // asked in this order; none: those of /etc/resolv.conf
+	Roots   *x509.CertPool // of servers that are asked over TLS; nil: the system's
+	Family  Family         // "": any
+	Timeout time.Duration  // of one exchange with one server
+
+	Entries     int           // answers that are kept; 0: none
+	MinTTL      time.Duration // how long an answer is kept at least
+	MaxTTL      time.Duration // and at most
+	NegativeTTL time.Duration // how long at most it is kept that there is none
+}
+
+// Resolver looks up names of targets, and keeps what it has found as long as
+// that may be. The zero value is of no use; see NewResolver.
 type Resolver struct {
-	servers  []netip.AddrPort
-	patience time.Duration
+	options ResolverOptions
+	servers func() []*nameServer
+	hosts   func() map[string][]netip.Addr
+	ask     func(ctx context.Context, q question) *answer // asks the servers; tests have their own
+	kept    *lru.Cache[question, *answer]                 // nil: nothing is kept
+
+	ctx     context.Context // of all questions
+	end     context.CancelFunc
+	running sync.WaitGroup
+	slots   chan struct{}
+
+	mu      sync.Mutex
+	flights map[question]*flight
 }
 
-// NewResolver returns a resolver that asks the servers, in this order: the
-// next one where one is silent or has no usable answer. Without servers it
-// asks those of /etc/resolv.conf, with the times that are set there. Either way
-// it is Go's resolver, which honours /etc/hosts, holds no thread while it
-// waits, and can be called off.
-func NewResolver(servers []netip.AddrPort) *Resolver {
-	return &Resolver{servers: servers, patience: patience}
+// question is what is asked of a server: a name in lower case with its last
+// dot, and the type of record.
+type question struct {
+	name string
+	kind uint16
 }
 
-// Lookup returns the addresses of a name: of both families, IPv4 ones as such,
-// without zones, each once, in the order of RFC 6724, and at most 16 of a
-// family. The name is absolute, so search domains are never tried. The error is
-// one of ErrUnresolved, ErrResolveTimeout, ErrResolveFailed, or a
-// context.Canceled.
-func (r *Resolver) Lookup(ctx context.Context, name string) ([]netip.Addr, error) {
-	name = strings.TrimSuffix(name, ".")
-	found := fromHosts(ctx, name)
-	if found != nil {
-		return bounded(found), nil
-	}
-	found, err := r.lookup(ctx, name+".")
-	if err != nil {
-		return nil, classifyLookup(ctx, err)
-	}
-	return bounded(found), nil
+// Address is one address that a name leads to, and by which names: those that
+// it is an alias of (CNAME), the canonical one last. Names are in lower case and
+// without the last dot; there are at most 12 of them, and mostly none.
+type Address struct {
+	IP    netip.Addr
+	Names []string
 }
 
-// fromHosts finds names of one label, localhost above all, in /etc/hosts. Go's
-// resolver looks for them there only if they are written without the dot that
-// keeps it from the search domains; so they are, and no server can be reached.
-func fromHosts(ctx context.Context, name string) []netip.Addr {
-	if name == "" || strings.Contains(name, ".") {
-		return nil
-	}
-	hosts := net.Resolver{
-		PreferGo: true,
-		Dial:     func(context.Context, string, string) (net.Conn, error) { return nil, os.ErrDeadlineExceeded },
-	}
-	found, _ := hosts.LookupNetIP(ctx, "ip", name)
-	return found
+// Found is what a look-up has found.
+type Found struct {
+	Addresses []Address
+	Cached    bool // no server was asked
 }
 
-func (r *Resolver) lookup(ctx context.Context, name string) (found []netip.Addr, err error) {
-	if len(r.servers) == 0 {
-		system := net.Resolver{PreferGo: true}
-		return system.LookupNetIP(ctx, "ip", name)
+// NewResolver returns a resolver. It must be closed.
+func NewResolver(o ResolverOptions) *Resolver {
+	r := &Resolver{options: o, flights: map[question]*flight{}, slots: make(chan struct{}, maxQuestions)}
+	r.ctx, r.end = context.WithCancel(context.Background())
+	r.servers = configured(o)
+	r.hosts = polled(hostsPath, parseHosts)
+	r.ask = r.askServers
+	if o.Entries > 0 {
+		r.kept, _ = lru.New[question, *answer](o.Entries) // fails for sizes below 1
 	}
-	for _, server := range r.servers {
-		found, err = r.ask(ctx, server, name)
-		var dns *net.DNSError
-		if err == nil || (errors.As(err, &dns) && dns.IsNotFound) || ctx.Err() != nil {
-			break // what a server says about a name, that it is unknown too, holds
+	return r
+}
+
+// Close calls off what is being asked.
+func (r *Resolver) Close() {
+	r.end()
+	r.running.Wait()
+	for _, s := range r.servers() {
+		s.close()
+	}
+}
+
+// Forget drops every answer that is kept.
+func (r *Resolver) Forget() {
+	if r.kept != nil {
+		r.kept.Purge()
+	}
+}
+
+// Lookup returns the addresses of a name: those of /etc/hosts, or else what the
+// servers answer. They are of the families that are configured, the preferred
+// one first; IPv4 ones are so, each stands there once, without a zone, and at
+// most 16 of a family. The name is absolute: search domains are never tried.
+// Names that are not for the DNS are never sent there (RFC 6761, RFC 7686).
+//
+// The error is a *LookupError, or a context.Canceled. Found.Cached is right with
+// an error, too.
+func (r *Resolver) Lookup(ctx context.Context, name string) (Found, error) {
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	if !isHostName(name) {
+		return Found{Cached: true}, unresolved("invalid", "is no domain name")
+	}
+	if local, err := r.local(name); local != nil || err != nil {
+		return Found{Addresses: r.ordered(local), Cached: true}, err
+	}
+	kinds := r.options.Family.kinds()
+	answers := make([]*answer, len(kinds))
+	cached := true
+	for i, kind := range kinds {
+		if answers[i] = r.remembered(question{name + ".", kind}); answers[i] == nil {
+			cached = false
 		}
 	}
-	return found, err
+	if !cached {
+		if err := r.gather(ctx, name+".", kinds, answers); err != nil {
+			return Found{}, err
+		}
+	}
+	addresses, err := r.join(answers)
+	return Found{Addresses: addresses, Cached: cached}, err
 }
 
-// ask looks the name up at one server. Go's resolver goes through the servers
-// of /etc/resolv.conf, several times; here all of these come to the one
-// server, until its time is up. That is not told by a context, since Go's
-// resolver would then drop the IPv4 addresses that it has when a server does
-// not answer for IPv6.
-func (r *Resolver) ask(ctx context.Context, server netip.AddrPort, name string) ([]netip.Addr, error) {
-	end := time.Now().Add(2 * r.patience)
-	one := net.Resolver{
-		PreferGo: true,
-		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			now := time.Now()
-			if !now.Before(end) {
-				return nil, os.ErrDeadlineExceeded
-			}
-			latest := earlier(now.Add(r.patience), end)
-			if network == "udp" {
-				var d net.Dialer
-				conn, err := d.DialUDP(ctx, "udp", netip.AddrPort{}, server)
-				if err != nil {
-					return nil, err
+// kinds are the types of records that a family's addresses are in.
+func (f Family) kinds() []uint16 {
+	switch f {
+	case IPv4:
+		return []uint16{dns.TypeA}
+	case IPv6:
+		return []uint16{dns.TypeAAAA}
+	}
+	return []uint16{dns.TypeAAAA, dns.TypeA}
+}
+
+// gather waits for the answers that are missing. One that has addresses is not
+// kept waiting for another for long, which is then left to be remembered.
+func (r *Resolver) gather(ctx context.Context, name string, kinds []uint16, answers []*answer) error {
+	var flights [2]*flight
+	var done [2]<-chan struct{}
+	waiting, enough := 0, false
+	for i, kind := range kinds {
+		if answers[i] == nil {
+			flights[i] = r.fly(question{name, kind})
+			done[i] = flights[i].done
+			waiting++
+		} else if len(answers[i].addresses) > 0 {
+			enough = true
+		}
+	}
+	var hurry <-chan time.Time
+	for waiting > 0 {
+		if enough && hurry == nil {
+			timer := time.NewTimer(resolutionDelay)
+			defer timer.Stop()
+			hurry = timer.C
+		}
+		landed := 0
+		select {
+		case <-done[0]:
+		case <-done[1]:
+			landed = 1
+		case <-hurry:
+			return nil
+		case <-ctx.Done():
+			for i, f := range flights {
+				if done[i] != nil {
+					r.leave(f)
 				}
-				return &hurriedUDP{conn, latest}, nil
 			}
-			d := net.Dialer{Deadline: latest, KeepAlive: -1}
-			conn, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, server)
-			if err != nil {
-				return nil, err
+			if enough {
+				return nil
 			}
-			return &hurriedTCP{conn, latest}, nil
-		},
-	}
-	found, err := one.LookupNetIP(ctx, "ip", name)
-	var dns *net.DNSError
-	if errors.As(err, &dns) && dns.Server != "" {
-		dns.Server = server.String() // Go names the one of /etc/resolv.conf
-	}
-	return found, err
-}
-
-// hurriedUDP and hurriedTCP let Go's resolver wait no longer than until latest.
-// There are two since it tells UDP from TCP by their methods.
-type hurriedUDP struct {
-	*net.UDPConn
-	latest time.Time
-}
-
-func (c *hurriedUDP) SetDeadline(t time.Time) error {
-	return c.UDPConn.SetDeadline(earlier(t, c.latest))
-}
-
-type hurriedTCP struct {
-	*net.TCPConn
-	latest time.Time
-}
-
-func (c *hurriedTCP) SetDeadline(t time.Time) error {
-	return c.TCPConn.SetDeadline(earlier(t, c.latest))
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
-}
-
-// bounded brings what was found into the form that Lookup promises.
-func bounded(found []netip.Addr) []netip.Addr {
-	seen := make(map[netip.Addr]bool, len(found))
-	var kept []netip.Addr
-	var v4, v6 int
-	for _, a := range found {
-		a = a.Unmap().WithZone("")
-		count := &v6
-		if a.Is4() {
-			count = &v4
+			return calledOff(ctx)
 		}
-		if seen[a] || *count == maxAddresses {
+		answers[landed] = flights[landed].answer
+		done[landed] = nil
+		waiting--
+		enough = enough || len(answers[landed].addresses) > 0
+	}
+	return nil
+}
+
+func calledOff(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return fmt.Errorf("look up: %w", context.Canceled)
+	}
+	return &LookupError{Outcome: "timeout", class: ErrResolveTimeout, text: "no server has answered in time"}
+}
+
+// join makes one list of what was found for each family. That of one is enough;
+// where there is none, the failure of a server counts more than that a family
+// has no address, since the other may have some.
+func (r *Resolver) join(answers []*answer) ([]Address, error) {
+	var all []Address
+	var worst *LookupError
+	for _, a := range answers {
+		if a == nil { // not waited for
 			continue
 		}
-		seen[a] = true
-		*count++
-		kept = append(kept, a)
+		for _, ip := range a.addresses {
+			all = append(all, Address{ip, a.names})
+		}
+		if a.failure != nil && (worst == nil || a.failure.rank() > worst.rank()) {
+			worst = a.failure
+		}
 	}
-	return kept
+	if all = r.ordered(all); len(all) > 0 {
+		return all, nil
+	}
+	if worst == nil { // what there is of IPv6 are IPv4 addresses
+		worst = noAddress()
+	}
+	return nil, worst
+}
+
+// ordered brings addresses into the order in which they are to be tried. Those
+// of a family are shuffled, as servers would do it for each question.
+func (r *Resolver) ordered(all []Address) []Address {
+	var v4, v6 []Address
+	for _, a := range all {
+		family := &v6
+		if a.IP = a.IP.Unmap().WithZone(""); a.IP.Is4() {
+			family = &v4
+		}
+		if len(*family) < maxAddresses && !contains(*family, a.IP) {
+			*family = append(*family, a)
+		}
+	}
+	for _, family := range [][]Address{v4, v6} {
+		rand.Shuffle(len(family), func(i, j int) { family[i], family[j] = family[j], family[i] })
+	}
+	switch r.options.Family {
+	case IPv4:
+		return v4
+	case IPv6:
+		return v6
+	case PreferIPv4:
+		return append(v4, v6...)
+	case PreferIPv6:
+		return append(v6, v4...)
+	}
+	if len(v4) > 0 && len(v6) > 0 && !wayTo(v6[0].IP) {
+		return append(v4, v6...)
+	}
+	return append(v6, v4...)
+}
+
+func contains(addresses []Address, ip netip.Addr) bool {
+	for _, a := range addresses {
+		if a.IP == ip {
+			return true
+		}
+	}
+	return false
+}
+
+// wayTo tells whether this machine has an address that an IPv6 one can be reached
+// from: rules 1, 2 and 5 of RFC 6724, section 6, as far as they choose the family.
+func wayTo(ip netip.Addr) bool {
+	from, err := LocalFor(ip)
+	return err == nil && from.IsPrivate() == ip.IsPrivate() && from.IsLinkLocalUnicast() == ip.IsLinkLocalUnicast()
+}
+
+// askServers asks one server after the other, and those that are silent once
+// more: a datagram may have been lost. What a server says of a name holds, that
+// it is unknown too.
+func (r *Resolver) askServers(ctx context.Context, q question) *answer {
+	servers := byHealth(r.servers(), time.Now())
+	silent := make([]bool, len(servers))
+	var worst *answer
+	for round := range 2 {
+		for i, s := range servers {
+			if round > 0 && !silent[i] {
+				continue
+			}
+			a := s.answer(ctx, q, r.options.Timeout)
+			if a.failure == nil || a.failure.class == ErrUnresolved || ctx.Err() != nil {
+				return a
+			}
+			silent[i] = a.failure.class == ErrResolveTimeout
+			if worst == nil || a.failure.rank() > worst.failure.rank() {
+				worst = a
+			}
+		}
+	}
+	return cmp.Or(worst, failed("unreachable", "there is no server to ask", ErrResolveFailed))
 }

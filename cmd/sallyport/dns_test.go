@@ -1,0 +1,255 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/url"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// unbound is a name server that nobody here has written: a zone over UDP, TCP,
+// TLS and HTTPS. It logs what it is asked.
+type unbound struct {
+	plain, tls, https string // where it is
+	ca                string // the file of who vouches for it, as dns.example
+	mu                sync.Mutex
+	log               strings.Builder
+}
+
+func serveUnbound(t *testing.T) *unbound {
+	t.Helper()
+	path, dir := installed(t, "unbound", "/usr/sbin/unbound"), t.TempDir()
+	u := &unbound{plain: freeAddress(t), tls: freeAddress(t), https: freeAddress(t)}
+	u.ca = selfSigned(t, dir)
+	zone := `$ORIGIN corp.example.
+@ 300 SOA ns host 1 3600 600 86400 40
+@ 300 NS ns
+ns 300 A 127.0.0.1
+here 60 A 127.0.0.1
+alias 60 CNAME middle
+middle 60 CNAME here
+outside 60 CNAME tracker
+tracker 60 A 127.0.0.1
+private 60 A 10.0.0.1
+nothing 60 TXT "x"
+denied 60 A 127.0.0.1
+`
+	for i := range 100 {
+		zone += fmt.Sprintf("large 60 A 127.0.1.%d\n", i+1)
+	}
+	at := func(address string) string { return strings.Replace(address, ":", "@", 1) }
+	_, tlsPort, _ := net.SplitHostPort(u.tls)
+	_, httpsPort, _ := net.SplitHostPort(u.https)
+	config := write(t, filepath.Join(dir, "unbound.conf"), `server:
+  interface: `+at(u.plain)+`
+  interface: `+at(u.tls)+`
+  interface: `+at(u.https)+`
+  tls-port: `+tlsPort+`
+  https-port: `+httpsPort+`
+  tls-service-key: "`+filepath.Join(dir, "key.pem")+`"
+  tls-service-pem: "`+u.ca+`"
+  username: ""
+  chroot: ""
+  directory: "`+dir+`"
+  pidfile: ""
+  use-syslog: no
+  do-daemonize: no
+  log-queries: yes
+  module-config: "iterator"
+  num-threads: 1
+  outgoing-range: 64
+remote-control:
+  control-enable: no
+auth-zone:
+  name: "corp.example."
+  zonefile: "`+write(t, filepath.Join(dir, "zone"), zone)+`"
+  for-upstream: no
+  for-downstream: yes
+`)
+	c := exec.Command(path, "-d", "-p", "-c", config)
+	stderr, err := c.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	started, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		lines := bufio.NewScanner(stderr)
+		for lines.Scan() {
+			u.mu.Lock()
+			fmt.Fprintln(&u.log, lines.Text())
+			u.mu.Unlock()
+			if strings.Contains(lines.Text(), "start of service") {
+				close(started)
+			}
+		}
+	}()
+	t.Cleanup(func() { c.Process.Kill(); <-ended; c.Wait() })
+	select {
+	case <-started:
+	case <-ended:
+		t.Fatalf("unbound: %s", u.said())
+	}
+	return u
+}
+
+func (u *unbound) said() string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.log.String()
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// selfSigned writes key.pem, and the certificate of dns.example whose file it
+// returns.
+func selfSigned(t *testing.T, dir string) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "dns.example"}, DNSNames: []string{"dns.example"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})))
+	return write(t, filepath.Join(dir, "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+}
+
+func TestNamesByUnbound(t *testing.T) {
+	u := serveUnbound(t)
+	target, _ := origin(t)
+	at, _ := url.Parse(target)
+	data := write(t, filepath.Join(t.TempDir(), "d.json"), `{"settings": {"allow_private": ["127.0.0.0/8"]}}`)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "route.rego"), `package sallyport.route
+default allow := false
+allow if input.request.command == "connect"
+deny contains "denied" if startswith(input.target.host, "denied.")
+`)
+	write(t, filepath.Join(dir, "dial.rego"), `package sallyport.dial
+default allow := false
+allow if input.address.scope == "loopback"
+deny contains sprintf("is %s", [name]) if {
+	some name in input.address.names
+	name == "tracker.corp.example"
+}
+explain := true
+`)
+	_, tlsPort, _ := net.SplitHostPort(u.tls)
+	_, httpsPort, _ := net.SplitHostPort(u.https)
+	for _, server := range []string{
+		u.plain, "tcp://" + u.plain,
+		"tls://" + u.tls + "#dns.example", "tls://dns.example:" + tlsPort,
+		"https://" + u.https + "/dns-query#dns.example", "https://dns.example:" + httpsPort,
+	} {
+		t.Run(server, func(t *testing.T) {
+			config := "dns: {servers: ['" + server + "'], ca: " + u.ca
+			if strings.Contains(server, "//dns.example") {
+				config += ", bootstrap: {dns.example: 127.0.0.1}"
+			}
+			before := len(u.said())
+			s := start(t, "--config", write(t, filepath.Join(t.TempDir(), "c.yaml"), config+"}"), "--policy", dir, "--data", data)
+			for name, want := range map[string]string{
+				"here": "hello 0", "alias": "hello 0", "large": "hello 0",
+				"unknown": `rcode="NXDOMAIN"`, "nothing": `rcode="NOERROR"`, "private": "destination_ip_prohibited",
+				"outside": `is tracker.corp.example`, "denied": "http_request_denied",
+			} {
+				to := "http://" + name + ".corp.example:" + at.Port()
+				if name == "large" { // listen on all of them
+					to = "http://large.corp.example:" + everywhere(t)
+				}
+				got, _ := curl(t, "-i", "--proxytunnel", "--proxy", "http://"+s.addr, to)
+				if !strings.Contains(got, want) {
+					t.Errorf("%s: %s", name, got)
+				}
+				said, code := curl(t, "--proxy", "socks5h://"+s.addr, to)
+				if (code == 0) != (want == "hello 0") {
+					t.Errorf("%s by SOCKS5: %d, %s", name, code, said)
+				}
+			}
+			asked := u.said()[before:]
+			for _, name := range []string{"here", "alias", "large", "unknown", "nothing", "private", "outside"} {
+				if n := strings.Count(strings.ToLower(asked), " "+name+".corp.example. a in"); n != 1 && (n != 2 || name != "large" || server != u.plain) {
+					t.Errorf("%s was asked about %d times", name, n)
+				}
+			}
+			if strings.Contains(strings.ToLower(asked), "denied") {
+				t.Errorf("a denied name was looked up:\n%s", asked)
+			}
+		})
+	}
+	t.Run("another's certificate", func(t *testing.T) {
+		config := "dns: {servers: ['tls://" + u.tls + "#other.example', 'https://" + u.https + "#other.example'], ca: " + u.ca + "}"
+		before := len(u.said())
+		s := start(t, "--config", write(t, filepath.Join(t.TempDir(), "c.yaml"), config), "--policy", dir, "--data", data)
+		got, _ := curl(t, "-i", "--proxytunnel", "--proxy", "http://"+s.addr, "http://here.corp.example:"+at.Port())
+		if !strings.Contains(got, "502") || !strings.Contains(got, "dns_error") || strings.Contains(u.said()[before:], "corp.example") {
+			t.Errorf("%s\n%s", got, u.said()[before:])
+		}
+		if _, line := s.ended(t, 0); line["outcome"] != "resolver" || !strings.Contains(fmt.Sprint(line["cause"]), "certificate") {
+			t.Errorf("%v", line)
+		}
+	})
+}
+
+// everywhere is the port of a server like origin's on every address of loopback.
+func everywhere(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(func() { cancel(); l.Close() })
+	go func() {
+		for ctx.Err() == nil {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				bufio.NewReader(c).ReadString('\n')
+				fmt.Fprint(c, "HTTP/1.0 200 OK\r\n\r\nhello 0")
+			}()
+		}
+	}()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
