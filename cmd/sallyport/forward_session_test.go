@@ -93,7 +93,7 @@ labels := {"path": input.request.path, "denials": sprintf("%d", [input.source.de
 		{"GET", at + "/a", "", 407, `"decision_id":"`},
 		{"GET", at + "/a", credentials("alice", "right horse"), 200, `GET /a 0 ""`},
 		{"GET", at + "/a", "", 407, `"decision_id":"`},
-		{"POST", at + "/a", credentials("alice", "battery") + "Content-Length: 5\r\n\r\nhello", 407, `"decision_id":"`},
+		{"POST", at + "/a", "Content-Length: 5\r\n\r\nhello", 407, `"decision_id":"`},
 		{"POST", at + "/a", credentials("alice", "right horse") + "Content-Length: 5\r\n\r\nhello", 200, `POST /a 5 ""`},
 		{"GET", at + "/open", "", 200, `GET /open 0 ""`},
 		{"GET", at + "/bob", credentials("alice", "right horse"), 403, "a session of alice"},
