@@ -30,7 +30,7 @@ type exchange struct {
 	sent     error         // why the server would not take it
 
 	responses *http.Responses
-	begun     bool // the client has been sent something of the answer
+	begun     bool // the client has been sent something of the last answer
 }
 
 var errNoAnswer = errors.New("closed the connection without an answer")
@@ -39,7 +39,7 @@ var errNoAnswer = errors.New("closed the connection without an answer")
 var pieces = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
 // run sends the request and delivers the answer. It returns an error only where
-// the client has been sent nothing, and a connection where both go on in another
+// the client has been sent nothing but interim answers, and a connection where both go on in another
 // protocol; all else ends in the record, and in whether the client may go on.
 func (x *exchange) run() (*net.TCPConn, error) {
 	l, req := x.life, x.dialect.request
@@ -133,6 +133,7 @@ func (x *exchange) deliver() (upgraded bool, err error) {
 			if err := x.send(http.AppendAnswer(nil, res, http.Answer{})); err != nil {
 				return false, err
 			}
+			x.begun = false // behind it an answer of our own may follow
 		}
 	}
 }
