@@ -35,8 +35,8 @@ type Decision struct {
 	Limits        Limits         `field:"limits" stages:"admit authenticate" pending:"true" doc:"how much the source or the identity may use"`
 	SessionLimits SessionLimits  `field:"session_limits" stages:"route" doc:"how long, how fast and how much; what is left out is unlimited, and 0 is an error"`
 	Redirect      Redirect       `field:"redirect" stages:"route" doc:"go there instead"`
-	Via           Via            `field:"via" stages:"route" pending:"true" doc:"the hops to go through"`
-	Resolve       string         `field:"resolve" stages:"route" pending:"true" doc:"local or remote: who looks the name up"`
+	Via           Via            `field:"via" stages:"route" doc:"the upstreams to go through, the first one first; empty: directly"`
+	Resolve       Resolution     `field:"resolve" stages:"route" doc:"local or remote: whether the name is looked up here or by the last upstream"`
 	SourceAddress netip.Addr     `field:"source_address" stages:"route" doc:"the local address to dial from"`
 	Labels        Labels         `field:"labels" stages:"admit authenticate route inspect" doc:"onto the session's log, trace and usage record"`
 	Trace         *bool          `field:"trace" stages:"route" doc:"whether this session is traced, whatever the sampler says; where it is undefined the sampler says"`
@@ -120,10 +120,41 @@ type Redirect struct {
 	Port int64  `key:"port" range:"1 65535"`
 }
 
-// Ban, Limits and Via are declared so that a policy which uses them is refused
-// by name; their content comes with their enforcement.
+// Via is a way through upstreams, the first one first. Empty is the direct way.
+type Via []Hop
+
+// Hop is one upstream of a way: any of those that are named, tried in the order
+// that By says. A name by itself is a hop of one.
+type Hop struct {
+	Any []string
+	By  HopOrder // empty: ByOrder
+	Key string   // of ByHash; empty: the identity's name, or else the client's address
+}
+
+// HopOrder says which of several upstreams is tried first, and which next where
+// one fails.
+type HopOrder string
+
+// The orders.
+const (
+	ByOrder   HopOrder = "order"   // as they are named
+	ByLatency HopOrder = "latency" // the quickest to set up first
+	ByRandom  HopOrder = "random"
+	ByHash    HopOrder = "hash" // the same for the same key, as long as it works
+)
+
+// Resolution says who looks a target's name up. Empty is the default of the way.
+type Resolution string
+
+// The resolutions.
+const (
+	ResolveLocal  Resolution = "local"
+	ResolveRemote Resolution = "remote"
+)
+
+// Ban and Limits are declared so that a policy which uses them is refused by
+// name; their content comes with their enforcement.
 type (
 	Ban    struct{}
 	Limits struct{}
-	Via    struct{}
 )

@@ -83,9 +83,18 @@ func (a *asker) again(l *life, under *epoch) error {
 		return withdrawn(plan.Revision, why, nil)
 	}
 	f.Target = leads
-	f.Address = addressFacts(dial.Address{IP: address.Addr(), Names: l.names})
-	if dial := a.ask(policy.Dial); !dial.Allowed() {
-		return refusedAgain(dial)
+	if why := l.way.elsewhere(plan); why != "" {
+		return withdrawn(plan.Revision, why, nil)
+	}
+	pinned := address.Addr()
+	if len(l.way.hops) > 0 {
+		pinned = l.way.pinned
+	}
+	if pinned.IsValid() { // else the name was left to an upstream
+		f.Address = addressFacts(dial.Address{IP: pinned, Names: l.names})
+		if dial := a.ask(policy.Dial); !dial.Allowed() {
+			return refusedAgain(dial)
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -29,6 +29,7 @@ type life struct {
 
 	*opening                 // nil once the session is granted, or over
 	kept                     // what is known of the request for good
+	way         way          // through upstreams; the zero value is the direct one
 	requests    int          // of plain HTTP that were heard
 	flow        *relay.Flow  // nil of an association, and of plain HTTP until a request is sent on
 	association *association // nil of all else

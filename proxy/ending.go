@@ -61,6 +61,10 @@ func endingOf(err error) ending {
 	var r *refusal
 	var spelling *target.Error
 	var cut session.ErrCut
+	var hop *dial.HopError
+	if errors.As(err, &hop) {
+		return hopEnding(hop)
+	}
 	var origin *originError
 	if errors.As(err, &origin) {
 		name := "failed"
@@ -81,6 +85,10 @@ func endingOf(err error) ending {
 		return ending{name: "denied", socks5: socks5.NotAllowed, status: http.StatusForbidden, proxyError: "destination_ip_prohibited"}
 	case errors.As(err, &r), errors.Is(err, errNoMethod):
 		return ending{name: "denied", socks5: socks5.NotAllowed, status: http.StatusForbidden, proxyError: "http_request_denied"}
+	case errors.Is(err, errVia):
+		return ending{name: "unsupported", socks5: socks5.CommandNotSupported, status: http.StatusNotImplemented, proxyError: "http_request_error"}
+	case errors.Is(err, dial.ErrNoHop):
+		return ending{name: "upstream_none", socks5: socks5.GeneralFailure, status: http.StatusBadGateway, proxyError: "destination_unavailable"}
 	case errors.Is(err, errCommand):
 		return ending{name: "unsupported", socks5: socks5.CommandNotSupported, status: http.StatusMethodNotAllowed, proxyError: "http_request_error"}
 	case errors.Is(err, errNoProxyRequest):

@@ -41,7 +41,7 @@ var pieces = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 // run sends the request and delivers the answer. It returns an error only where
 // the client has been sent nothing but interim answers, and a connection where both go on in another
 // protocol; all else ends in the record, and in whether the client may go on.
-func (x *exchange) run() (*net.TCPConn, error) {
+func (x *exchange) run() (net.Conn, error) {
 	l, req := x.life, x.dialect.request
 	head := http.AppendOnward(nil, req, l.hostField())
 	if req.Body.Empty() {
@@ -289,7 +289,7 @@ func pump(head []byte, body *http.Body, from *bufio.Reader, chunked bool, send f
 
 // switchOver hands both connections over to the relay: what the server has sent
 // beyond its answer goes to the client first.
-func (x *exchange) switchOver() (*net.TCPConn, error) {
+func (x *exchange) switchOver() (net.Conn, error) {
 	l, o := x.life, x.origin
 	if n := o.reader.Buffered(); n > 0 {
 		ahead, _ := o.reader.Peek(n) // never fails for what is buffered

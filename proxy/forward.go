@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/policy"
-	"sallyport/proxy/dial"
 	"sallyport/proxy/relay"
 	"sallyport/proxy/session"
 	"sallyport/proxy/wire/http"
@@ -44,13 +44,14 @@ type unread struct {
 // origin is a connection to an origin server. It serves one session only, and of
 // that one identity, since there are servers that authenticate connections.
 type origin struct {
-	conn    *net.TCPConn
+	conn    net.Conn
 	reader  *bufio.Reader
 	by      string // the life's identity
 	target  session.Target
 	address netip.AddrPort
 	names   []string   // by which the address was found
 	from    netip.Addr // the policy's source_address
+	way     way        // through upstreams
 }
 
 // originReaders are for the answers. A longer header is gathered by its codec.
@@ -73,7 +74,11 @@ func (o *origin) untouched() bool {
 	if o.reader.Buffered() > 0 {
 		return false
 	}
-	raw, err := o.conn.SyscallConn()
+	tcp, plain := o.conn.(*net.TCPConn)
+	if !plain { // within TLS there is no telling
+		return false
+	}
+	raw, err := tcp.SyscallConn()
 	if err != nil {
 		return false
 	}
@@ -195,6 +200,7 @@ func (l *life) renew(door *policy.Decision, d *httpDialect) {
 		l.proxy.Guard.Release(l.identity)
 		l.identity = ""
 	}
+	l.way = way{}
 	protocol := l.facts.Session.Protocol
 	l.facts, l.kept = policy.Facts{}, kept{
 		counts: l.proxy.Guard.Again(l.conn.Source.Addr()), client: l.client, secured: l.secured,
@@ -250,7 +256,7 @@ func (l *life) stopForwarding() {
 // forward sends one request on and its answer back. It returns a connection only
 // where both sides go on in another protocol, and an error only while the client
 // can still be told of it.
-func (l *life) forward(ctx context.Context, plan *policy.Decision) (*net.TCPConn, error) {
+func (l *life) forward(ctx context.Context, plan *policy.Decision) (net.Conn, error) {
 	d := l.dialect.(*httpDialect)
 	hops, err := d.request.MaxForwards()
 	switch {
@@ -292,9 +298,12 @@ func (l *life) usable(plan *policy.Decision, r *http.Request) *origin {
 		return nil
 	}
 	to := session.Target{Host: l.facts.Target.Host, Port: uint16(l.facts.Target.Port)}
-	if o.by == l.identity && o.target == to && o.from == plan.SourceAddress && r.Repeatable() && o.untouched() {
+	alike := o.by == l.identity && o.target == to && o.from == plan.SourceAddress && l.leadsAlike(&o.way, plan)
+	if alike && r.Repeatable() && o.untouched() {
 		l.proxy.Observe.Began(l.observed, "dial")
-		if _, err := l.allowedOf([]dial.Address{{IP: o.address.Addr().Unmap(), Names: o.names}}); err == nil {
+		if l.allowedStill(o) {
+			l.way = o.way
+			l.session.SetVia(o.way.hops)
 			l.session.SetAddress(o.address)
 			l.names = o.names
 			return o
@@ -313,9 +322,10 @@ func (l *life) connect(ctx context.Context, plan *policy.Decision) (*origin, err
 	o := &origin{
 		conn: conn, reader: originReaders.Get().(*bufio.Reader), by: l.identity,
 		target:  session.Target{Host: l.facts.Target.Host, Port: uint16(l.facts.Target.Port)},
-		address: conn.RemoteAddr().(*net.TCPAddr).AddrPort(), names: l.names, from: plan.SourceAddress,
+		address: conn.RemoteAddr().(*net.TCPAddr).AddrPort(), names: l.names, from: plan.SourceAddress, way: l.way,
 	}
-	o.reader.Reset(conn)
+	o.reader.Reset(io.MultiReader(bytes.NewReader(l.way.late), conn))
+	l.way.late, o.way.late = nil, nil
 	return o, nil
 }
 

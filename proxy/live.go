@@ -10,7 +10,7 @@ import (
 
 // live begins the relay of a session that has been granted, and gives back what
 // only the opening needed.
-func (l *life) live(up *net.TCPConn) {
+func (l *life) live(up net.Conn) {
 	l.who, l.request = l.facts.Identity, l.facts.Request
 	if l.association == nil {
 		var early []byte
@@ -20,6 +20,8 @@ func (l *life) live(up *net.TCPConn) {
 		}
 		early = append(early, l.conn.Early()...)
 		l.flow = relay.Join(l.conn.Conn, up, early, l.limits, &l.session.Bytes)
+		l.flow.Late(l.way.late)
+		l.way.late = nil
 		if l.request.Command != "forward" && l.proxy.Decide.Asks(policy.Inspect) { // what was forwarded was seen by route
 			l.flow.Inspect(l.inspection())
 		}
@@ -38,7 +40,7 @@ func (l *life) live(up *net.TCPConn) {
 
 // relay moves bytes until the session ends, notes why it ended, and ends it.
 // It needs so little stack that an idle session keeps two of the smallest.
-func (l *life) relay(up *net.TCPConn) {
+func (l *life) relay(up net.Conn) {
 	l.cause, l.err = l.flow.Run(l.session.Context())
 	up.Close()
 	l.finish()
@@ -83,7 +85,7 @@ func (l *life) cutShort() {
 func (l *life) follow() *life {
 	one := &life{
 		proxy: l.proxy, session: l.session, conn: l.conn, observed: l.observed,
-		kept: l.kept, flow: l.flow, revision: l.revision, warnings: l.warnings,
+		kept: l.kept, way: l.way, flow: l.flow, revision: l.revision, warnings: l.warnings,
 	}
 	one.who, one.request = l.facts.Identity, l.facts.Request
 	l.proxy.live.add(one)

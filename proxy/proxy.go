@@ -116,6 +116,7 @@ type Proxy struct {
 	Verify    Verifier
 	Resolve   Resolver
 	Dial      Dialer
+	Route     Router
 	Locator   policy.Locator // nil: no address is located
 	Processes ProcessFinder  // nil: no process is found
 	Sessions  *session.Table
@@ -166,7 +167,7 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 // open takes the session from its first byte to the moment before the relay.
 // Without an error, an association or a connection to relay all has been done:
 // requests of plain HTTP need no relay, and there may be several.
-func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
+func (l *life) open(ctx context.Context) (net.Conn, error) {
 	door := l.ask(policy.Admit)
 	for {
 		up, err := l.fulfil(ctx, &door)
@@ -181,7 +182,7 @@ func (l *life) open(ctx context.Context) (*net.TCPConn, error) {
 }
 
 // fulfil hears one request and does what it asks for.
-func (l *life) fulfil(ctx context.Context, door *policy.Decision) (*net.TCPConn, error) {
+func (l *life) fulfil(ctx context.Context, door *policy.Decision) (net.Conn, error) {
 	if err := l.handshake(ctx, door); err != nil {
 		return nil, err
 	}
@@ -196,6 +197,9 @@ func (l *life) fulfil(ctx context.Context, door *policy.Decision) (*net.TCPConn,
 	}
 	l.stopForwarding() // there may have been some before
 
+	if command := l.facts.Request.Command; command != "connect" && len(plan.Via) > 0 {
+		return nil, errVia // and never directly
+	}
 	if l.facts.Request.Command == "associate" {
 		return nil, l.associate(ctx, &plan)
 	}
@@ -212,7 +216,7 @@ func (l *life) fulfil(ctx context.Context, door *policy.Decision) (*net.TCPConn,
 
 // peer is the connection to the other side, and the address that the client is
 // told: this side's where the client connects, the other's where it has waited.
-func (l *life) peer(ctx context.Context, plan *policy.Decision) (*net.TCPConn, netip.AddrPort, error) {
+func (l *life) peer(ctx context.Context, plan *policy.Decision) (net.Conn, netip.AddrPort, error) {
 	if l.facts.Request.Command == "bind" {
 		up, err := l.bind(ctx, plan)
 		if err != nil {
@@ -223,6 +227,9 @@ func (l *life) peer(ctx context.Context, plan *policy.Decision) (*net.TCPConn, n
 	up, err := l.reach(ctx, plan) // resolve, ask dial about each address, connect to those
 	if err != nil {
 		return nil, netip.AddrPort{}, err
+	}
+	if len(l.way.hops) > 0 {
+		return up, l.way.bound, nil
 	}
 	return up, addrPortOf(up.LocalAddr()), nil
 }

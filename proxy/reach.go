@@ -18,23 +18,21 @@ const direct = "direct"
 
 // reach follows the plan: it applies a redirect, resolves the name, asks dial
 // about each address, and connects to one of those that were allowed. Nothing
-// resolves again after that.
-func (l *life) reach(ctx context.Context, plan *policy.Decision) (*net.TCPConn, error) {
+// resolves again after that. Where the plan names upstreams it goes through them.
+func (l *life) reach(ctx context.Context, plan *policy.Decision) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.proxy.Limits.Dial)
 	defer cancel()
 	if err := l.redirect(plan); err != nil {
 		return nil, err
 	}
-
-	addrs := []dial.Address{{IP: l.facts.Target.IP.Addr}}
-	if l.facts.Target.Kind == "domain" {
-		var err error
-		if addrs, err = l.resolve(ctx, l.facts.Target.Host); err != nil {
-			return nil, err
-		}
+	if len(plan.Via) > 0 {
+		return l.through(ctx, plan)
 	}
-	l.proxy.Observe.Began(l.observed, "dial")
-	allowed, err := l.allowedOf(addrs)
+	if plan.Resolve == policy.ResolveRemote && l.facts.Target.Kind == "domain" {
+		return nil, l.fault(errNoUpstream)
+	}
+
+	found, allowed, err := l.known(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -48,8 +46,22 @@ func (l *life) reach(ctx context.Context, plan *policy.Decision) (*net.TCPConn, 
 	to := up.RemoteAddr().(*net.TCPAddr).AddrPort()
 	l.proxy.Observe.Dialled(l.observed, direct, "ok", to, time.Since(start))
 	l.session.SetAddress(to)
-	l.names = namesOf(addrs, to.Addr())
+	l.names = namesOf(found, to.Addr())
 	return up, nil
+}
+
+// known looks the target's name up, if it has one, and returns what was found and
+// the addresses of it that dial allows.
+func (l *life) known(ctx context.Context) (found []dial.Address, allowed []netip.AddrPort, err error) {
+	found = []dial.Address{{IP: l.facts.Target.IP.Addr}}
+	if l.facts.Target.Kind == "domain" {
+		if found, err = l.resolve(ctx, l.facts.Target.Host); err != nil {
+			return nil, nil, err
+		}
+	}
+	l.proxy.Observe.Began(l.observed, "dial")
+	allowed, err = l.allowedOf(found)
+	return found, allowed, err
 }
 
 // redirect changes the target where the plan says so. What it names passes
@@ -60,9 +72,7 @@ func (l *life) redirect(plan *policy.Decision) error {
 	}
 	to, err := redirected(l.facts.Target, plan.Redirect)
 	if err != nil {
-		l.answer.Verdict, l.answer.Err = policy.Fault, err
-		l.proxy.Observe.Decided(l.observed, &l.answer, 0)
-		return &refusal{l.answer}
+		return l.fault(err)
 	}
 	l.facts.Target = to
 	l.session.SetTarget(to.Host, uint16(to.Port))

@@ -87,6 +87,7 @@ func sessionAttrs(line []slog.Attr, r *session.Record) []slog.Attr {
 	if r.Address.IsValid() {
 		endpoint("network.peer.address", "network.peer.port", r.Address.Addr().Unmap().String(), r.Address.Port())
 	}
+	list("via", r.Via)
 	text("outcome", r.Outcome)
 	text("cause", r.Cause)
 	list("reasons", r.Reasons)

@@ -28,7 +28,7 @@ var rooms = map[string][]string{
 	"policy/engine":     {"bundles", "policy"},
 	"policy/distribute": {"policy", "policy/audit", "policy/engine"},
 	"proxy/config":      {"proxy/secret"},
-	"proxy/dial":        {},
+	"proxy/dial":        {"proxy/secret", "proxy/wire/http", "proxy/wire/socks4", "proxy/wire/socks5"},
 	"proxy/geo":         {"policy"},
 	"proxy/guard":       {},
 	"proxy/process":     {"policy"},
@@ -36,6 +36,7 @@ var rooms = map[string][]string{
 	"proxy/listen":      {},
 	"proxy/session":     {"proxy/relay"},
 	"proxy":             {"policy", "proxy/dial", "proxy/guard", "proxy/identity", "proxy/listen", "proxy/relay", "proxy/session", "proxy/wire/http", "proxy/wire/sniff", "proxy/wire/socks4", "proxy/wire/socks5", "proxy/wire/target"},
+	"proxy/upstream":    {"policy", "proxy/dial"},
 	"proxy/manage":      {"policy", "proxy/process", "proxy/secret", "proxy/session"},
 	"telemetry":         {"policy", "proxy/session"},
 	"cmd/bench":         {"proxy/wire/http", "proxy/wire/socks5"}, // measures from outside

@@ -122,9 +122,14 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if s.resolver, err = openResolver(c); err != nil {
 		return nil, err
 	}
+	dialer := &dial.Dialer{}
+	upstreams, err := openUpstreams(c, s.resolver, dialer)
+	if err != nil {
+		return nil, err
+	}
 	s.proxy = &proxy.Proxy{
 		Decide: s.engine, Observe: s.telemetry, Verify: s.verifier,
-		Resolve: s.resolver, Dial: &dial.Dialer{},
+		Resolve: s.resolver, Dial: dialer, Route: upstreams,
 		Processes: processes.NewFinder(), Sessions: s.sessions, Guard: guard.New(guarded),
 		Limits: proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle,
 			Bind: c.Limits.Bind, Flows: c.Limits.Flows, FlowsTotal: c.Limits.FlowsTotal, FlowIdle: c.Limits.FlowIdle,

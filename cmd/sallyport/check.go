@@ -68,6 +68,9 @@ func judge(c *cobra.Command, o *config.Options) (revision string, advice engine.
 		return "", nil, err
 	}
 	databases, unread := openGeo(settings)
+	if _, err := openUpstreams(settings, nil, nil); err != nil {
+		unread = join(unread, err)
+	}
 	if _, err := loadTLS(settings); err != nil {
 		unread = join(unread, err)
 	}

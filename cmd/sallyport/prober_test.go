@@ -507,13 +507,8 @@ func spellings(address string) []string {
 	return list
 }
 
-// The canary sings when anyone gets through, to whichever address of this
-// machine, under the default policy.
-func TestNoSpellingReachesLoopback(t *testing.T) {
-	canary := serveEcho(t, ":0") // every address of this machine
-	names := serveNames(t, map[string][]string{"*": {"127.0.0.1", "::1", "10.0.0.1", "169.254.169.254"}})
-	s := start(t, "--data", settings(t, nil, canary.port), "--set", "dns.servers="+names.addr)
-
+// insiders are all manner of ways to name what is not public.
+func insiders() []string {
 	var hosts []string
 	for _, address := range []string{
 		"127.0.0.1", "127.1.2.3", "0.0.0.0", "0.1.2.3", "10.0.0.1", "172.16.1.1", "192.168.1.1", "169.254.1.1",
@@ -528,7 +523,17 @@ func TestNoSpellingReachesLoopback(t *testing.T) {
 		"localhost", "LOCALHOST", "localhost.", "\uff4c\uff4f\uff43\uff41\uff4c\uff48\uff4f\uff53\uff54", "LocalHost.",
 		"localhost.localdomain", "ip6-localhost", "ip6-loopback", "foo.localhost", "a.example.", "metadata.google.internal",
 		"127.0.0.1.nip.io", "lvh.me", "xn--", "-", "_", "a..b", "*", "%", "\x00", "local\x00host", "localhost\r\nHost: a", "0x", "0x.1", "0x7f.0x")
+	return hosts
+}
 
+// The canary sings when anyone gets through, to whichever address of this
+// machine, under the default policy.
+func TestNoSpellingReachesLoopback(t *testing.T) {
+	canary := serveEcho(t, ":0") // every address of this machine
+	names := serveNames(t, map[string][]string{"*": {"127.0.0.1", "::1", "10.0.0.1", "169.254.169.254"}})
+	s := start(t, "--data", settings(t, nil, canary.port), "--set", "dns.servers="+names.addr)
+
+	hosts := insiders()
 	ask := func(send string) string {
 		d := dialDoor(t, s.addr)
 		defer d.Close()
@@ -619,6 +624,10 @@ func serveNames(t *testing.T, known map[string][]string) *names {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveNamesOn(t, c, known)
+}
+
+func serveNamesOn(t *testing.T, c net.PacketConn, known map[string][]string) *names {
 	t.Cleanup(func() { c.Close() })
 	s := &names{addr: c.LocalAddr().String()}
 	go func() {

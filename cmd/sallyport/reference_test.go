@@ -349,6 +349,8 @@ func decisionType(t reflect.Type) string {
 		return "array or set of strings"
 	case reflect.TypeFor[policy.Labels]():
 		return "object of strings"
+	case reflect.TypeFor[policy.Via]():
+		return "array of strings, or of objects of `any` (array of strings), `by` (string: `order`, `latency`, `random`, `hash`) and `key` (string)"
 	case reflect.TypeFor[policy.Attributes]():
 		return "object"
 	case reflect.TypeFor[policy.Duration]():

@@ -2,9 +2,12 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,27 +45,31 @@ func python(t *testing.T, module string) string {
 }
 
 // socksified runs a program whose network is dante's client library, which speaks
-// socks_v4 or socks_v5.
+// socks_v4, socks_v5 or http_v1.0, as ann where that is followed by "username".
 func socksified(t *testing.T, s *process, protocol, program string, args ...string) (string, error) {
 	t.Helper()
 	path := installed(t, "socksify")
 	host, port, _ := net.SplitHostPort(s.addr)
 	commands, transports := "bind connect udpassociate", "tcp udp"
-	if protocol == "socks_v4" {
+	protocol, method, _ := strings.Cut(protocol, " ")
+	switch protocol {
+	case "socks_v4":
 		commands, transports = "bind connect", "tcp"
+	case "http_v1.0":
+		commands, transports = "connect", "tcp"
 	}
 	config := write(t, filepath.Join(t.TempDir(), "socks.conf"), `route {
   from: 0.0.0.0/0 to: 0.0.0.0/0 via: `+host+` port = `+port+`
   proxyprotocol: `+protocol+`
   command: `+commands+`
   protocol: `+transports+`
-  method: none
+  method: `+cmp.Or(method, "none")+`
 }
 `)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	c := exec.CommandContext(ctx, path, append([]string{program}, args...)...)
-	c.Env = append(os.Environ(), "SOCKS_CONF="+config, "SOCKS_AUTOADD_LANROUTES=no")
+	c.Env = append(os.Environ(), "SOCKS_CONF="+config, "SOCKS_AUTOADD_LANROUTES=no", "SOCKS_USERNAME=ann", "SOCKS_PASSWORD=right horse")
 	out, err := c.CombinedOutput()
 	return string(out), err
 }
@@ -173,4 +180,30 @@ for n in range(3):
 			t.Errorf("%v\n%s", err, got)
 		}
 	})
+}
+
+func TestSocksify(t *testing.T) {
+	s, at, _ := openDoor(t, func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		fmt.Fprintf(w, "%s %s %d\n", r.Method, r.URL, n)
+	})
+	big := write(t, filepath.Join(t.TempDir(), "big"), strings.Repeat("x", 1<<20))
+	for name, args := range map[string][]string{
+		"curl": {"-sS", "-T", big, "http://" + at + "/put", "--next", "-sS", "http://" + at + "/"},
+		"wget": {"-q", "-O", "-", "--method=PUT", "--body-file=" + big, "http://" + at + "/put"},
+	} {
+		for _, protocol := range []string{"socks_v4", "socks_v5", "socks_v5 username", "http_v1.0"} {
+			t.Run(name+"/"+protocol, func(t *testing.T) {
+				s.forget("session")
+				said, err := socksified(t, s, protocol, installed(t, name), args...)
+				if err != nil || !strings.HasPrefix(said, "PUT /put 1048576\n") {
+					t.Errorf("%v: %s", err, said)
+				}
+				known := map[bool]any{true: "ann"}[strings.HasSuffix(protocol, "username")]
+				if r := s.wait(t, 0, "session"); r["outcome"] != "ok" || r["user.name"] != known && protocol != "socks_v4" || r["command"] != "connect" {
+					t.Errorf("it is recorded as %v", r["raw"])
+				}
+			})
+		}
+	}
 }

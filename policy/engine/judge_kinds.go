@@ -57,6 +57,10 @@ func kindOf(t reflect.Type) *kind {
 		return &kind{name: "an object of strings", value: text}
 	case reflect.TypeFor[policy.Attributes]():
 		return &kind{name: "an object", value: &kind{any: true}}
+	case reflect.TypeFor[policy.Via]():
+		return kindOfVia()
+	case reflect.TypeFor[policy.Resolution]():
+		return &kind{name: "local or remote", text: true, oneOf: resolutions()}
 	case reflect.TypeFor[netip.Addr]():
 		return &kind{name: "an IP address as a string", text: true, parse: parsed(netip.ParseAddr)}
 	}

@@ -53,6 +53,10 @@ func readerOf(t reflect.Type) reader {
 		return readerFor(readLabels)
 	case reflect.TypeFor[policy.Attributes]():
 		return readerFor(readAttributes)
+	case reflect.TypeFor[policy.Via]():
+		return readerFor(readVia)
+	case reflect.TypeFor[policy.Resolution]():
+		return readerFor(readResolution)
 	case reflect.TypeFor[policy.Duration]():
 		return readerFor(func(v ast.Value) (policy.Duration, error) {
 			n, err := quantity(v, float64(time.Second), func(s string) (int64, error) {

@@ -31,16 +31,17 @@ const (
 
 // Config is the whole configuration. The zero value is not usable; start from [Default] or [Load].
 type Config struct {
-	Listeners  []Listener `key:"listeners" doc:"where clients connect"`
-	Policy     Policy     `key:"policy" doc:"which policies decide, and within which bounds"`
-	GeoIP      GeoIP      `key:"geoip" doc:"where addresses are"`
-	State      State      `key:"state" doc:"what outlives a restart"`
-	Limits     Limits     `key:"limits" doc:"ceilings that hold whatever a policy says"`
-	Management Management `key:"management" doc:"the management API"`
-	DNS        DNS        `key:"dns" doc:"how names of targets are resolved"`
-	Log        Log        `key:"log" doc:"the program's log and session records"`
-	Telemetry  Telemetry  `key:"telemetry" doc:"metrics; what goes to an OpenTelemetry collector is set by the standard OTEL_… variables, see [Telemetry](telemetry.md)"`
-	Shutdown   Shutdown   `key:"shutdown" doc:"how the server stops"`
+	Listeners  []Listener          `key:"listeners" doc:"where clients connect"`
+	Policy     Policy              `key:"policy" doc:"which policies decide, and within which bounds"`
+	GeoIP      GeoIP               `key:"geoip" doc:"where addresses are"`
+	Upstreams  map[string]Upstream `key:"upstreams" doc:"proxies that a policy can lead sessions through, by the names that it uses"`
+	State      State               `key:"state" doc:"what outlives a restart"`
+	Limits     Limits              `key:"limits" doc:"ceilings that hold whatever a policy says"`
+	Management Management          `key:"management" doc:"the management API"`
+	DNS        DNS                 `key:"dns" doc:"how names of targets are resolved"`
+	Log        Log                 `key:"log" doc:"the program's log and session records"`
+	Telemetry  Telemetry           `key:"telemetry" doc:"metrics; what goes to an OpenTelemetry collector is set by the standard OTEL_… variables, see [Telemetry](telemetry.md)"`
+	Shutdown   Shutdown            `key:"shutdown" doc:"how the server stops"`
 
 	// origins says where each key was written, by the path that Problem.Key shows; keys that stand at their default are
 	// missing. It is only read after Load.

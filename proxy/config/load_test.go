@@ -93,6 +93,11 @@ management:
     Ops.One: {token: "0123456789abcdef", roles: [admin, "read:all"]}
 geoip: {databases: [country.mmdb, asn.mmdb]}
 dns: {servers: ["192.0.2.1", "tls://dns.example:8853"], bootstrap: {dns.example: [2001:db8::1]}, ca: ca.pem, family: ipv4, timeout: 1s, cache: {entries: 5, min_ttl: 1, max_ttl: 1m, negative_ttl: 2s}}
+upstreams:
+  eu-1:
+    url: https://192.0.2.1:3128
+    source_address: 192.0.2.2
+    tls: {ca: ca.pem, certificate: me.pem, key: key.pem, server_name: proxy.example}
 log: {level: debug, format: text, file: /tmp/log}
 telemetry: {prometheus: false}
 shutdown: {grace: 0s}
@@ -118,6 +123,8 @@ shutdown: {grace: 0s}
 		}
 	},
 	"geoip": {"databases": ["country.mmdb", "asn.mmdb"]},
+	"upstreams": {"eu-1": {"url": "https://192.0.2.1:3128", "source_address": "192.0.2.2",
+		"tls": {"ca": "ca.pem", "certificate": "me.pem", "key": "key.pem", "server_name": "proxy.example"}}},
 	"state": {"path": "/var/lib/sallyport.db"},
 	"limits": {"connections": 1000, "memory": 67108864, "handshake": "5s", "dial": 7, "idle": "1h", "bind": "1m", "flows": 5, "flows_total": 6, "flow_idle": "8s"},
 	"management": {"address": ":9080", "tokens": {"Ops.One": {"token": "0123456789abcdef", "roles": ["admin", "read:all"]}}},
@@ -129,6 +136,7 @@ shutdown: {grace: 0s}
 	"c.toml": `
 geoip.databases = ["country.mmdb", "asn.mmdb"]
 dns = {servers = ["192.0.2.1", "tls://dns.example:8853"], bootstrap = {"dns.example" = ["2001:db8::1"]}, ca = "ca.pem", family = "ipv4", timeout = "1s", cache = {entries = 5, min_ttl = 1, max_ttl = "1m", negative_ttl = 2}}
+upstreams.eu-1 = {url = "https://192.0.2.1:3128", source_address = "192.0.2.2", tls = {ca = "ca.pem", certificate = "me.pem", key = "key.pem", server_name = "proxy.example"}}
 log.level = "debug"
 log.format = 'text'
 log.file = "/tmp/log"
@@ -232,6 +240,10 @@ func TestWholeInEachFormat(t *testing.T) {
 			},
 		},
 		GeoIP: GeoIP{Databases: []string{"country.mmdb", "asn.mmdb"}},
+		Upstreams: map[string]Upstream{"eu-1": {
+			URL: "https://192.0.2.1:3128", SourceAddress: netip.MustParseAddr("192.0.2.2"),
+			TLS: UpstreamTLS{CA: "ca.pem", Certificate: "me.pem", Key: "key.pem", ServerName: "proxy.example"},
+		}},
 		State: State{Path: "/var/lib/sallyport.db"},
 		Limits: Limits{Connections: 1000, Memory: 64 << 20, Handshake: 5 * time.Second, Dial: 7 * time.Second, Idle: time.Hour,
 			Bind: time.Minute, Flows: 5, FlowsTotal: 6, FlowIdle: 8 * time.Second},
@@ -316,7 +328,6 @@ c.yaml:23: Log: unknown key; did you mean log?`},
    7,
    {"name": "", "proxy_protocol": {"trusted": ["10.0.0.0/8", "10.0.0.1/8", "::/0", "host", "192.0.2.1"]}}
  ],
- "upstreams": {},
  "state": [],
  "log": {"level": "loud", "file": null}
 }`, `c.json:2: limits.conections: unknown key; did you mean connections?
@@ -329,10 +340,9 @@ c.json:9: listeners[2].address: want IP:PORT; there is none
 c.json:9: listeners[2].proxy_protocol.trusted[1]: "10.0.0.1/8" has bits behind its prefix; want "10.0.0.0/8"
 c.json:9: listeners[2].proxy_protocol.trusted[2]: everybody could claim to be anybody; want the addresses of those that send a PROXY header
 c.json:9: listeners[2].proxy_protocol.trusted[3]: want an IP address or a network such as 10.0.0.0/8, got "host"
-c.json:11: upstreams: not supported by this release
-c.json:12: state: want a map, got a list
-c.json:13: log.level: want debug, info, warn or error, got "loud"
-c.json:13: log.file: want a string, got nothing`},
+c.json:11: state: want a map, got a list
+c.json:12: log.level: want debug, info, warn or error, got "loud"
+c.json:12: log.file: want a string, got nothing`},
 		"c.toml": {`policy.opa.x = 1979-05-27
 policy.paths = "policies/"
 

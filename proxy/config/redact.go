@@ -38,6 +38,8 @@ func (c Config) redact(value reflect.Value, path string) any {
 		return value.String()
 	case Ports:
 		return value.String()
+	case URL:
+		return value.String()
 	}
 	if path == opaKey {
 		return c.redactFree(c.Policy.OPA, nil, path)

@@ -130,7 +130,15 @@ func TestNoProblemTellsASecret(t *testing.T) {
 		"management: {tokens: {a: {token: " + planted + ": x}}}",
 		"management: {tokens: {a: {token: 'ab${" + planted + "'}}}",
 		"management: {tokens: {a: {token: 'ab${" + planted + "}'}}}",
-		"upstreams: {a: {url: 'socks5://u:" + planted + "@h'}}",
+		"upstreams: {a: {url: 'sock5://u:" + planted + "@h'}}",
+		"upstreams: {a: {url: 'socks5://u:" + planted + "/x@h'}}",
+		"upstreams: {a: {url: 'socks5://u:1/" + planted + "@h'}}",
+		"upstreams: {a: {url: 'socks5://u:%" + planted + "@h'}}",
+		"upstreams: {a: {url: 'socks4a://u:" + planted + "@h'}}",
+		"upstreams: {a: {url: 'http://u:" + planted + "@h:99999'}}",
+		"upstreams: {a: {url: 'u:" + planted + "'}}",
+		"upstreams: {a: {url: " + put + ", tls: {key: " + put + "}, source_address: " + put + "}}",
+		"upstreams: {a: {url: [" + planted + "], probe: " + planted + "}}",
 	} {
 		got := problems(t, Options{File: write(t, "c.yaml", document)})
 		if strings.Contains(got, planted) {

@@ -12,7 +12,6 @@ const notYet = "not supported by this release"
 func unsupported() []string {
 	return []string{
 		"policy.shadow",
-		"upstreams",
 	}
 }
 

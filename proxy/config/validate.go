@@ -21,6 +21,7 @@ func Validate(c *Config) Problems {
 	v.noneEmpty("geoip.databases", c.GeoIP.Databases)
 	v.limits()
 	v.tokens()
+	v.upstreams()
 	v.nonEmpty("state.path", c.State.Path)
 	v.dns()
 	v.oneOf("log.level", c.Log.Level, []string{"debug", "info", "warn", "error"})

@@ -20,18 +20,21 @@ import (
 	"sallyport/policy"
 )
 
-// patience is how long a look into /proc may take, waiting for its turn included.
-const patience = 100 * time.Millisecond
+// patience is how long a look into /proc may take, waiting for its turn included. A
+// look takes a millisecond or a few; on a machine that is busy it is not the look
+// that takes long but the wait for a processor, for which nobody should be denied.
+const patience = time.Second
 
 // Finder finds processes, and remembers where it has found some, since a program
 // that connects once does so again.
 type Finder struct {
-	turn   chan struct{} // who looks into /proc
-	recent []int         // process ids, the latest last; of who has the turn
+	turn     chan struct{} // who looks into /proc
+	recent   []int         // process ids, the latest last; of who has the turn
+	patience time.Duration
 }
 
 // NewFinder returns one.
-func NewFinder() *Finder { return &Finder{turn: make(chan struct{}, 1)} }
+func NewFinder() *Finder { return &Finder{turn: make(chan struct{}, 1), patience: patience} }
 
 // Of is the process at the other end of a connection that was accepted, a
 // *net.UnixConn or a *net.TCPConn from loopback; empty of any other.
@@ -41,7 +44,7 @@ func (f *Finder) Of(client net.Conn) policy.Process {
 		return ofUnix(c)
 	case *net.TCPConn:
 		if from := addrPort(c.RemoteAddr()); from.Addr().IsLoopback() {
-			return f.ofTCP(from, addrPort(c.LocalAddr()), time.Now().Add(patience))
+			return f.ofTCP(from, addrPort(c.LocalAddr()), time.Now().Add(f.patience))
 		}
 	}
 	return policy.Process{}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
 	"sallyport/policy"
 )
@@ -33,13 +34,20 @@ func pair(t testing.TB, network, address string) (accepted, client net.Conn) {
 	return accepted, client
 }
 
+// patient finds a process however busy the machine is.
+func patient() *Finder {
+	f := NewFinder()
+	f.patience = time.Hour
+	return f
+}
+
 func TestOfThisProgram(t *testing.T) {
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := policy.Process{PID: int64(os.Getpid()), UID: int64(os.Getuid()), Exe: exe}
-	f := NewFinder()
+	f := patient()
 	for _, c := range [][2]string{{"tcp", "127.0.0.1:0"}, {"tcp", "[::1]:0"}, {"tcp", "[::ffff:127.0.0.1]:0"}, {"unix", filepath.Join(t.TempDir(), "s")}} {
 		accepted, client := pair(t, c[0], c[1])
 		for range 2 { // from /proc, then from memory
@@ -89,6 +97,22 @@ func TestListenersAreNobody(t *testing.T) {
 	}
 }
 
+// Where time is up, or another has the turn until then, the user is told and no
+// process: nobody is taken for somebody.
+func TestWithoutPatience(t *testing.T) {
+	accepted, _ := pair(t, "tcp", "127.0.0.1:0")
+	want := policy.Process{UID: int64(os.Getuid())}
+	f := NewFinder()
+	f.patience = 0
+	if got := f.Of(accepted); got != want {
+		t.Errorf("without time it is %+v, want %+v", got, want)
+	}
+	f.turn <- struct{}{}
+	if got := f.Of(accepted); got != want {
+		t.Errorf("without its turn it is %+v, want %+v", got, want)
+	}
+}
+
 // A program that has many descriptors is found as well, and one is not taken for
 // another that has none of them.
 func TestAmongMany(t *testing.T) {
@@ -106,7 +130,7 @@ func TestAmongMany(t *testing.T) {
 		}
 	}()
 	accepted, _ := pair(t, "tcp", "127.0.0.1:0")
-	f := NewFinder()
+	f := patient()
 	f.recent = []int{1, os.Getppid()}
 	if got := f.Of(accepted); got.PID != int64(os.Getpid()) {
 		t.Errorf("%+v", got)

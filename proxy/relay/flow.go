@@ -23,6 +23,7 @@ type Flow struct {
 	ctx   context.Context // Run's, or Open's
 	stop  func() bool     // what Open has begun to do with it
 	early []byte
+	late  []byte
 
 	inspection *Inspection // nil: the client is not inspected, or no more; it is up's
 
@@ -83,7 +84,7 @@ func (f *Flow) Run(ctx context.Context) (Cause, error) {
 	f.down.copied.Add(1)
 	var other sync.WaitGroup
 	other.Go(func() { f.up.run(f.early) })
-	f.down.run(nil)
+	f.down.run(f.late)
 	other.Wait()
 
 	f.mu.Lock()

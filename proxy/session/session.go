@@ -38,6 +38,7 @@ type Session struct {
 	identity  string
 	target    Target
 	address   netip.AddrPort
+	via       []string
 	labels    map[string]string
 	decisions Decisions
 }
@@ -70,7 +71,8 @@ type Snapshot struct {
 	Command   string            `json:"command"`  // connect, bind, associate, forward; "" until the client has asked
 	Identity  string            `json:"identity"` // "" until authenticated
 	Target    Target            `json:"target"`
-	Address   netip.AddrPort    `json:"address"` // what was dialled; "" until then
+	Address   netip.AddrPort    `json:"address"`       // what was dialled; "" until then
+	Via       []string          `json:"via,omitempty"` // the upstreams that it goes through, the first one first
 	Bytes     Bytes             `json:"bytes"`
 	Datagrams *Datagrams        `json:"datagrams,omitempty"` // of a UDP association
 	Labels    map[string]string `json:"labels"`
@@ -170,6 +172,13 @@ func (s *Session) SetAddress(address netip.AddrPort) {
 	s.address = address
 }
 
+// SetVia says through which upstreams the session goes, the first one first.
+func (s *Session) SetVia(upstreams []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.via = upstreams
+}
+
 // maxLabels bounds what a policy can have a session keep, which is asked about for
 // each of its datagrams' destinations.
 const maxLabels = 64
@@ -214,7 +223,7 @@ func (s *Session) Decided(stage, id string) {
 func (s *Session) Renew() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.command, s.identity, s.target, s.address, s.labels = "", "", Target{}, netip.AddrPort{}, nil
+	s.command, s.identity, s.target, s.address, s.via, s.labels = "", "", Target{}, netip.AddrPort{}, nil, nil
 	s.decisions = slices.DeleteFunc(s.decisions, func(d Decision) bool { return d.Stage != "admit" })
 }
 
@@ -256,6 +265,7 @@ func (s *Session) Snapshot() Snapshot {
 		Identity:  s.identity,
 		Target:    s.target,
 		Address:   s.address,
+		Via:       s.via,
 		Bytes:     Bytes{Up: s.Bytes.Up.Load(), Down: s.Bytes.Down.Load()},
 		Labels:    copied(s.labels),
 		Decisions: slices.Clone(s.decisions),

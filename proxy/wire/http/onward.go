@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // What follows passes messages on (RFC 9110 section 7.6): each is written anew
@@ -14,12 +16,15 @@ import (
 // came, in its order.
 
 // tokens calls yield with each member of a field that is a list, in lower case
-// and without parameters.
+// and without parameters. What is no token is left out: U+212A, the Kelvin sign,
+// would become a k.
 func tokens(values []string) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		for _, value := range values {
 			for member := range strings.SplitSeq(value, ",") {
-				if token, _, _ := strings.Cut(member, ";"); !yield(strings.ToLower(strings.Trim(token, " \t"))) {
+				token, _, _ := strings.Cut(member, ";")
+				token = strings.Trim(token, " \t")
+				if httpguts.ValidHeaderFieldName(token) && !yield(strings.ToLower(token)) {
 					return
 				}
 			}

@@ -133,14 +133,9 @@ func framing(header map[string][]string, proto string) (Framing, error) {
 		return f, malformed("both Content-Length and Transfer-Encoding")
 	case proto == "HTTP/1.0":
 		return f, malformed("Transfer-Encoding in HTTP/1.0")
-	case len(codings) > 1 || !isChunked(codings[0]):
+	case len(codings) > 1 || len(codings[0]) != len("chunked") || !strings.EqualFold(codings[0], "chunked"): // not with the Kelvin sign for its k
 		return f, &Error{Status: 501, Reason: "transfer coding is not supported"}
 	}
 	f.Chunked = true
 	return f, nil
-}
-
-// isChunked takes ASCII only, where EqualFold takes the Kelvin sign for a k.
-func isChunked(coding string) bool {
-	return len(coding) == len("chunked") && strings.EqualFold(coding, "chunked")
 }

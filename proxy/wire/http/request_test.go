@@ -202,7 +202,6 @@ func TestReadRequestRefused(t *testing.T) {
 		{head(connect, "Transfer-Encoding: gzip, chunked"), 501, "transfer coding is not supported"},
 		{head(connect, "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"), 501, "transfer coding is not supported"},
 		{head(connect, "Transfer-Encoding: identity"), 501, "transfer coding is not supported"},
-		{head("POST http://a/ HTTP/1.1", "Host: a", "Transfer-Encoding: chun\u212aed"), 501, "transfer coding is not supported"},
 		{head(connect, "Transfer-Encoding:"), 501, "transfer coding is not supported"},
 		// other targets
 		{head("GET a:80 HTTP/1.1", "Host: a"), 400, "invalid request target"},

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+
+	"sallyport/proxy/config"
+	"sallyport/proxy/dial"
+	"sallyport/proxy/upstream"
+	"sallyport/proxy/wire/target"
+)
+
+// openUpstreams makes the configured upstreams, and reads the files of their TLS.
+// An error is a config.Problems.
+func openUpstreams(c *config.Config, names dial.Lookup, dialer *dial.Dialer) (*upstream.Set, error) {
+	var hops []*dial.Hop
+	var problems config.Problems
+	for _, name := range slices.Sorted(maps.Keys(c.Upstreams)) {
+		key := "upstreams." + name
+		hop, below, err := hopOf(name, c.Upstreams[name])
+		if err != nil {
+			problems = append(problems, c.Problem(key+below, err.Error()))
+			continue
+		}
+		hops = append(hops, hop)
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	return upstream.New(hops, names, dialer), nil
+}
+
+// hopOf makes one upstream, or names the key below it that is wrong.
+func hopOf(name string, u config.Upstream) (hop *dial.Hop, below string, err error) {
+	parts, wrong := u.URL.Parts()
+	if wrong != "" {
+		return nil, ".url", errors.New(wrong)
+	}
+	host, err := target.Parse(parts.Host)
+	if err != nil {
+		return nil, ".url", errors.New("its host is neither a name nor an address")
+	}
+	hop = &dial.Hop{
+		Name: name, At: dial.Endpoint{Name: host.Name, IP: host.IP, Port: parts.Port},
+		Username: parts.Username, Password: parts.Password, Source: u.SourceAddress,
+	}
+	switch parts.Scheme {
+	case config.SchemeSOCKS5:
+		hop.Protocol, hop.Local = dial.SOCKS5, true
+	case config.SchemeSOCKS5H:
+		hop.Protocol = dial.SOCKS5
+	case config.SchemeSOCKS4A:
+		hop.Protocol = dial.SOCKS4A
+	case config.SchemeHTTP:
+		hop.Protocol = dial.HTTP
+	case config.SchemeHTTPS:
+		hop.Protocol = dial.HTTP
+		if hop.TLS, below, err = tlsOf(&u.TLS); err != nil {
+			return nil, ".tls" + below, err
+		}
+		if hop.TLS.ServerName == "" {
+			hop.TLS.ServerName = host.String()
+		}
+	}
+	return hop, "", nil
+}
+
+func tlsOf(u *config.UpstreamTLS) (settings *tls.Config, below string, err error) {
+	settings = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: u.ServerName, NextProtos: []string{"http/1.1"}}
+	if u.CA != "" {
+		pem, err := os.ReadFile(u.CA)
+		if err != nil {
+			return nil, ".ca", unreadable(u.CA, err)
+		}
+		settings.RootCAs = x509.NewCertPool()
+		if !settings.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, ".ca", fmt.Errorf("%s has no certificate in PEM form", u.CA)
+		}
+	}
+	if u.Certificate != "" {
+		pair, err := tls.LoadX509KeyPair(u.Certificate, u.Key)
+		if err != nil {
+			return nil, ".certificate", unreadable("certificate and key", err)
+		}
+		settings.Certificates = []tls.Certificate{pair}
+	}
+	return settings, "", nil
+}
+
+// unreadable names a file once.
+func unreadable(what string, err error) error {
+	var of *fs.PathError
+	if errors.As(err, &of) {
+		return fmt.Errorf("%s cannot be read: %w", of.Path, of.Err)
+	}
+	return fmt.Errorf("%s cannot be used: %w", what, err)
+}
