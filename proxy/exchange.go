@@ -69,7 +69,11 @@ func (x *exchange) run() (net.Conn, error) {
 			return nil, x.blame(err)
 		}
 		l.outcome = "ok"
-		if !l.ended() {
+		switch {
+		case l.ended():
+		case errors.As(err, new(*clientError)):
+			l.cause = relay.ClientReset
+		default:
 			l.err = x.blame(err)
 		}
 		abort(l.conn.Plain()) // the client must not take a part for the whole
@@ -216,13 +220,9 @@ func (x *exchange) blame(err error) error {
 		}
 		return &originError{503, "connection_terminated", fmt.Errorf("is not waited for: %s", cause)}
 	}
-	var client *clientError
 	var origin *originError
 	var wire *http.Error
 	switch {
-	case errors.As(err, &client):
-		l.cause = relay.ClientReset
-		return err
 	case x.up != nil && x.received != nil && !errors.Is(x.received, os.ErrDeadlineExceeded):
 		return x.received
 	case errors.As(err, &origin):

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -362,5 +363,28 @@ func TestFailuresBehindInterimAnswers(t *testing.T) {
 		if !strings.HasPrefix(got, "HTTP/1.1 10") || strings.Count(got, "HTTP/1.1 502 ") != 1 || !strings.Contains(got, "error="+c.want+"\r\n") || err != nil {
 			t.Errorf("%.80q is passed on as %.80q … %q, %v", c.answer, got, got[max(0, len(got)-300):], err)
 		}
+	}
+}
+
+// A client that hangs up within an answer is recorded as one that leaves a tunnel.
+func TestClientsThatHangUpWithinAnAnswer(t *testing.T) {
+	over := make(chan struct{})
+	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
+		defer close(over)
+		for piece := make([]byte, 64<<10); ; {
+			if _, err := w.Write(piece); err != nil {
+				return
+			}
+		}
+	})
+	s := start(t, "--data", settings(t, loopback, port))
+	d := dialDoor(t, s.addr).say("GET http://" + at + "/ HTTP/1.1\r\nHost: a\r\n\r\n")
+	if _, err := io.ReadFull(d, make([]byte, 100_000)); err != nil {
+		t.Fatal(err)
+	}
+	d.Close() // with bytes unread, so that it is a reset
+	<-over
+	if r := s.wait(t, 0, "session"); r["outcome"] != "ok" || r["cause"] != "client_reset" {
+		t.Errorf("it is recorded as %v", r["raw"])
 	}
 }
