@@ -109,7 +109,8 @@ type Limits struct {
 	FlowIdle   time.Duration // no datagram to or from a destination: it is forgotten
 }
 
-// Proxy serves connections. All fields but Locator and Processes are required.
+// Proxy serves connections. All fields but Locator, Processes and Upstreams are
+// required.
 type Proxy struct {
 	Decide    Decider
 	Observe   Observer
@@ -119,6 +120,7 @@ type Proxy struct {
 	Route     Router
 	Locator   policy.Locator // nil: no address is located
 	Processes ProcessFinder  // nil: no process is found
+	Upstreams policy.Ways    // nil: there are none
 	Sessions  *session.Table
 	Guard     *guard.Guard
 	Limits    Limits

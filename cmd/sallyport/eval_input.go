@@ -38,6 +38,7 @@ type question struct {
 	asked     string
 	command   string
 	address   string
+	upstreams []string
 	names     []string
 	call      string
 	caller    string
@@ -60,6 +61,7 @@ var askedOf = map[string][]policy.Stage{
 	"asked":     {policy.Dial, policy.Inspect},
 	"command":   {policy.Route, policy.Dial, policy.Inspect},
 	"address":   {policy.Dial},
+	"upstream":  {policy.Route},
 	"names":     {policy.Dial},
 	"call":      {policy.Manage},
 	"caller":    {policy.Manage},
@@ -81,6 +83,7 @@ func (q *question) flags(c *cobra.Command) {
 	f.StringVar(&q.asked, "asked", "", "`HOST:PORT` that the client asked for before a redirect (default the target)")
 	f.StringVar(&q.command, "command", "", "`NAME` of what the client asks for: connect, forward, … (default connect with --target)")
 	f.StringVar(&q.address, "address", "", "`IP` that is about to be dialled (default the target's, where that is an IP)")
+	f.StringArrayVar(&q.upstreams, "upstream", nil, "`NAME[=JSON]` of an upstream, the facts that differ from a healthy one's without labels: 'eu-1={\"latency_ms\": 20}'; may be repeated")
 	f.StringSliceVar(&q.names, "names", nil, "`NAMES` that the target is an alias of, the canonical one last")
 	f.StringVar(&q.call, "call", "", "`CALL` of the management API, such as 'GET /v1/sessions'")
 	f.StringVar(&q.caller, "caller", "", "`NAME` of the valid token that the call has")
@@ -109,7 +112,7 @@ func (q *question) facts(c *cobra.Command, stage policy.Stage, users *identity.U
 			return nil, nil, fmt.Errorf("--input: %s: %w", q.input, err)
 		}
 	}
-	for _, set := range []func(*cobra.Command, policy.Stage, map[string]any) error{q.setTime, q.setSource, q.setTarget, q.setCall} {
+	for _, set := range []func(*cobra.Command, policy.Stage, map[string]any) error{q.setTime, q.setSource, q.setTarget, q.setUpstreams, q.setCall} {
 		if err := set(c, stage, input); err != nil {
 			return nil, nil, err
 		}
@@ -302,6 +305,27 @@ func endpoint(flag, text string) (target.Host, int64, error) {
 		return target.Host{}, 0, fmt.Errorf("--%s: %w", flag, err)
 	}
 	return host, int64(port), nil
+}
+
+func (q *question) setUpstreams(_ *cobra.Command, _ policy.Stage, input map[string]any) error {
+	for _, text := range q.upstreams {
+		name, facts, given := strings.Cut(text, "=")
+		upstream := map[string]any{}
+		if given {
+			var err error
+			if upstream, err = distribute.ReadInput(strings.NewReader(facts)); err != nil {
+				return fmt.Errorf("--upstream: %s: %w", name, err)
+			}
+		}
+		if _, told := upstream["healthy"]; !told {
+			upstream["healthy"] = true
+		}
+		if name == "" {
+			return fmt.Errorf("--upstream: want NAME or NAME=JSON, got %q", text)
+		}
+		put(input, upstream, "upstreams", name)
+	}
+	return nil
 }
 
 func (q *question) setCall(_ *cobra.Command, _ policy.Stage, input map[string]any) error {
