@@ -89,9 +89,11 @@ func (c *chain) ask(hop *Hop, to Endpoint) error {
 }
 
 func (c *chain) askSOCKS5(to Endpoint) error {
-	request, err := socks5.AppendRequest(nil, socks5.Request{
-		Command: socks5.Connect, Address: socks5.Address{Host: to.Name, IP: to.IP, Port: to.Port},
-	})
+	wanted := socks5.Request{Command: socks5.Connect, Address: socks5.Address{Host: to.Name, IP: to.IP, Port: to.Port}}
+	if to.Packets {
+		wanted = associateRequest
+	}
+	request, err := socks5.AppendRequest(nil, wanted)
 	if err != nil {
 		return unspeakable(err)
 	}
@@ -105,6 +107,9 @@ func (c *chain) askSOCKS5(to Endpoint) error {
 	said := hopAnswer{asked: true, detail: reply.String()}
 	switch reply {
 	case socks5.Succeeded:
+		if to.Packets {
+			return c.bindRelay(bound)
+		}
 		c.bound = netip.AddrPortFrom(bound.IP.Unmap(), bound.Port)
 		return nil
 	case socks5.NotAllowed:
@@ -121,6 +126,9 @@ func (c *chain) askSOCKS5(to Endpoint) error {
 		said.failure = HopUnsupported
 	default:
 		said.failure = HopFailed
+	}
+	if to.Packets && said.failure == HopUnsupported {
+		said.failure = HopNoUDP
 	}
 	return &said
 }
