@@ -243,7 +243,7 @@ func (c *chain) blame(at int, err error) error {
 		e.Target = said.asked && at == len(c.hops)-1
 	case errors.Is(err, ErrSource):
 		e.Failure = HopSource
-	case errors.Is(err, ErrRefused):
+	case errors.Is(err, ErrRefused) && !errors.Is(err, syscall.ECONNRESET):
 		e.Failure = HopRefused
 	case errors.Is(err, ErrHostUnreachable), errors.Is(err, ErrNetworkUnreachable):
 		e.Failure = HopUnreachable
