@@ -6,7 +6,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -140,5 +142,18 @@ func TestSourceOfAHop(t *testing.T) {
 			t.Errorf("%+v: from %s", c, got)
 		}
 		l.Close()
+	}
+}
+
+// A hop that has taken the connection and resets it, before anybody has looked
+// whether it came about, was there.
+func TestResetAfterAccept(t *testing.T) {
+	c := &chain{ctx: t.Context(), hops: []*Hop{{Name: "far"}}}
+	for errno, want := range map[syscall.Errno]Failure{syscall.ECONNRESET: HopClosed, syscall.ECONNREFUSED: HopRefused} {
+		met := &net.OpError{Op: "dial", Err: os.NewSyscallError("getsockopt", errno)}
+		var failed *HopError
+		if err := c.blame(0, classify(met, netip.Addr{})); !errors.As(err, &failed) || failed.Failure != want {
+			t.Errorf("%v is told as %v", errno, err)
+		}
 	}
 }

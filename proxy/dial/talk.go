@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -251,7 +250,7 @@ func (c *chain) blame(at int, err error) error {
 		e.Failure, e.Detail = HopTimeout, "no answer within the deadline"
 	case errors.As(err, &certificate), errors.As(err, new(x509.HostnameError)), errors.As(err, new(x509.UnknownAuthorityError)):
 		e.Failure, e.Detail = HopCertificate, "its certificate is not valid for this upstream"
-	case errors.As(err, &ours) && !hungUp(err):
+	case errors.As(err, &ours) && !hungUp(err), alertIn(err) != "": // TLS 1.3 has some after the handshake
 		e.Failure, e.Detail = HopTLS, tlsDetail(err)
 	case errors.As(err, &wire):
 		e.Failure, e.Detail = HopMalformed, wire.Reason
@@ -279,9 +278,18 @@ func tlsDetail(err error) string {
 	if errors.As(err, &record) {
 		return "it does not speak TLS"
 	}
-	var alert tls.AlertError
-	if errors.As(err, &alert) {
-		return fmt.Sprintf("it ends the handshake: %v", alert)
+	if alert := alertIn(err); alert != "" {
+		return "it ends TLS: " + alert
 	}
 	return "the handshake fails"
+}
+
+// alertIn is the alert by which the other side has ended TLS, in the words of
+// crypto/tls; empty where it has not.
+func alertIn(err error) string {
+	var trouble *net.OpError
+	if errors.As(err, &trouble) && trouble.Op == "remote error" {
+		return trouble.Err.Error()
+	}
+	return ""
 }
