@@ -45,9 +45,23 @@ func TestDatagramsThroughUpstreams(t *testing.T) {
 		bad.nothing(t)
 		<-good.came
 		<-good.came
+		for i := range 20 { // of one size, which go in one piece as far as they can
+			a.send(good.at, fmt.Sprintf("burst %02d", i))
+		}
+		missing := map[string]bool{}
+		for i := range 20 {
+			missing[fmt.Sprintf("burst %02d", i)] = true
+		}
+		for range 20 {
+			data, from := a.hear()
+			if !missing[data] || from.String() != good.at {
+				t.Errorf("%s: %q comes from %s", name, data, from)
+			}
+			delete(missing, data)
+		}
 		a.control.Close()
 		r := s.wait(t, 0, "session")
-		if fmt.Sprint(r["via"]) != "["+name+"]" || r["outcome"] != "ok" || r["bytes.up"] != 1303.0 || r["bytes.down"] != 1303.0 {
+		if fmt.Sprint(r["via"]) != "["+name+"]" || r["outcome"] != "ok" || r["bytes.up"] != 1463.0 || r["bytes.down"] != 1463.0 {
 			t.Errorf("the record says %v", r)
 		}
 		s.terminate(t)
