@@ -87,6 +87,8 @@ func endingOf(err error) ending {
 		return ending{name: "denied", socks5: socks5.NotAllowed, status: http.StatusForbidden, proxyError: "http_request_denied"}
 	case errors.Is(err, errVia):
 		return ending{name: "unsupported", socks5: socks5.CommandNotSupported, status: http.StatusNotImplemented, proxyError: "http_request_error"}
+	case errors.Is(err, errOneHop):
+		return noUDP()
 	case errors.Is(err, dial.ErrNoHop):
 		return ending{name: "upstream_none", socks5: socks5.GeneralFailure, status: http.StatusBadGateway, proxyError: "destination_unavailable"}
 	case errors.Is(err, errCommand):

@@ -199,7 +199,7 @@ func (l *life) fulfil(ctx context.Context, door *policy.Decision) (net.Conn, err
 	}
 	l.stopForwarding() // there may have been some before
 
-	if command := l.facts.Request.Command; command != "connect" && len(plan.Via) > 0 {
+	if l.facts.Request.Command == "bind" && len(plan.Via) > 0 {
 		return nil, errVia // and never directly
 	}
 	if l.facts.Request.Command == "associate" {
