@@ -194,6 +194,13 @@ func unanswerable(err error) bool {
 	if errors.As(err, &origin) {
 		return false
 	}
+	// What the system says of a target or a name server may well be an end or a
+	// deadline, but it is not the client's.
+	for _, elsewhere := range []error{dial.ErrTimeout, dial.ErrResolveTimeout, dial.ErrResolveFailed} {
+		if errors.Is(err, elsewhere) {
+			return false
+		}
+	}
 	return errors.Is(err, errGone) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
