@@ -40,7 +40,7 @@ type Way struct {
 	Hops  []string // the upstreams that it leads through
 	At    netip.AddrPort
 	To    Endpoint       // of those that were wanted
-	Bound netip.AddrPort // as the last hop tells it; invalid: it does not
+	Bound netip.AddrPort // as the last hop tells it; invalid: it does not. Of Packets: the relay
 }
 
 // Through connects to a target through hops, of which there is at least one. The
@@ -85,6 +85,11 @@ type chain struct {
 
 func (c *chain) reach(to Endpoint, from netip.Addr) (Way, error) {
 	way := Way{To: to}
+	if to.Packets {
+		if err := c.takesPackets(); err != nil {
+			return way, c.blame(len(c.hops)-1, err)
+		}
+	}
 	for i, hop := range c.hops {
 		start := time.Now()
 		c.watch.Began(hop.Name)

@@ -125,7 +125,7 @@ func TestRevival(t *testing.T) {
 		}
 		time.Sleep(rest - 1)
 		healthy("before the while is over", false)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		healthy("after a while", true)
 		refused()
 		healthy("after it has failed again", false)
