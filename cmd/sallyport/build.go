@@ -53,6 +53,7 @@ type server struct {
 	tls       map[string]*listen.TLS // by the listener's name; the management API's by ""
 	verifier  *identity.Verifier
 	sessions  *session.Table
+	guard     *guard.Guard
 	resolver  *dial.Resolver
 	proxy     *proxy.Proxy
 
@@ -102,10 +103,12 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if s.engine, err = engine.New(options); err != nil {
 		return nil, err
 	}
+	s.guard = guard.New(guarded)
 	s.verifier = identity.NewVerifier(runtime.GOMAXPROCS(0))
 	s.telemetry, err = telemetry.New(ctx, telemetry.Options{
 		Log: s.log, LogExport: s.logExport, Prometheus: c.Telemetry.Prometheus, Version: version,
 		ActiveSessions: func() int64 { return int64(s.sessions.Len()) },
+		ActiveBans:     s.guard.ActiveBans,
 		LogDropped:     s.logLines.Dropped,
 		AuditFailed:    s.audit.Failed,
 		GeoIP:          s.geoAges,
@@ -130,7 +133,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	s.proxy = &proxy.Proxy{
 		Decide: s.engine, Observe: s.telemetry, Verify: s.verifier,
 		Resolve: s.resolver, Dial: dialer, Route: upstreams,
-		Processes: processes.NewFinder(), Sessions: s.sessions, Guard: guard.New(guarded),
+		Processes: processes.NewFinder(), Sessions: s.sessions, Guard: s.guard,
 		Limits: proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle,
 			Bind: c.Limits.Bind, Flows: c.Limits.Flows, FlowsTotal: c.Limits.FlowsTotal, FlowIdle: c.Limits.FlowIdle,
 		},

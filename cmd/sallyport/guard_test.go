@@ -1,0 +1,189 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// bruteForce bans a source after three failed logins.
+const bruteForce = `package sallyport.authenticate
+
+default allow := false
+
+allow if input.credentials.verified
+
+ban := {"for": "15m"} if {
+	not input.credentials.verified
+	input.source.failures.hour >= 2
+}
+`
+
+// A source that has failed too often is refused by every protocol, and told so;
+// others don't notice.
+func TestBan(t *testing.T) {
+	e := serveEcho(t, "127.0.0.1:0")
+	dir := t.TempDir()
+	s := start(t, "--data", settings(t, loopback, e.port), "--data", usersFile(t, map[string]string{"ann": "right"}),
+		"--policy", write(t, filepath.Join(dir, "authenticate.rego"), bruteForce))
+	for range 3 {
+		dialFrom(t, "127.0.0.7", s.addr).say("\x05\x01\x02" + login("ann", "wrong")).hear("\x05\x02\x01\x01")
+	}
+	s.sessionWhere(t, func(r map[string]any) bool { return r["outcome"] == "banned" })
+	good := "\x05\x01\x02" + login("ann", "right") + connectTo("127.0.0.1", e.port)
+	for name, c := range map[string]struct{ say, want string }{
+		"socks5": {"\x05\x01\x00" + connectTo("127.0.0.1", e.port), "\x05\x00" + replied(2)},
+		"login":  {good, "\x05\xff"},
+		"socks4": {connect4("ann", "127.0.0.1", e.port), "\x00\x5b"},
+		"http":   {"CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n", "HTTP/1.1 429 "},
+		"get":    {"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n", "HTTP/1.1 429 "},
+	} {
+		got, _ := dialFrom(t, "127.0.0.7", s.addr).say(c.say).rest()
+		if !strings.HasPrefix(got, c.want) {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+		if c.want[0] == 'H' && !strings.Contains(got, "\r\nRetry-After: 900\r\n") && !strings.Contains(got, "\r\nRetry-After: 89") {
+			t.Errorf("%s is not told when to come again: %q", name, got)
+		}
+	}
+	dialFrom(t, "127.0.0.8", s.addr).say(good).hear("\x05\x02\x01\x00\x05\x00\x00\x01")
+
+	_, page := call(t, "GET", "http://"+s.wait(t, 0, "management")["address"].(string)+"/metrics", "")
+	for _, line := range []string{`sallyport_refusals_total{cause="ban"} 6`, `sallyport_bans_active 1`} {
+		if !strings.Contains(page, line) {
+			t.Errorf("the metrics have no %s", line)
+		}
+	}
+}
+
+// A ban is of the prefix or the identity that is named, and route may ban too;
+// what is kept of a connection is refused as well.
+func TestBanWhom(t *testing.T) {
+	_, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") })
+	dir := t.TempDir()
+	s := start(t, "--data", settings(t, loopback, port), "--data", usersFile(t, map[string]string{"ann": "right", "bob": "right"}),
+		"--policy", write(t, filepath.Join(dir, "route.rego"), `package sallyport.route
+
+default allow := true
+
+ban := {"for": 60, "prefix": "127.0.9.0/24"} if input.target.host == "prefix.test"
+
+ban := {"for": 60, "identity": true} if input.target.host == "identity.test"
+`))
+	ask := func(from, who, host string) string {
+		auth := ""
+		if who != "" {
+			auth = "\x05\x01\x02" + login(who, "right")
+		}
+		got, _ := dialFrom(t, from, s.addr).say(auth + connectTo(host, port)).rest()
+		return got
+	}
+	if got := ask("127.0.0.7", "ann", "identity.test"); !strings.HasSuffix(got, replied(2)) {
+		t.Errorf("the request that bans the identity: %q", got)
+	}
+	if got := ask("127.0.0.8", "ann", "other.test"); !strings.HasSuffix(got, replied(2)) {
+		t.Errorf("another of the identity: %q", got)
+	}
+	dialFrom(t, "127.0.0.7", s.addr).say("\x05\x01\x02" + login("bob", "right") + connectTo("127.0.0.1", port)).hear("\x05\x02\x01\x00\x05\x00")
+
+	kept := dialFrom(t, "127.0.9.1", s.addr)
+	get := fmt.Sprintf("GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n", port, port)
+	kept.say(get).hear("HTTP/1.1 200 OK")
+	got, _ := dialFrom(t, "127.0.9.2", s.addr).say("GET http://prefix.test/ HTTP/1.1\r\nHost: prefix.test\r\n\r\n").rest()
+	if !strings.HasPrefix(got, "HTTP/1.1 429 ") {
+		t.Errorf("the request that bans the prefix: %q", got)
+	}
+	if got, _ := kept.say(get).rest(); !strings.Contains(got, "HTTP/1.1 429 ") {
+		t.Errorf("another request on a connection of the prefix: %q", got)
+	}
+	if got, _ := dialFrom(t, "127.0.9.3", s.addr).say(greeting + connectTo("127.0.0.1", port)).rest(); got != chosen+replied(2) {
+		t.Errorf("another of the prefix: %q", got)
+	}
+	// A prefix that is not the source's is a fault, and bans nobody.
+	if got, _ := dialFrom(t, "127.0.10.1", s.addr).say("GET http://prefix.test/ HTTP/1.1\r\nHost: prefix.test\r\n\r\n").rest(); !strings.HasPrefix(got, "HTTP/1.1 503 ") {
+		t.Errorf("a prefix of others: %q", got)
+	}
+}
+
+// A source's limits bind it by the next connection, an identity's at once; both
+// are told, and forgotten with the policy.
+func TestLimits(t *testing.T) {
+	e := serveEcho(t, "127.0.0.1:0")
+	dir := t.TempDir()
+	s := start(t, "--data", settings(t, loopback, e.port), "--data", usersFile(t, map[string]string{"ann": "right", "bob": "right"}),
+		"--policy", write(t, filepath.Join(dir, "admit.rego"), `package sallyport.admit
+
+default allow := true
+
+limits := {"connections": 2} if input.source.ip == "127.0.0.7"
+
+limits := {"rate": "2/h", "prefix": "127.0.9.0/24"} if startswith(input.source.ip, "127.0.9.")
+`), "--policy", write(t, filepath.Join(dir, "authenticate.rego"), `package sallyport.authenticate
+
+default allow := true
+
+limits := {"connections": 1} if input.credentials.username == "ann"
+`))
+	plain := greeting + connectTo("127.0.0.1", e.port)
+	granted := chosen + "\x05\x00\x00\x01"
+	one := dialFrom(t, "127.0.0.7", s.addr).say(plain).hear(granted)
+	dialFrom(t, "127.0.0.7", s.addr).say(plain).hear(granted)
+	if got, _ := dialFrom(t, "127.0.0.7", s.addr).say(plain).rest(); got != chosen+replied(2) {
+		t.Errorf("the third connection: %q", got)
+	}
+	got, _ := dialFrom(t, "127.0.0.7", s.addr).say("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n").rest()
+	if !strings.HasPrefix(got, "HTTP/1.1 429 ") || !strings.Contains(got, "\r\nRetry-After: 1\r\n") {
+		t.Errorf("the same by HTTP: %q", got)
+	}
+	one.Close()
+	s.wait(t, 2, "session")
+	dialFrom(t, "127.0.0.7", s.addr).say(plain).hear(granted)
+
+	for i, want := range []string{granted, granted, chosen + replied(2)} {
+		dialFrom(t, fmt.Sprintf("127.0.9.%d", i+1), s.addr).say(plain).hear(want)
+	}
+
+	ann := "\x05\x01\x02" + login("ann", "right") + connectTo("127.0.0.1", e.port)
+	dialFrom(t, "127.0.0.20", s.addr).say(ann).hear("\x05\x02\x01\x00\x05\x00\x00\x01")
+	dialFrom(t, "127.0.0.21", s.addr).say(ann).hear("\x05\x02\x01\x00" + replied(2))
+	dialFrom(t, "127.0.0.21", s.addr).say(strings.Replace(ann, "ann", "bob", 1)).hear("\x05\x02\x01\x00\x05\x00\x00\x01")
+}
+
+// A delay keeps a client waiting, which ends with the client, and with the
+// server.
+func TestDelay(t *testing.T) {
+	e := serveEcho(t, "127.0.0.1:0")
+	dir := t.TempDir()
+	s := start(t, "--set", "limits.handshake=30s", "--data", settings(t, loopback, e.port), "--policy",
+		write(t, filepath.Join(dir, "admit.rego"), `package sallyport.admit
+
+default allow := true
+
+delay := "300ms" if input.source.ip == "127.0.0.7"
+
+delay := "1h" if input.source.ip in {"127.0.0.8", "127.0.0.9"}
+`))
+	begun := time.Now()
+	late := dialFrom(t, "127.0.0.7", s.addr)
+	late.say(greeting + connectTo("127.0.0.1", e.port) + "hello").hear(chosen + "\x05\x00\x00\x01")
+	if took := time.Since(begun); took < 300*time.Millisecond {
+		t.Errorf("it took %v", took)
+	}
+	late.Close()
+	gone := dialFrom(t, "127.0.0.8", s.addr).say(greeting)
+	stays := dialFrom(t, "127.0.0.9", s.addr).say(greeting)
+	gone.Close()
+	for i := 0; ; i++ {
+		if r := s.wait(t, i, "session"); strings.HasPrefix(fmt.Sprint(r["client.address"]), "127.0.0.8") {
+			break
+		}
+	}
+	s.terminate(t)
+	if got, _ := stays.rest(); got != "" {
+		t.Errorf("it was told %q", got)
+	}
+}
