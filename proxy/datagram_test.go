@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sallyport/proxy/dial"
+	"sallyport/proxy/guard"
 	"sallyport/proxy/wire/socks5"
 )
 

@@ -88,7 +88,9 @@ ban := {"for": 60, "identity": true} if input.target.host == "identity.test"
 	if got := ask("127.0.0.8", "ann", "other.test"); !strings.HasSuffix(got, replied(2)) {
 		t.Errorf("another of the identity: %q", got)
 	}
-	dialFrom(t, "127.0.0.7", s.addr).say("\x05\x01\x02" + login("bob", "right") + connectTo("127.0.0.1", port)).hear("\x05\x02\x01\x00\x05\x00")
+	other := dialFrom(t, "127.0.0.7", s.addr)
+	other.say("\x05\x01\x02" + login("bob", "right") + connectTo("127.0.0.1", port)).hear("\x05\x02\x01\x00\x05\x00")
+	other.Close()
 
 	kept := dialFrom(t, "127.0.9.1", s.addr)
 	get := fmt.Sprintf("GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n", port, port)
