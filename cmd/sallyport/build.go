@@ -294,7 +294,7 @@ func (s *server) management(ctx context.Context) (func() error, error) {
 	}
 	s.log.Info("management", "address", shown)
 	options := manage.Options{
-		Address: c.Address, Decide: s.engine, Observe: s.telemetry, Tokens: tokens, Sessions: s.sessions,
+		Address: c.Address, Decide: s.engine, Observe: s.telemetry, Tokens: tokens, Sessions: s.sessions, Bans: s.guard,
 		Policy: s.policy, Ready: s.ready, Reload: s.reload, Log: s.log,
 	}
 	if t := s.tls[""]; t != nil {

@@ -189,3 +189,67 @@ delay := "1h" if input.source.ip in {"127.0.0.8", "127.0.0.9"}
 		t.Errorf("it was told %q", got)
 	}
 }
+
+// Bans are set, seen and lifted by the command and by the API, of whomever.
+func TestBanCommand(t *testing.T) {
+	e := serveEcho(t, "127.0.0.1:0")
+	s := start(t, "--data", settings(t, loopback, e.port), "--data", usersFile(t, map[string]string{"ann": "right"}))
+	at := s.wait(t, 0, "management")["address"].(string)
+	file := s.wait(t, 0, "management token")["file"].(string)
+	ban := func(args ...string) (string, int) {
+		c := program(append([]string{"ban", "--management", at, "--token-file", file}, args...)...)
+		out, _ := c.CombinedOutput()
+		return string(out), c.ProcessState.ExitCode()
+	}
+	asks := func(from, text, want string) {
+		t.Helper()
+		c := dialFrom(t, from, s.addr)
+		defer c.Close()
+		c.say(text).hear(want)
+	}
+	plain := greeting + connectTo("127.0.0.1", e.port)
+	granted, refused := chosen+"\x05\x00\x00\x01", chosen+replied(2)
+	asks("127.0.7.1", plain, granted)
+	for _, step := range []struct {
+		args []string
+		says string
+		exit int
+	}{
+		{[]string{"add", "127.0.7.0/24", "--for", "1h", "--reason", "scans"}, "banned 127.0.7.0/24\n", 0},
+		{[]string{"add", "identity:ann"}, "banned identity:ann\n", 0},
+		{[]string{"add", "127.0.7.0/33"}, "want an address, a prefix", 1},
+		{[]string{"add", "127.0.8.1", "--for", "-1h"}, "for is a duration", 1},
+		{[]string{"remove", "127.0.8.1"}, "there is no such ban", 1},
+		{[]string{"list"}, `"the management API, token generated: scans"`, 0},
+	} {
+		if out, exit := ban(step.args...); !strings.Contains(out, step.says) || exit != step.exit {
+			t.Errorf("%v: %d %q, want %d and %q", step.args, exit, out, step.exit, step.says)
+		}
+	}
+	asks("127.0.7.1", plain, refused)
+	asks("127.0.8.1", "\x05\x01\x02"+login("ann", "right")+connectTo("127.0.0.1", e.port), "\x05\x02\x01\x00"+replied(2))
+	token := strings.TrimSpace(readFile(t, file))
+	if status, body := call(t, "GET", "http://"+at+"/v1/bans/127.0.7.0%2F24", token); status != 200 || !strings.Contains(body, `"refused":1`) {
+		t.Errorf("the ban is %d %s", status, body)
+	}
+	for _, c := range []struct {
+		method, path, token string
+		status              int
+	}{
+		{"GET", "/v1/bans", "", 401},
+		{"DELETE", "/v1/bans/identity:ann", "wrong", 401},
+		{"POST", "/v1/bans", token, 405},
+		{"DELETE", "/v1/bans/identity:ann", token, 204},
+		{"GET", "/v1/bans/identity:ann", token, 404},
+		{"PUT", "/v1/bans/uid:1000", token, 200},
+		{"PUT", "/v1/bans/uid:x", token, 400},
+	} {
+		if status, body := call(t, c.method, "http://"+at+c.path, c.token); status != c.status {
+			t.Errorf("%s %s: %d %s", c.method, c.path, status, body)
+		}
+	}
+	if out, exit := ban("remove", "127.0.7.0/24"); exit != 0 {
+		t.Errorf("lifting: %s", out)
+	}
+	asks("127.0.7.1", plain, granted)
+}

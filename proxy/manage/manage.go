@@ -63,6 +63,7 @@ type Options struct {
 	Observe  Observer
 	Tokens   map[string]Token // by name
 	Sessions Sessions
+	Bans     Bans
 	Policy   func() any                                 // what /v1/policy shows, as encoding/json takes it
 	Ready    func() error                               // nil, or why the server is not ready
 	Reload   func(ctx context.Context, by string) error // reads configuration and policy again; by is who asks for it
