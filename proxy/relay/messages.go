@@ -54,8 +54,12 @@ func (f *Flow) Up(p []byte) error { return f.up.send(p) }
 func (f *Flow) Down(p []byte) error { return f.down.send(p) }
 
 // Over reports whether the flow has been ended by its limits or its context, and
-// by which, with the error that Run would return.
+// by which, with the error that Run would return. Of a context that has just been
+// cancelled it does not wait to be told: others are, too, and may ask first.
 func (f *Flow) Over() (Cause, error, bool) {
+	if f.ctx.Err() != nil {
+		f.halt(Cut, context.Cause(f.ctx))
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.cause, f.err, f.over
