@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -252,4 +254,79 @@ func TestBanCommand(t *testing.T) {
 		t.Errorf("lifting: %s", out)
 	}
 	asks("127.0.7.1", plain, granted)
+}
+
+// Users of a unix socket are sources by their number.
+func TestBanOfAUnixUser(t *testing.T) {
+	e := serveEcho(t, "127.0.0.1:0")
+	path := filepath.Join(t.TempDir(), "door.sock")
+	s := listening(t, fmt.Sprintf(`[{name: main, address: "unix:%s"}]`, path), "--data", settings(t, loopback, e.port), "--policy",
+		write(t, filepath.Join(t.TempDir(), "authenticate.rego"), "package sallyport.authenticate\n\ndefault allow := true\n"))
+	ask := func() string {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		io.WriteString(c, greeting+connectTo("127.0.0.1", e.port))
+		got := make([]byte, 4)
+		io.ReadFull(c, got)
+		return string(got)
+	}
+	if got := ask(); got != chosen+"\x05\x00" {
+		t.Errorf("before: %q", got)
+	}
+	at := "http://" + s.wait(t, 0, "management")["address"].(string) + "/v1/bans/uid:"
+	token := strings.TrimSpace(readFile(t, s.wait(t, 0, "management token")["file"].(string)))
+	for _, c := range []struct {
+		method, uid string
+		want        string
+	}{{"PUT", fmt.Sprint(os.Getuid() + 1), "\x00"}, {"PUT", fmt.Sprint(os.Getuid()), "\x02"}, {"DELETE", fmt.Sprint(os.Getuid()), "\x00"}} {
+		call(t, c.method, at+c.uid, token)
+		if got := ask(); got != chosen+"\x05"+c.want {
+			t.Errorf("after %s of %s: %q", c.method, c.uid, got)
+		}
+	}
+}
+
+// A flood from two thousand sources bans each of them, and nobody else; what a
+// banned one still sends costs no decision.
+func TestBannedFlood(t *testing.T) {
+	e := serveEcho(t, "127.0.0.1:0")
+	s := start(t, "--data", settings(t, loopback, e.port), "--policy",
+		write(t, filepath.Join(t.TempDir(), "admit.rego"), `package sallyport.admit
+
+default allow := false
+
+allow if not startswith(input.source.ip, "127.9.")
+
+ban := {"for": "1h"} if startswith(input.source.ip, "127.9.")
+`))
+	const sources = 2000
+	metrics := func(line string) bool {
+		_, page := call(t, "GET", "http://"+s.wait(t, 0, "management")["address"].(string)+"/metrics", "")
+		return strings.Contains(page, line)
+	}
+	for round := range 3 {
+		for i := range sources {
+			c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 9, byte(i>>8), byte(i))}}).Dial("tcp", s.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.(*net.TCPConn).SetLinger(0)
+			if round == 0 {
+				io.WriteString(c, greeting)
+				io.ReadFull(c, make([]byte, 2)) // then it has been decided about
+			}
+			c.Close()
+		}
+	}
+	dialFrom(t, "127.0.0.7", s.addr).say(greeting + connectTo("127.0.0.1", e.port)).hear(chosen + "\x05\x00\x00\x01")
+	if !metrics(fmt.Sprintf("sallyport_bans_active %d\n", sources)) {
+		t.Error("not all of them are banned")
+	}
+	if !metrics(fmt.Sprintf(`sallyport_decisions_total{stage="admit",verdict="deny"} %d`+"\n", sources)) {
+		t.Error("the banned were decided about again")
+	}
 }
