@@ -207,6 +207,13 @@ func (l *life) authenticate(ctx context.Context, p *presented, deadline time.Tim
 		l.facts.Credentials.Failures = policy.Window(l.proxy.Guard.Username(p.username))
 	}
 
+	// Clients that came at the same time may have failed since, or earned a ban.
+	if refused := l.proxy.Guard.Banned(l.source); refused != nil {
+		return nil, refused
+	}
+	now := l.visit
+	now.Again()
+	l.facts.Source.Failures, l.facts.Source.Denials = policy.Window(now.Failures), policy.Window(now.Denials)
 	name := guard.Subject{}
 	if p.username != "" {
 		name = guard.Identity(p.username, p.method == policy.MethodNone)

@@ -330,3 +330,31 @@ ban := {"for": "1h"} if startswith(input.source.ip, "127.9.")
 		t.Error("the banned were decided about again")
 	}
 }
+
+// A guesser with a real tool finds the password where nobody stops it, and not
+// where the third failure bans.
+func TestBruteForce(t *testing.T) {
+	nmap := installed(t, "nmap")
+	dir := t.TempDir()
+	names := write(t, filepath.Join(dir, "names"), "ann\n")
+	var wrongs strings.Builder // more than it tries at the same time
+	for i := range 200 {
+		fmt.Fprintln(&wrongs, "guess", i)
+	}
+	words := write(t, filepath.Join(dir, "words"), wrongs.String()+"right\n")
+	users := usersFile(t, map[string]string{"ann": "right"})
+	locked := write(t, filepath.Join(dir, "locked.rego"), "package sallyport.authenticate\n\ndefault allow := false\n\nallow if input.credentials.verified\n")
+	bans := write(t, filepath.Join(dir, "bans.rego"), bruteForce)
+	for policy, finds := range map[string]bool{locked: true, bans: false} {
+		s := start(t, "--data", users, "--policy", policy)
+		_, door, _ := net.SplitHostPort(s.addr)
+		out, err := client(t, "", nil, nmap, "-Pn", "-p", door, "--script", "+socks-brute",
+			"--script-args", "brute.threads=1,brute.retries=1,userdb="+names+",passdb="+words, "127.0.0.1")
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if found := strings.Contains(out, "Valid credentials"); found != finds {
+			t.Errorf("with %s it finds the password: %v\n%s", filepath.Base(policy), found, out)
+		}
+	}
+}
