@@ -25,7 +25,7 @@ type Facts struct {
 	Asked       Asked               `fact:"asked" stages:"dial inspect" doc:"where the client wanted to go before any redirect"`
 	Address     Address             `fact:"address" stages:"dial" doc:"the address about to be dialled"`
 	Flow        Flow                `fact:"flow" stages:"inspect" doc:"what the client's first bytes show"`
-	Upstreams   map[string]Upstream `fact:"upstreams" stages:"route" pending:"true" doc:"the configured upstreams by name"`
+	Upstreams   map[string]Upstream `fact:"upstreams" stages:"route" doc:"the configured upstreams by name"`
 	API         API                 `fact:"api" stages:"manage" doc:"the management call"`
 
 	// Locator is no fact: it is asked for the geo of an address where a stage's
@@ -34,6 +34,9 @@ type Facts struct {
 
 	// Client is no fact either: it is asked for the process in the same way.
 	Client Client
+
+	// Ways is none, too: it is asked for the upstreams in the same way.
+	Ways Ways
 }
 
 // Session describes the client's connection.
@@ -207,10 +210,17 @@ type Flow struct {
 	Host       string   `fact:"host" doc:"HTTP: the host asked for, in lower case and without its port; empty where it cannot be told"`
 }
 
-// Upstream is the state of a configured upstream.
+// Ways says how the upstreams are, by name. It may be asked from any goroutine
+// and must not block. What it returns is never written to.
+type Ways interface {
+	Upstreams() map[string]Upstream
+}
+
+// Upstream is the state of a configured upstream. It is not known until a stage's
+// rules read it: see Facts.Ways.
 type Upstream struct {
-	Healthy   bool              `fact:"healthy" doc:"the last probes succeeded"`
-	LatencyMS int64             `fact:"latency_ms" doc:"moving average of the set-up time"`
+	Healthy   bool              `fact:"healthy" doc:"neither its probe nor the sessions through it have failed several times in a row"`
+	LatencyMS int64             `fact:"latency_ms" doc:"moving average, in milliseconds, of the time until it takes a request, to two digits (12, 120, 1200); 0: not measured yet"`
 	Open      int64             `fact:"open" doc:"sessions through it now"`
 	Labels    map[string]string `fact:"labels" doc:"from the configuration"`
 }

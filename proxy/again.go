@@ -69,6 +69,9 @@ func (a *asker) again(l *life, under *epoch) error {
 	}
 	limits := l.bounds(&plan.SessionLimits)
 	if l.association != nil { // which asks about its destinations itself
+		if why := l.way.astray(plan); why != "" {
+			return withdrawn(plan.Revision, why, nil)
+		}
 		l.association.packets.Limit(limits)
 		return nil
 	}

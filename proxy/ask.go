@@ -75,6 +75,7 @@ type kept struct {
 	asked    session.Target
 	names    []string     // by which the address in use was found
 	client   *localClient // nil: not on this machine
+	ways     *waysOnce    // nil: route was not asked yet, or there are no upstreams
 	secured  *secured     // nil: without TLS
 	answered *epoch       // that of the policy and the users when they were first needed
 	faulted  *epoch       // in which asking again has failed
@@ -115,9 +116,25 @@ func (l *life) introduce(f *policy.Facts) {
 	if l.client != nil {
 		f.Client = l.client
 	}
+	if l.ways != nil {
+		f.Ways = l.ways
+	}
 	if l.secured != nil {
 		l.secured.introduce(f)
 	}
+}
+
+// waysOnce is how the upstreams were when a request was asked about. A policy that
+// reads that later only, as it is asked again, sees them as they are then.
+type waysOnce struct {
+	ways  policy.Ways
+	once  sync.Once
+	found map[string]policy.Upstream
+}
+
+func (w *waysOnce) Upstreams() map[string]policy.Upstream {
+	w.once.Do(func() { w.found, w.ways = w.ways.Upstreams(), nil })
+	return w.found
 }
 
 // localClient is a client on this machine, whose process is looked for once.
@@ -137,6 +154,10 @@ func (c *localClient) Process() policy.Process {
 func (l *life) ask(stage policy.Stage) policy.Decision {
 	start := time.Now()
 	l.facts.Time = policy.MinuteOf(start)
+	if stage == policy.Route && l.proxy.Upstreams != nil {
+		l.ways = &waysOnce{ways: l.proxy.Upstreams}
+		l.facts.Ways = l.ways
+	}
 	// The engine has a deadline of its own. A client that hangs up must not look
 	// like a policy that fails, so the session's context has no say here. The
 	// observer's has the span that the decision is logged with.

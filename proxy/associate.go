@@ -38,12 +38,14 @@ func (d *Door) told(at netip.AddrPort) netip.AddrPort {
 // One goroutine for each socket says where datagrams go, from the destinations
 // that are known (destinations.go). A new destination is decided by a goroutine
 // of its own, since names have to be looked up, while what is sent there is kept
-// back for a moment.
+// back for a moment. An upstream that they go through (associate_through.go) takes
+// them at one place, whomever they are for.
 type association struct {
 	life    *life
 	packets *relay.Packets
 	counted relay.PacketCounters
 	source  netip.Addr // the local address to send from; invalid: any
+	far     *far       // nil: datagrams go directly
 	client  netip.Addr
 	met     netip.AddrPort // the client's own address and port, once they are known
 
@@ -71,12 +73,20 @@ func (l *life) associate(ctx context.Context, plan *policy.Decision) error {
 	if here.Is4() != l.conn.Source.Addr().Is4() {
 		return errCommand // a balancer has come by another family than its client, who could not
 	}
+	var up *far
+	if len(plan.Via) > 0 {
+		var err error
+		if up, err = l.associateThrough(ctx, plan); err != nil {
+			return err
+		}
+	}
 	socket, err := dial.ListenPacket(here, local.Zone, door.Ports)
 	if err != nil {
+		up.close()
 		return fmt.Errorf("associate: %w", err)
 	}
 	a := &association{
-		life: l, facts: l.facts, who: l.facts.Identity, source: plan.SourceAddress.Unmap(), client: l.conn.Source.Addr(),
+		far: up, life: l, facts: l.facts, who: l.facts.Identity, source: plan.SourceAddress.Unmap(), client: l.conn.Source.Addr(),
 		table: newDestinations(l.proxy.Limits.Flows, &l.proxy.flows, l.proxy.Limits.FlowsTotal),
 	}
 	a.facts.Request.Command = "datagram"
@@ -84,9 +94,10 @@ func (l *life) associate(ctx context.Context, plan *policy.Decision) error {
 	a.packets, err = relay.JoinPackets(socket, a, l.limits, &l.session.Bytes, &a.counted)
 	if err != nil {
 		socket.Close()
+		up.close()
 		return fmt.Errorf("associate: %w", err)
 	}
-	if err := a.expect(l.stated); err != nil {
+	if err := a.prepare(l.stated); err != nil {
 		a.close()
 		return err
 	}
@@ -98,6 +109,16 @@ func (l *life) associate(ctx context.Context, plan *policy.Decision) error {
 	}
 	l.association = a
 	return nil
+}
+
+// prepare gets it ready for datagrams of either side.
+func (a *association) prepare(stated netip.AddrPort) error {
+	if a.far != nil {
+		if err := a.openThrough(); err != nil {
+			return fmt.Errorf("associate: %w", err)
+		}
+	}
+	return a.expect(stated)
 }
 
 // expect takes in what a client has said of where it will send from. A port that
@@ -124,11 +145,15 @@ func (a *association) run(ctx context.Context) (relay.Cause, error) {
 	defer a.close()
 	var watching sync.WaitGroup
 	watching.Go(a.watch)
+	if a.far != nil {
+		watching.Go(a.watchUpstream)
+	}
 	over := make(chan struct{})
 	watching.Go(func() { a.sweep(over) })
 	cause, err := a.packets.Run(ctx)
 	close(over)
 	a.life.conn.SetReadDeadline(time.Unix(1, 0))
+	a.far.close()
 	watching.Wait()
 	return cause, err
 }
@@ -160,6 +185,7 @@ func (a *association) sweep(over <-chan struct{}) {
 func (a *association) close() {
 	a.end()
 	a.packets.Close()
+	a.far.close()
 	a.decided.Wait()
 	a.table.forgetAll()
 }

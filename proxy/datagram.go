@@ -63,11 +63,11 @@ func (a *association) FromClient(from netip.AddrPort, datagram []byte, now time.
 	switch to.state {
 	case open:
 		to.peer.last = to
-		return d.Data, to.peer.to
+		return d.Data, to.to
 	case refused:
 		return a.drop(to.cause)
 	}
-	if !a.keep(to, d.Data, false) {
+	if !a.keep(to, held{data: d.Data}) {
 		return a.drop("busy")
 	}
 	return nil, nil
@@ -75,31 +75,39 @@ func (a *association) FromClient(from netip.AddrPort, datagram []byte, now time.
 
 // FromPeer says whether the client gets what somebody has sent, and as from
 // whom: only from those whom it has sent something to.
-func (a *association) FromPeer(from netip.AddrPort, datagram []byte, now time.Time) []byte {
+func (a *association) FromPeer(from netip.AddrPort, datagram []byte, now time.Time) (header, data []byte) {
+	if a.far != nil {
+		return a.fromUpstream(from, datagram, now)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p := a.table.peers[from]
 	if p == nil {
-		a.drop("unexpected")
-		return nil
+		return a.withhold("unexpected")
 	}
-	by := p.last
+	return a.deliver(p.last, nil, datagram, now)
+}
+
+// deliver says whether the client gets what has come from a destination, with a
+// header or else the destination's own. Called with a.mu held.
+func (a *association) deliver(by *destination, header, data []byte, now time.Time) ([]byte, []byte) {
 	by.used, by.answered = now, true
 	if !a.holds(by, now) && !a.decide(by) {
-		a.drop("busy")
-		return nil
+		return a.withhold("busy")
 	}
 	switch by.state {
 	case open:
-		return by.header
-	case refused:
-		a.drop(by.cause)
-	default:
-		if !a.keep(by, datagram, true) {
-			a.drop("busy")
+		if header == nil {
+			header = by.header
 		}
+		return header, data
+	case refused:
+		return a.withhold(by.cause)
 	}
-	return nil
+	if !a.keep(by, held{data: data, down: true, header: header}) {
+		return a.withhold("busy")
+	}
+	return nil, nil
 }
 
 // Lost counts what the network of this machine would not take.
@@ -107,6 +115,12 @@ func (a *association) Lost(n int) { a.count("unsent", n) }
 
 // drop counts a datagram that goes nowhere.
 func (a *association) drop(cause string) ([]byte, *relay.Peer) {
+	a.count(cause, 1)
+	return nil, nil
+}
+
+// withhold is drop for what does not get to the client.
+func (a *association) withhold(cause string) (header, data []byte) {
 	a.count(cause, 1)
 	return nil, nil
 }
@@ -123,15 +137,14 @@ func (a *association) holds(d *destination, now time.Time) bool {
 }
 
 // keep copies a datagram until its destination is decided about.
-func (a *association) keep(d *destination, data []byte, down bool) bool {
-	h := held{data, down}
+func (a *association) keep(d *destination, h held) bool {
 	all := &a.life.proxy.held
 	if a.held+h.room() > maxHeldEach || all.Load()+int64(h.room()) > maxHeldAll {
 		return false
 	}
 	a.held += h.room()
 	all.Add(int64(h.room()))
-	h.data = slices.Clone(data)
+	h.data, h.header = slices.Clone(h.data), slices.Clone(h.header)
 	d.held = append(d.held, h)
 	return true
 }
@@ -176,7 +189,7 @@ func (a *association) settle(d *destination) {
 	case err == nil:
 		d.state, d.host, d.names = open, found.host, found.names
 		a.table.lead(d, found.at)
-		d.header = header(d, found.at)
+		d.to, d.header = a.peerOf(&found), header(d, found.at)
 	case denied:
 		a.table.leave(d)
 		d.state, d.cause = refused, "denied"
@@ -191,11 +204,13 @@ func (a *association) settle(d *destination) {
 		case err != nil:
 			a.drop(d.cause)
 		case !h.down:
-			a.packets.Send(h.data, d.peer.to)
-		case d.peer == before:
-			a.packets.Return(d.header, h.data)
-		default:
+			a.packets.Send(h.data, d.to)
+		case d.peer != before:
 			a.drop("unexpected")
+		case h.header != nil:
+			a.packets.Return(h.header, h.data)
+		default:
+			a.packets.Return(d.header, h.data)
 		}
 	}
 	d.held = nil
@@ -213,8 +228,8 @@ func header(d *destination, at netip.AddrPort) []byte {
 // pin is the address that is in use for a host.
 type pin struct {
 	host  string
-	at    netip.AddrPort
-	names []string // by which it was found
+	at    netip.AddrPort // without an address where an upstream looks the host up
+	names []string       // by which it was found
 }
 
 // resolve asks route about a destination, looks its name up if it has one, and
@@ -225,11 +240,14 @@ func (a *association) resolve(d *destination, pinned pin) (pin, error) {
 	if err != nil {
 		return pin{}, err
 	}
-	to, err := a.route(asked)
+	to, passed, err := a.route(asked)
 	if err != nil {
 		return pin{}, err
 	}
 	port := uint16(to.Port)
+	if passed {
+		return pin{host: to.Host, at: netip.AddrPortFrom(netip.Addr{}, port)}, nil
+	}
 	var addrs []dial.Address
 	switch {
 	case to.Kind != "domain":
@@ -259,8 +277,9 @@ func asTarget(d *destination) (policy.Target, error) {
 	return targetFacts(host, d.port), nil
 }
 
-// route asks about a destination, and returns where it leads.
-func (a *association) route(asked policy.Target) (policy.Target, error) {
+// route asks about a destination, and returns where it leads, and whether that is a
+// name which is passed on to an upstream.
+func (a *association) route(asked policy.Target) (to policy.Target, passed bool, err error) {
 	a.asking.Lock()
 	defer a.asking.Unlock()
 	a.facts.Identity = a.identity()
@@ -268,15 +287,20 @@ func (a *association) route(asked policy.Target) (policy.Target, error) {
 	a.facts.Asked = policy.Asked{Host: asked.Host, Port: asked.Port}
 	answer := a.ask(policy.Route)
 	if !answer.Allowed() {
-		return policy.Target{}, a.refuse(answer)
+		return policy.Target{}, false, a.refuse(answer)
 	}
-	to, err := redirected(asked, answer.Redirect)
+	to, err = redirected(asked, answer.Redirect)
+	if named := to.Kind == "domain"; err == nil && a.far != nil {
+		passed = named && remote(answer)
+	} else if err == nil && named && answer.Resolve == policy.ResolveRemote {
+		err = errNoUpstream
+	}
 	if err != nil {
 		answer.Verdict, answer.Err = policy.Fault, err
 		a.life.proxy.Observe.Decided(context.Background(), answer, 0)
-		return policy.Target{}, &refusal{*answer}
+		return policy.Target{}, false, &refusal{*answer}
 	}
-	return to, nil
+	return to, passed, nil
 }
 
 // choose asks dial about each address until one may be sent to, and can be.
@@ -297,6 +321,9 @@ func (a *association) choose(asked, to policy.Target, addrs []dial.Address) (net
 				worst = err
 			}
 			continue
+		}
+		if a.far != nil { // which has its own way there
+			return ip, nil
 		}
 		if len(addrs) > 1 { // another may be within reach
 			if _, err := dial.LocalFor(ip); err != nil {

@@ -24,17 +24,17 @@ type destination struct {
 	used     time.Time // by either side
 	answered bool      // the peer has sent something since it was last decided about
 
-	peer   *peer  // nil until decided
-	header []byte // what the client is told of datagrams from there
+	peer   *peer       // nil until decided
+	to     *relay.Peer // where its datagrams are sent
+	header []byte      // what the client is told of datagrams from there
 
 	held []held
 }
 
 // peer is where destinations lead: several may to one.
 type peer struct {
-	at   netip.AddrPort
-	to   *relay.Peer
-	last *destination // that was sent to: what comes back is told as from there
+	at   netip.AddrPort // without an address: wherever an upstream finds names, by this port
+	last *destination   // that was sent to: what comes back is told as from there
 	uses int
 }
 
@@ -50,8 +50,9 @@ const (
 
 // held is a datagram that waits for a decision.
 type held struct {
-	data []byte
-	down bool
+	data   []byte
+	down   bool
+	header []byte // of one that comes down; nil: the destination's
 }
 
 // room is what it takes in memory, more or less.
@@ -158,11 +159,32 @@ func (t *destinations) lead(d *destination, at netip.AddrPort) {
 	t.leave(d)
 	p := t.peers[at]
 	if p == nil {
-		p = &peer{at: at, to: relay.NewPeer(at)}
+		p = &peer{at: at}
 		t.peers[at] = p
 	}
 	p.uses++
 	d.peer, p.last = p, d
+}
+
+// answering is the destination that somebody answers for whom an upstream names; nil:
+// nothing was sent there. What an upstream has found for a name is known to it
+// alone, so that any address will do whose port a name was sent to.
+func (t *destinations) answering(name []byte, ip netip.Addr, port uint16) *destination {
+	at := netip.AddrPortFrom(ip, port)
+	if p := t.peers[at]; p != nil && len(name) == 0 {
+		return p.last
+	}
+	named := t.peers[netip.AddrPortFrom(netip.Addr{}, port)]
+	switch {
+	case named == nil, len(name) == 0 && t.byAddress[at] != nil: // which leads elsewhere, or nowhere
+		return nil
+	case len(name) == 0 || named.last.host == string(name):
+		return named.last
+	}
+	if d := t.byName[nameKey{string(name), port}]; d != nil && d.peer == named {
+		return d
+	}
+	return nil
 }
 
 func (t *destinations) leave(d *destination) {

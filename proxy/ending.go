@@ -96,6 +96,8 @@ func endingOf(err error) ending {
 		return ending{name: "denied", socks5: socks5.NotAllowed, status: http.StatusForbidden, proxyError: "http_request_denied"}
 	case errors.Is(err, errVia):
 		return ending{name: "unsupported", socks5: socks5.CommandNotSupported, status: http.StatusNotImplemented, proxyError: "http_request_error"}
+	case errors.Is(err, errOneHop):
+		return noUDP()
 	case errors.Is(err, dial.ErrNoHop):
 		return ending{name: "upstream_none", socks5: socks5.GeneralFailure, status: http.StatusBadGateway, proxyError: "destination_unavailable"}
 	case errors.Is(err, errCommand):
@@ -203,6 +205,13 @@ func unanswerable(err error) bool {
 	var origin *originError
 	if errors.As(err, &origin) {
 		return false
+	}
+	// What the system says of a target or a name server may well be an end or a
+	// deadline, but it is not the client's.
+	for _, elsewhere := range []error{dial.ErrTimeout, dial.ErrResolveTimeout, dial.ErrResolveFailed} {
+		if errors.Is(err, elsewhere) {
+			return false
+		}
 	}
 	return errors.Is(err, errGone) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)
 }

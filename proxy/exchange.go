@@ -30,7 +30,7 @@ type exchange struct {
 	sent     error         // why the server would not take it
 
 	responses *http.Responses
-	begun     bool // the client has been sent something of the answer
+	begun     bool // the client has been sent something of the last answer
 }
 
 var errNoAnswer = errors.New("closed the connection without an answer")
@@ -39,7 +39,7 @@ var errNoAnswer = errors.New("closed the connection without an answer")
 var pieces = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
 // run sends the request and delivers the answer. It returns an error only where
-// the client has been sent nothing, and a connection where both go on in another
+// the client has been sent nothing but interim answers, and a connection where both go on in another
 // protocol; all else ends in the record, and in whether the client may go on.
 func (x *exchange) run() (net.Conn, error) {
 	l, req := x.life, x.dialect.request
@@ -69,7 +69,11 @@ func (x *exchange) run() (net.Conn, error) {
 			return nil, x.blame(err)
 		}
 		l.outcome = "ok"
-		if !l.ended() {
+		switch {
+		case l.ended():
+		case errors.As(err, new(*clientError)):
+			l.cause = relay.ClientReset
+		default:
 			l.err = x.blame(err)
 		}
 		abort(l.conn.Plain()) // the client must not take a part for the whole
@@ -133,6 +137,7 @@ func (x *exchange) deliver() (upgraded bool, err error) {
 			if err := x.send(http.AppendAnswer(nil, res, http.Answer{})); err != nil {
 				return false, err
 			}
+			x.begun = false // behind it an answer of our own may follow
 		}
 	}
 }
@@ -215,13 +220,9 @@ func (x *exchange) blame(err error) error {
 		}
 		return &originError{503, "connection_terminated", fmt.Errorf("is not waited for: %s", cause)}
 	}
-	var client *clientError
 	var origin *originError
 	var wire *http.Error
 	switch {
-	case errors.As(err, &client):
-		l.cause = relay.ClientReset
-		return err
 	case x.up != nil && x.received != nil && !errors.Is(x.received, os.ErrDeadlineExceeded):
 		return x.received
 	case errors.As(err, &origin):

@@ -217,8 +217,7 @@ func (p *Proxy) dismiss(lives []*life, under *epoch, r *session.Round) []*life {
 		if err == nil {
 			return false
 		}
-		p.Sessions.Cut(l.session.ID, err)
-		if l.answered != under {
+		if l.cut(err) && l.answered != under {
 			count(r, err)
 		}
 		return true

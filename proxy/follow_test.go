@@ -162,6 +162,22 @@ func TestUsersThatAreGoneGoFirst(t *testing.T) {
 	})
 }
 
+// A request that is over when its user turns out to be gone takes nothing with it:
+// the session may be at another's.
+func TestUsersOfWhatIsOverCutNothing(t *testing.T) {
+	f := newFollowing(1)
+	f.set("ann", identity.Standing{})
+	l := f.grant(t, "ann", "host.test")
+	l.opening = &opening{}
+	one := l.follow()
+	due := []*life{one}
+	l.unfollow(one)
+	f.set("ann", identity.Standing{Ended: "disabled"})
+	if r := f.round(t.Context(), due); isCut(l) != "" || r.Cut != 0 {
+		t.Errorf("%q, %+v", isCut(l), r)
+	}
+}
+
 // A policy that comes while sessions are being asked about has the last word on
 // all of them, however many come.
 func TestPolicyInTheMiddleOfARound(t *testing.T) {

@@ -42,10 +42,12 @@ type unread struct {
 	partly bool // some of it has been read already
 }
 
-// origin is a connection to an origin server. It serves one session only.
+// origin is a connection to an origin server. It serves one session only, and of
+// that one identity, since there are servers that authenticate connections.
 type origin struct {
 	conn    net.Conn
 	reader  *bufio.Reader
+	by      string // the life's identity
 	target  session.Target
 	address netip.AddrPort
 	names   []string   // by which the address was found
@@ -127,7 +129,8 @@ func (l *life) another(ctx context.Context, door *policy.Decision, err error) (b
 
 // mayGoOn reports whether the client may be told of an error by an answer after
 // which its connection is good for another request: what it has sent was
-// understood, and what is still to be read of it is little.
+// understood, and what is still to be read of it is little. Who has failed to log
+// in is to come by admit again.
 func (l *life) mayGoOn(ctx context.Context, door *policy.Decision, d *httpDialect, err error) bool {
 	var refused *guard.Refusal
 	if errors.As(err, &refused) && refused.Cause == "ban" {
@@ -135,6 +138,15 @@ func (l *life) mayGoOn(ctx context.Context, door *policy.Decision, d *httpDialec
 	}
 	if _, bad := malformed(err); bad || unanswerable(err) || ctx.Err() != nil || !door.Allowed() {
 		return false
+	}
+	var rejected *rejection
+	if errors.As(err, &rejected) && l.facts.Credentials.Method != string(policy.MethodNone) {
+		return false
+	}
+	if l.flow != nil {
+		if _, _, over := l.flow.Over(); over {
+			return false
+		}
 	}
 	return d.request.Persistent() && !l.unread.partly && !l.unread.Chunked && l.unread.Length <= smallBody &&
 		(l.unread.Empty() || !d.request.ExpectsContinue())
@@ -292,7 +304,8 @@ func (l *life) usable(plan *policy.Decision, r *http.Request) *origin {
 		return nil
 	}
 	to := session.Target{Host: l.facts.Target.Host, Port: uint16(l.facts.Target.Port)}
-	if o.target == to && o.from == plan.SourceAddress && r.Repeatable() && l.leadsAlike(&o.way, plan) && o.untouched() {
+	alike := o.by == l.identity && o.target == to && o.from == plan.SourceAddress && l.leadsAlike(&o.way, plan)
+	if alike && r.Repeatable() && o.untouched() {
 		l.proxy.Observe.Began(l.observed, "dial")
 		if l.allowedStill(o) {
 			l.way = o.way
@@ -313,7 +326,7 @@ func (l *life) connect(ctx context.Context, plan *policy.Decision) (*origin, err
 		return nil, err
 	}
 	o := &origin{
-		conn: conn, reader: originReaders.Get().(*bufio.Reader),
+		conn: conn, reader: originReaders.Get().(*bufio.Reader), by: l.identity,
 		target:  session.Target{Host: l.facts.Target.Host, Port: uint16(l.facts.Target.Port)},
 		address: conn.RemoteAddr().(*net.TCPAddr).AddrPort(), names: l.names, from: plan.SourceAddress, way: l.way,
 	}

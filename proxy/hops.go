@@ -41,6 +41,11 @@ func hopEnding(e *dial.HopError) ending {
 	return told
 }
 
+// noUDP is for an association whose way does not take datagrams.
+func noUDP() ending {
+	return ending{name: "upstream_no_udp", socks5: socks5.CommandNotSupported, status: http.StatusNotImplemented, proxyError: "proxy_configuration_error"}
+}
+
 // farEnding is for what an upstream says of the target.
 func farEnding(e *dial.HopError) ending {
 	switch e.Failure {
@@ -55,6 +60,8 @@ func farEnding(e *dial.HopError) ending {
 		return endingOf(dial.ErrHostUnreachable)
 	case dial.HopDenied:
 		return ending{name: "upstream_denied", socks5: socks5.NotAllowed, status: http.StatusForbidden, proxyError: "http_request_denied"}
+	case dial.HopNoUDP:
+		return noUDP()
 	case dial.HopUnsupported:
 		return ending{name: "upstream_unsupported", socks5: socks5.AddressTypeNotSupported, status: http.StatusBadGateway, proxyError: "destination_unavailable"}
 	}

@@ -3,16 +3,24 @@
 // A client connects; the policy is asked whether it may (admit), who it is
 // (authenticate), where it may go and by which way (route), and, once a name
 // has been resolved, which of its addresses may be dialled (dial). Only what
-// was allowed is done, and the bytes then flow until both sides have ended.
-// The room gathers facts and enforces answers; it decides nothing.
+// was allowed is done, and the bytes then flow until both sides have ended, or
+// the policy does not like the first of them (inspect). The room gathers facts
+// and enforces answers; it decides nothing.
 //
 // proxy.go has the life, ask.go the questions, handshake.go the conversation
-// whatever the client speaks (socks5.go, socks4.go and http.go are its dialects),
-// reach.go the way to the target, live.go the session once it is granted,
-// forward.go and exchange.go the requests of plain HTTP, of which a session has
-// any number, and ending.go the one table that says how an end is told to a client
-// and to a log. hold.go is what is done about who asks, whatever is asked, again.go asks about a live session again, and follow.go sees to it
-// that all of them follow a new policy and their users.
+// whatever the client speaks (secure.go is TLS before it, and socks5.go, socks4.go
+// and http.go are its dialects), reach.go the way to the target, live.go the
+// session once it is granted, inspect.go the question about its first bytes, and
+// ending.go the one table that says how an end is told to a client and to a log.
+//
+// Three kinds of request go other ways behind route. bind.go waits for a peer.
+// associate.go opens the relay of a client's datagrams, destinations.go has where
+// they go, and datagram.go decides about each of those. forward.go and exchange.go
+// have the requests of plain HTTP, of which a session has any number.
+//
+// hold.go is what is done about who asks, whatever is asked: bans, limits and
+// delays. again.go asks about a live session again, and follow.go sees to it that all of
+// them follow a new policy and their users.
 package proxy
 
 import (
@@ -102,7 +110,8 @@ type Limits struct {
 	FlowIdle   time.Duration // no datagram to or from a destination: it is forgotten
 }
 
-// Proxy serves connections. All fields but Locator and Processes are required.
+// Proxy serves connections. All fields but Locator, Processes and Upstreams are
+// required.
 type Proxy struct {
 	Decide    Decider
 	Observe   Observer
@@ -112,6 +121,7 @@ type Proxy struct {
 	Route     Router
 	Locator   policy.Locator // nil: no address is located
 	Processes ProcessFinder  // nil: no process is found
+	Upstreams policy.Ways    // nil: there are none
 	Sessions  *session.Table
 	Guard     *guard.Guard
 	Limits    Limits
@@ -210,7 +220,7 @@ func (l *life) fulfil(ctx context.Context, door *policy.Decision) (net.Conn, err
 	}
 	l.stopForwarding() // there may have been some before
 
-	if command := l.facts.Request.Command; command != "connect" && len(plan.Via) > 0 {
+	if l.facts.Request.Command == "bind" && len(plan.Via) > 0 {
 		return nil, errVia // and never directly
 	}
 	if l.facts.Request.Command == "associate" {

@@ -34,6 +34,7 @@ type way struct {
 var (
 	errNoUpstream = errors.New("resolve is remote, but there is no upstream to leave the name to: via is empty")
 	errVia        = errors.New("the command does not go through upstreams")
+	errOneHop     = errors.New("datagrams go through a single upstream, and via has several hops")
 )
 
 // through is reach by the upstreams of the plan. Where the name is left to the
@@ -110,6 +111,17 @@ func (w *hopWatcher) Done(hop string, at netip.AddrPort, took time.Duration, err
 // elsewhere tells why a session that was led one way may not stay where a new
 // plan leads another one; empty where it may.
 func (w *way) elsewhere(plan *policy.Decision) string {
+	if why := w.astray(plan); why != "" {
+		return why
+	}
+	if len(w.hops) > 0 && !w.pinned.IsValid() && !remote(plan) {
+		return " has the name looked up here"
+	}
+	return ""
+}
+
+// astray is the part of elsewhere that is about the upstreams.
+func (w *way) astray(plan *policy.Decision) string {
 	if len(plan.Via) == 0 && len(w.hops) > 0 {
 		return " leads directly"
 	}
@@ -117,11 +129,8 @@ func (w *way) elsewhere(plan *policy.Decision) string {
 	for i := 0; stays && i < len(w.hops); i++ {
 		stays = slices.Contains(plan.Via[i].Any, w.hops[i])
 	}
-	switch {
-	case !stays:
+	if !stays {
 		return " leads through " + viaText(plan.Via)
-	case len(w.hops) > 0 && !w.pinned.IsValid() && !remote(plan):
-		return " has the name looked up here"
 	}
 	return ""
 }

@@ -159,7 +159,38 @@ func observe(meter metric.Meter, o *Options) error {
 			}))
 		problems = append(problems, err)
 	}
+	if o.Upstreams != nil {
+		problems = append(problems, observeUpstreams(meter, o.Upstreams))
+	}
 	return errors.Join(problems...)
+}
+
+func observeUpstreams(meter metric.Meter, each func(func(upstream string, healthy bool, latency time.Duration))) error {
+	healthy, err := meter.Int64ObservableGauge("sallyport.upstream.healthy",
+		metric.WithDescription("1 where an upstream is thought to work, or else 0."))
+	if err != nil {
+		return err
+	}
+	latency, err := meter.Float64ObservableGauge("sallyport.upstream.latency", metric.WithUnit("s"),
+		metric.WithDescription("Moving average of the time until an upstream would take a request."))
+	if err != nil {
+		return err
+	}
+	_, err = meter.RegisterCallback(func(_ context.Context, observer metric.Observer) error {
+		each(func(upstream string, works bool, took time.Duration) {
+			label := metric.WithAttributes(attribute.String("upstream", upstream))
+			value := int64(0)
+			if works {
+				value = 1
+			}
+			observer.ObserveInt64(healthy, value, label)
+			if took > 0 {
+				observer.ObserveFloat64(latency, took.Seconds(), label)
+			}
+		})
+		return nil
+	}, healthy, latency)
+	return err
 }
 
 // observeQueues registers what the exporters have lost.

@@ -82,6 +82,10 @@ type Options struct {
 	// GeoIP tells of each GeoIP database, by the name of its file and its type, how
 	// long ago it was built.
 	GeoIP func(observe func(database, kind string, age time.Duration))
+
+	// Upstreams tells of each upstream whether it is healthy, and how long it takes
+	// until it would take a request; 0: that was never measured.
+	Upstreams func(observe func(upstream string, healthy bool, latency time.Duration))
 }
 
 // Telemetry counts, traces and logs what it is told. Its methods may be called

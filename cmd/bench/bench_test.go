@@ -7,6 +7,9 @@ import (
 	"encoding/json"
 	"io"
 	"net"
+	nethttp "net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -165,6 +168,9 @@ func TestEveryMeasurement(t *testing.T) {
 	found := o.medians(c.name)
 	for _, row := range rows() {
 		value, ok := found[row.figure]
+		if row.figure == "forward_cpu_us" { // is of those who are asked by HTTP
+			continue
+		}
 		switch {
 		case !ok:
 			t.Errorf("there is no %s", row.figure)
@@ -178,6 +184,25 @@ func TestEveryMeasurement(t *testing.T) {
 	}
 	if n := found["connections_per_second"]; n < 10 {
 		t.Errorf("%v connections a second", n)
+	}
+}
+
+// TestForwarding has the library's proxy keep its connections, and close them.
+func TestForwarding(t *testing.T) {
+	for _, keeps := range []bool{true, false} {
+		proxy := &httputil.ReverseProxy{Rewrite: func(*httputil.ProxyRequest) {}, ModifyResponse: func(r *nethttp.Response) error {
+			if !keeps {
+				r.Header.Set("Connection", "close")
+			}
+			return nil
+		}}
+		server := httptest.NewServer(proxy)
+		t.Cleanup(server.Close)
+		c := contenderFor(t, "http", strings.TrimPrefix(server.URL, "http://"))
+		f, err := forward(t.Context(), c, settings{duration: 50 * time.Millisecond})
+		if err != nil || f["forward_cpu_us"] <= 0 || f["forward_per_second"] < 10 {
+			t.Errorf("%v, %v", f, err)
+		}
 	}
 }
 
@@ -238,6 +263,9 @@ func TestFailuresAreTold(t *testing.T) {
 		c := contenderFor(t, "socks5", address)
 		if m.name == "verify" { // for which that is something to count
 			continue
+		}
+		if m.name == "forward" {
+			c.through.scheme = "http"
 		}
 		if strings.HasPrefix(m.name, "udp-") { // no connection through it has a part in that
 			c.through.address = "127.0.0.1:1"

@@ -59,7 +59,7 @@ func measurements() []measurement {
 			return datagrams(ctx, c, s, size)
 		}})
 	}
-	return append(list, measurement{"verify", verify})
+	return append(list, measurement{"forward", forward}, measurement{"verify", verify})
 }
 
 func bulkName(up bool, streams int) string {

@@ -132,7 +132,7 @@ listen forward
 %s`, s.limit/4, host, port, servers.String()))
 }
 
-// squid keeps nothing and logs nothing, and is asked for tunnels only.
+// squid keeps nothing and logs nothing.
 func squid(s *stable, dir, host, port string) ([]string, error) {
 	file := filepath.Join(dir, "squid.conf")
 	return []string{"-N", "-f", file}, write(file, fmt.Sprintf(`http_port %s:%s

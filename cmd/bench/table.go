@@ -24,6 +24,7 @@ func rows() []row {
 		{"ping_pong_16384_cpu_us", "CPU per 16 KiB round trip, µs"},
 		{"udp_64_cpu_us", "CPU per 64 B datagram, µs"},
 		{"udp_1200_cpu_us", "CPU per 1200 B datagram, µs"},
+		{"forward_cpu_us", "CPU per forwarded request, µs"},
 		{"idle_descriptors", "idle connection: descriptors"},
 		{"idle_pss_kib", "idle connection: memory, KiB"},
 		{"idle_kernel_kib", "idle connection: kernel, KiB"},

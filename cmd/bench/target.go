@@ -109,6 +109,8 @@ func answer(c *net.TCPConn) error {
 		}
 	case discard:
 		return throwAway(c, func(int) {})
+	case get:
+		return answerRequests(c, small[:n])
 	}
 	return fmt.Errorf("no mode %q", small[0])
 }

@@ -27,6 +27,7 @@ import (
 	"sallyport/proxy/manage"
 	processes "sallyport/proxy/process"
 	"sallyport/proxy/session"
+	"sallyport/proxy/upstream"
 	"sallyport/telemetry"
 )
 
@@ -54,6 +55,7 @@ type server struct {
 	verifier  *identity.Verifier
 	sessions  *session.Table
 	guard     *guard.Guard
+	upstreams *upstream.Set
 	resolver  *dial.Resolver
 	proxy     *proxy.Proxy
 
@@ -104,6 +106,13 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		return nil, err
 	}
 	s.guard = guard.New(guarded)
+	if s.resolver, err = openResolver(c); err != nil {
+		return nil, err
+	}
+	dialer := &dial.Dialer{}
+	if s.upstreams, err = openUpstreams(c, &upstream.Options{Names: s.resolver, Dialer: dialer, Open: s.sessions.Through, Log: s.log}); err != nil {
+		return nil, err
+	}
 	s.verifier = identity.NewVerifier(runtime.GOMAXPROCS(0))
 	s.telemetry, err = telemetry.New(ctx, telemetry.Options{
 		Log: s.log, LogExport: s.logExport, Prometheus: c.Telemetry.Prometheus, Version: version,
@@ -112,6 +121,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		LogDropped:     s.logLines.Dropped,
 		AuditFailed:    s.audit.Failed,
 		GeoIP:          s.geoAges,
+		Upstreams:      s.upstreams.Observe,
 		DecisionLogDropped: func() int64 {
 			if s.decisions == nil {
 				return 0
@@ -122,17 +132,9 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.resolver, err = openResolver(c); err != nil {
-		return nil, err
-	}
-	dialer := &dial.Dialer{}
-	upstreams, err := openUpstreams(c, s.resolver, dialer)
-	if err != nil {
-		return nil, err
-	}
 	s.proxy = &proxy.Proxy{
 		Decide: s.engine, Observe: s.telemetry, Verify: s.verifier,
-		Resolve: s.resolver, Dial: dialer, Route: upstreams,
+		Resolve: s.resolver, Dial: dialer, Route: s.upstreams, Upstreams: s.upstreams,
 		Processes: processes.NewFinder(), Sessions: s.sessions, Guard: s.guard,
 		Limits: proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle,
 			Bind: c.Limits.Bind, Flows: c.Limits.Flows, FlowsTotal: c.Limits.FlowsTotal, FlowIdle: c.Limits.FlowIdle,
@@ -241,6 +243,9 @@ func (s *server) run(stop, now <-chan struct{}) error {
 		})
 	}
 	serving.Go(func() { s.proxy.Follow(ctx) })
+	tending, leave := context.WithCancel(ctx)
+	defer leave()
+	serving.Go(func() { s.upstreams.Run(tending) })
 	serving.Go(func() {
 		if err := management(); err != nil {
 			s.log.Error("management", "error", err)
@@ -249,6 +254,7 @@ func (s *server) run(stop, now <-chan struct{}) error {
 
 	<-stop
 	s.draining.Store(true)
+	leave() // what is opened ahead now, nobody will use
 	s.log.Info("draining", "grace", s.config.Shutdown.Grace.String(), "sessions", s.sessions.Len())
 	for _, l := range listeners {
 		l.Close()
@@ -295,7 +301,7 @@ func (s *server) management(ctx context.Context) (func() error, error) {
 	s.log.Info("management", "address", shown)
 	options := manage.Options{
 		Address: c.Address, Decide: s.engine, Observe: s.telemetry, Tokens: tokens, Sessions: s.sessions, Bans: s.guard,
-		Policy: s.policy, Ready: s.ready, Reload: s.reload, Log: s.log,
+		Policy: s.policy, Upstreams: func() any { return s.upstreams.List() }, Ready: s.ready, Reload: s.reload, Log: s.log,
 	}
 	if t := s.tls[""]; t != nil {
 		options.Secure = t.Listener

@@ -11,6 +11,7 @@ import (
 	"sallyport/policy/engine"
 	"sallyport/proxy/config"
 	"sallyport/proxy/geo"
+	"sallyport/proxy/upstream"
 )
 
 func checkCommand() *cobra.Command {
@@ -68,7 +69,7 @@ func judge(c *cobra.Command, o *config.Options) (revision string, advice engine.
 		return "", nil, err
 	}
 	databases, unread := openGeo(settings)
-	if _, err := openUpstreams(settings, nil, nil); err != nil {
+	if _, err := openUpstreams(settings, &upstream.Options{}); err != nil {
 		unread = join(unread, err)
 	}
 	if _, err := loadTLS(settings); err != nil {

@@ -189,6 +189,32 @@ print(requests.get("http://" + at + "/a", proxies={"http": "http://ann:battery@"
 	}
 }
 
+// The standard library's client, and the environment that it reads.
+func TestUrllib(t *testing.T) {
+	_, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s %d", r.Method, r.URL, len(body))
+	})
+	names := serveNames(t, map[string][]string{"here.example.": {"127.0.0.1"}})
+	s := start(t, "--data", settings(t, loopback, port), "--data", usersFile(t, map[string]string{"ann": "right horse"}), "--set", "dns.servers="+names.addr)
+	for proxy, want := range map[string]string{
+		"http://": "GET /a?b=c 0\nPOST /d 100000\n403\n", "http://ann:right%20horse@": "GET /a?b=c 0\nPOST /d 100000\n403\n", "http://ann:cow@": "407\n",
+	} {
+		out, err := client(t, "", []string{"http_proxy=" + proxy + s.addr}, python(t, "urllib.request"), "-c", `
+import sys, urllib.error, urllib.request
+try:
+    for path, data in (("/a?b=c", None), ("/d", b"x" * 100000)):
+        print(urllib.request.urlopen("http://here.example:" + sys.argv[1] + path, data, 20).read().decode())
+    urllib.request.urlopen("http://here.example:25/", None, 20)
+except urllib.error.HTTPError as e:
+    print(e.code)
+`, fmt.Sprint(port))
+		if err != nil || out != want {
+			t.Errorf("by %s urllib prints %q, %v", proxy, out, err)
+		}
+	}
+}
+
 func TestPythonWebSocket(t *testing.T) {
 	s, at, _ := openDoor(t, serveWebSocket)
 	host, port, _ := strings.Cut(s.addr, ":")
@@ -342,6 +368,29 @@ func TestTunnellingClients(t *testing.T) {
 				t.Errorf("%v: %q", err, out)
 			}
 		})
+	}
+}
+
+// One proxy is reached through another, and curl through proxychains.
+func TestChains(t *testing.T) {
+	last, at, port := openDoor(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "%s %s\n", r.Method, r.URL) })
+	_, own, _ := net.SplitHostPort(last.addr)
+	first := start(t, "--data", settings(t, loopback, mustPort(t, own), mustPort(t, port)))
+	for _, kind := range []string{"socks4", "socks5", "http"} {
+		for _, way := range [][]string{{"-x", "http://" + last.addr}, {"-p", "-x", "http://ann:right%20horse@" + last.addr}} {
+			if out, code := curl(t, append(way, "--preproxy", strings.Replace(kind, "http", "socks5h", 1)+"://"+first.addr, "http://"+at+"/a", "http://"+at+"/b")...); code != 0 || out != "GET /a\nGET /b\n" {
+				t.Errorf("by %s and %v curl exits %d and prints %q", kind, way, code, out)
+			}
+		}
+		config := fmt.Sprintf("strict_chain\nproxy_dns\n[ProxyList]\n%s %s\nsocks5 %s\n", kind, strings.Replace(first.addr, ":", " ", 1), strings.Replace(last.addr, ":", " ", 1))
+		path := write(t, filepath.Join(t.TempDir(), "proxychains.conf"), config)
+		if out, err := client(t, "", nil, "proxychains4", "-q", "-f", path, installed(t, "curl"), "-sS", "http://"+at+"/c"); err != nil || out != "GET /c\n" {
+			t.Errorf("by %s proxychains: %v, %q", kind, err, out)
+		}
+	}
+	for i := range 3 * 3 { // each has come by both
+		first.wait(t, i, "session")
+		last.wait(t, i, "session")
 	}
 }
 

@@ -76,7 +76,7 @@ redirect := {"host": "there.open.example"} if input.target.host == "redirected.o
 		for _, text := range []string{
 			greeting + connectTo(host, target.port), greeting + bind(host),
 			fmt.Sprintf("CONNECT %s:%d HTTP/1.1\r\n\r\n", host, target.port),
-			fmt.Sprintf("GET http://%s:%d/ HTTP/1.1\r\nHost: %s\r\n\r\n", host, target.port, host),
+			fmt.Sprintf("GET http://%s:%d/ HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", host, target.port, host),
 		} {
 			exchange(t, s.addr, text)
 		}

@@ -373,7 +373,7 @@ func TestWrongUse(t *testing.T) {
 		{policy("package sallyport.route\nallow := true\nsession_limits := {\"byts\": 1}"), "byts"},
 		{policy("package sallyport.route\nallow if input.target.host in data.nowhere"), "data.nowhere"},
 		{[]string{"run", "--config", write(t, filepath.Join(dir, "c.yaml"), "limits:\n  conections: 5\n")}, "c.yaml:2: limits.conections: unknown"},
-		{[]string{"check", "--config", write(t, filepath.Join(dir, "probe.yaml"), "upstreams:\n  a:\n    url: http://192.0.2.1\n    probe: {}\n")}, "probe.yaml:4: upstreams.a.probe: not supported by this release"},
+		{[]string{"check", "--config", write(t, filepath.Join(dir, "probe.yaml"), "upstreams:\n  a:\n    url: http://192.0.2.1\n    probe: {interval: 5s}\n")}, "probe.yaml:4: upstreams.a.probe: wants an address"},
 		{[]string{"check", "--config", write(t, filepath.Join(dir, "scheme.yaml"), "upstreams:\n  a: {url: \"sock5://me:hunter2@192.0.2.1\"}\n")}, "scheme.yaml:2: upstreams.a.url: want the scheme socks5, socks5h, socks4a, http or https; did you mean socks5?"},
 		{[]string{"check", "--config", write(t, filepath.Join(dir, "ca.yaml"), "upstreams:\n  a:\n    url: https://192.0.2.1\n    tls: {ca: /none}\n")}, "ca.yaml:4: upstreams.a.tls.ca: /none cannot be read"},
 		{[]string{"run", "--listen", "nowhere"}, "--listen"},

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -39,6 +38,7 @@ type question struct {
 	asked     string
 	command   string
 	address   string
+	upstreams []string
 	names     []string
 	call      string
 	caller    string
@@ -61,6 +61,7 @@ var askedOf = map[string][]policy.Stage{
 	"asked":     {policy.Dial, policy.Inspect},
 	"command":   {policy.Route, policy.Dial, policy.Inspect},
 	"address":   {policy.Dial},
+	"upstream":  {policy.Route},
 	"names":     {policy.Dial},
 	"call":      {policy.Manage},
 	"caller":    {policy.Manage},
@@ -82,6 +83,7 @@ func (q *question) flags(c *cobra.Command) {
 	f.StringVar(&q.asked, "asked", "", "`HOST:PORT` that the client asked for before a redirect (default the target)")
 	f.StringVar(&q.command, "command", "", "`NAME` of what the client asks for: connect, forward, … (default connect with --target)")
 	f.StringVar(&q.address, "address", "", "`IP` that is about to be dialled (default the target's, where that is an IP)")
+	f.StringArrayVar(&q.upstreams, "upstream", nil, "`NAME[=JSON]` of an upstream, the facts that differ from a healthy one's without labels: 'eu-1={\"latency_ms\": 20}'; may be repeated")
 	f.StringSliceVar(&q.names, "names", nil, "`NAMES` that the target is an alias of, the canonical one last")
 	f.StringVar(&q.call, "call", "", "`CALL` of the management API, such as 'GET /v1/sessions'")
 	f.StringVar(&q.caller, "caller", "", "`NAME` of the valid token that the call has")
@@ -110,7 +112,7 @@ func (q *question) facts(c *cobra.Command, stage policy.Stage, users *identity.U
 			return nil, nil, fmt.Errorf("--input: %s: %w", q.input, err)
 		}
 	}
-	for _, set := range []func(*cobra.Command, policy.Stage, map[string]any) error{q.setTime, q.setSource, q.setTarget, q.setCall} {
+	for _, set := range []func(*cobra.Command, policy.Stage, map[string]any) error{q.setTime, q.setSource, q.setTarget, q.setUpstreams, q.setCall} {
 		if err := set(c, stage, input); err != nil {
 			return nil, nil, err
 		}
@@ -305,6 +307,27 @@ func endpoint(flag, text string) (target.Host, int64, error) {
 	return host, int64(port), nil
 }
 
+func (q *question) setUpstreams(_ *cobra.Command, _ policy.Stage, input map[string]any) error {
+	for _, text := range q.upstreams {
+		name, facts, given := strings.Cut(text, "=")
+		upstream := map[string]any{}
+		if given {
+			var err error
+			if upstream, err = distribute.ReadInput(strings.NewReader(facts)); err != nil {
+				return fmt.Errorf("--upstream: %s: %w", name, err)
+			}
+		}
+		if _, told := upstream["healthy"]; !told {
+			upstream["healthy"] = true
+		}
+		if name == "" {
+			return fmt.Errorf("--upstream: want NAME or NAME=JSON, got %q", text)
+		}
+		put(input, upstream, "upstreams", name)
+	}
+	return nil
+}
+
 func (q *question) setCall(_ *cobra.Command, _ policy.Stage, input map[string]any) error {
 	if q.call != "" {
 		method, rest, _ := strings.Cut(q.call, " ")
@@ -342,76 +365,6 @@ func list(texts []string) []any {
 	out := make([]any, len(texts))
 	for i := range texts {
 		out[i] = texts[i]
-	}
-	return out
-}
-
-// setUser fills in who the client is, as authenticate would find it.
-func (q *question) setUser(c *cobra.Command, stage policy.Stage, input map[string]any, users *identity.Users) (notes []string, err error) {
-	if !slices.Contains(askedOf["user"], stage) {
-		return nil, nil
-	}
-	into, name, method := "identity", "name", q.method
-	if stage == policy.Authenticate {
-		into, name = "credentials", "username"
-	}
-	if method == "" && q.user != "" {
-		method = string(policy.MethodPassword)
-	}
-	if method == "" && q.input == "" {
-		method = string(policy.MethodNone)
-	}
-	if method != "" {
-		put(input, method, into, "method")
-	}
-	if q.user != "" {
-		put(input, q.user, into, name)
-		user, active := users.Lookup(q.user)
-		verified := user != nil && active && q.verified
-		switch {
-		case user == nil:
-			notes = append(notes, fmt.Sprintf("data.users has no %s: no groups and no attributes", q.user))
-		case !active:
-			notes = append(notes, fmt.Sprintf("%s is disabled or expired: its password would not be verified", q.user))
-		}
-		groups, attributes := []any{}, map[string]any{}
-		if user != nil && (verified || stage != policy.Authenticate) {
-			groups, attributes = list(user.Groups), user.Attributes
-		}
-		put(input, groups, into, "groups")
-		put(input, copied(attributes), into, "attributes")
-		if stage == policy.Authenticate {
-			put(input, user != nil, into, "known")
-			put(input, verified, into, "verified")
-		}
-	}
-	if stage == policy.Authenticate && c.Flag("verified").Changed {
-		put(input, q.verified, into, "verified")
-	}
-	if len(q.groups) > 0 {
-		put(input, list(q.groups), into, "groups")
-	}
-	for _, pair := range q.attribute {
-		key, text, ok := strings.Cut(pair, "=")
-		if !ok || key == "" {
-			return nil, fmt.Errorf("--attribute: want KEY=VALUE, got %q", pair)
-		}
-		var value any
-		if json.Unmarshal([]byte(text), &value) != nil {
-			value = text
-		}
-		put(input, value, into, "attributes", key)
-	}
-	if len(q.groups) > 0 || len(q.attribute) > 0 {
-		notes = slices.DeleteFunc(notes, func(n string) bool { return strings.HasPrefix(n, "data.users has no") })
-	}
-	return notes, nil
-}
-
-func copied(m map[string]any) map[string]any {
-	out := map[string]any{}
-	for k, v := range m {
-		out[k] = v
 	}
 	return out
 }

@@ -93,7 +93,7 @@ labels := {"path": input.request.path, "denials": sprintf("%d", [input.source.de
 		{"GET", at + "/a", "", 407, `"decision_id":"`},
 		{"GET", at + "/a", credentials("alice", "right horse"), 200, `GET /a 0 ""`},
 		{"GET", at + "/a", "", 407, `"decision_id":"`},
-		{"POST", at + "/a", credentials("alice", "battery") + "Content-Length: 5\r\n\r\nhello", 407, `"decision_id":"`},
+		{"POST", at + "/a", "Content-Length: 5\r\n\r\nhello", 407, `"decision_id":"`},
 		{"POST", at + "/a", credentials("alice", "right horse") + "Content-Length: 5\r\n\r\nhello", 200, `POST /a 5 ""`},
 		{"GET", at + "/open", "", 200, `GET /open 0 ""`},
 		{"GET", at + "/bob", credentials("alice", "right horse"), 403, "a session of alice"},
@@ -293,7 +293,7 @@ func TestForwardingLimits(t *testing.T) {
 	release := make(chan struct{})
 	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
-		case "/hang", "/hang.idle", "/hang.cut":
+		case "/hang", "/hang.idle", "/hang.cut", "/hang.duration":
 			<-release
 		case "/part.duration":
 			io.WriteString(w, "part")
@@ -383,6 +383,14 @@ session_limits := {"down": "64KiB/s"} if input.request.path == "/pace"
 	}
 	if r := record(5); r["cause"] != "cut: by the management API, token ops" {
 		t.Errorf("a session that is cut is recorded as %v", r["raw"])
+	}
+
+	d = dialDoor(t, s.addr)
+	if res, body := d.ask(bufio.NewReader(d), "GET", get("/hang.duration")); res.StatusCode != 503 || !res.Close {
+		t.Errorf("a server that is silent beyond the session's time is answered for by %v %q", res, body)
+	}
+	if r := record(6); r["cause"] != "origin server: is not waited for: expired" {
+		t.Errorf("it is recorded as %v", r["raw"])
 	}
 }
 

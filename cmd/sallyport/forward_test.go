@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -318,6 +319,8 @@ func TestForwardedAnswers(t *testing.T) {
 		{"GET 1.1", ok + "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "http_response_transfer_coding"},
 		{"GET 1.1", ok + "X: " + long + "\r\n\r\n", "http_response_header_section_size"},
 		{"GET 1.1", strings.Repeat("HTTP/1.1 103 x\r\n\r\n", 5000) + plainAnswer, "CUT"},
+		{"GET 1.1", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nhello", "http_upgrade_failed"},
+		{"GET 1.0", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello", "http_upgrade_failed"},
 		{"GET 1.1", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello", "http_upgrade_failed"},
 	} {
 		o.answer.Store(&c.answer)
@@ -343,5 +346,48 @@ func TestForwardedAnswers(t *testing.T) {
 				t.Errorf("%.80q is passed on as %q", c.answer, got)
 			}
 		}
+	}
+}
+
+// Behind interim answers a server may fail as well, and the client is told.
+func TestFailuresBehindInterimAnswers(t *testing.T) {
+	o := serveAnswer(t, "")
+	s := start(t, "--data", settings(t, loopback, o.port))
+	for _, c := range []struct{ answer, want string }{
+		{"HTTP/1.1 100 Continue\r\n\r\n", "connection_terminated"},
+		{"HTTP/1.1 100 Continue\r\n\r\nSSH-2.0-x\r\n", "http_protocol_error"},
+		{strings.Repeat("HTTP/1.1 103 x\r\n\r\n", 5000) + plainAnswer, "http_response_header_section_size"},
+	} {
+		o.answer.Store(&c.answer)
+		d := dialDoor(t, s.addr).say(fmt.Sprintf("GET http://%s/ HTTP/1.1\r\nHost: a\r\n\r\n", o.at))
+		<-o.heard
+		d.CloseWrite()
+		got, err := d.rest()
+		if !strings.HasPrefix(got, "HTTP/1.1 10") || strings.Count(got, "HTTP/1.1 502 ") != 1 || !strings.Contains(got, "error="+c.want+"\r\n") || err != nil {
+			t.Errorf("%.80q is passed on as %.80q … %q, %v", c.answer, got, got[max(0, len(got)-300):], err)
+		}
+	}
+}
+
+// A client that hangs up within an answer is recorded as one that leaves a tunnel.
+func TestClientsThatHangUpWithinAnAnswer(t *testing.T) {
+	over := make(chan struct{})
+	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
+		defer close(over)
+		for piece := make([]byte, 64<<10); ; {
+			if _, err := w.Write(piece); err != nil {
+				return
+			}
+		}
+	})
+	s := start(t, "--data", settings(t, loopback, port))
+	d := dialDoor(t, s.addr).say("GET http://" + at + "/ HTTP/1.1\r\nHost: a\r\n\r\n")
+	if _, err := io.ReadFull(d, make([]byte, 100_000)); err != nil {
+		t.Fatal(err)
+	}
+	d.Close() // with bytes unread, so that it is a reset
+	<-over
+	if r := s.wait(t, 0, "session"); r["outcome"] != "ok" || r["cause"] != "client_reset" {
+		t.Errorf("it is recorded as %v", r["raw"])
 	}
 }

@@ -61,6 +61,7 @@ func TestOpenTelemetry(t *testing.T) {
 	t.Run("sampling", func(t *testing.T) { testSampling(t, startCollector(t, binary)) })
 	t.Run("failures", func(t *testing.T) { testFailures(t, startCollector(t, binary)) })
 	t.Run("tunnel", func(t *testing.T) { testTunnel(t, startCollector(t, binary)) })
+	t.Run("hops", func(t *testing.T) { testHops(t, startCollector(t, binary)) })
 }
 
 // testSignals follows one session through all three signals.

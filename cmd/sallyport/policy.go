@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -29,6 +30,9 @@ func engineOptions(c *config.Config, d *geo.Databases) engine.Options {
 	}
 	if d != nil {
 		o.Missing = missing(d)
+	}
+	if len(c.Upstreams) > 0 { // else the policy may be judged for a configuration that is elsewhere
+		o.Upstreams = slices.Sorted(maps.Keys(c.Upstreams))
 	}
 	for _, name := range c.Policy.Stages {
 		o.Required = append(o.Required, policy.Stage(name))

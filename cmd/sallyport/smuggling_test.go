@@ -161,3 +161,55 @@ allow if input.request.path != "/smuggled"
 		})
 	}
 }
+
+// Requests that are sent behind one another are answered in their order, each by
+// itself, bodies and refusals between them or not.
+func TestRequestsBehindOneAnother(t *testing.T) {
+	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s %q.", r.Method, r.URL.Path, body)
+	})
+	s := start(t, "--data", settings(t, loopback, port))
+	to := "http://" + at
+	got := exchange(t, s.addr, "POST "+to+"/a HTTP/1.1\r\nHost: a\r\nContent-Length: 36\r\n\r\nGET /inner HTTP/1.1\r\nHost: localhost"+
+		"GET http://127.0.0.1:25/ HTTP/1.1\r\nHost: a\r\nContent-Length: 37\r\n\r\nGET /inner HTTP/1.1\r\nHost: localhost\n"+
+		"\r\nPUT "+to+"/b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nGET\r\n3;x=\"y\"\r\n /x\r\n0\r\nX: y\r\n\r\n"+
+		"HEAD "+to+"/c HTTP/1.1\r\nHost: a\r\n\r\n"+
+		"GET "+to+"/d HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nGET "+to+"/after HTTP/1.1\r\nHost: a\r\n\r\n")
+	var said []string
+	for _, part := range strings.Split(got, "HTTP/1.1 ")[1:] {
+		head, body, _ := strings.Cut(part, "\r\n\r\n")
+		if strings.HasPrefix(body, "{") {
+			body = "refused"
+		}
+		said = append(said, head[:3]+" "+body)
+	}
+	want := `200 POST /a "GET /inner HTTP/1.1\r\nHost: localhost".|403 refused|200 PUT /b "GET /x".|200 |200 GET /d "".`
+	if text := strings.Join(said, "|"); text != want {
+		t.Errorf("the answers are\n%s\nwant\n%s", text, want)
+	}
+	for i, method := range []string{"POST", "GET", "PUT", "HEAD", "GET"} {
+		if r := s.wait(t, i, "request"); r["http.request.method"] != method {
+			t.Errorf("%d is recorded as %v", i, r["raw"])
+		}
+	}
+}
+
+// A proxy that is asked for itself gets a request that is none for a proxy, and so
+// there is an end to it.
+func TestAskedForItself(t *testing.T) {
+	s := start(t, "--policy", write(t, filepath.Join(t.TempDir(), "route.rego"), "package sallyport.route\n\nallow := true\n"), "--policy", dialPolicy(t))
+	got := exchange(t, s.addr, "GET http://"+s.addr+"/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+	if !strings.HasPrefix(got, "HTTP/1.1 400 ") || !strings.Contains(got, "\r\nVia: 1.1 sallyport\r\n") {
+		t.Errorf("it answers %q", got)
+	}
+	// By tunnels the client has to say each step of the way.
+	step := "CONNECT " + s.addr + " HTTP/1.1\r\n\r\n"
+	got = exchange(t, s.addr, strings.Repeat(step, 5)+"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+	if strings.Count(got, "HTTP/1.1 200 ") != 5 || strings.Count(got, "HTTP/1.1 400 ") != 1 {
+		t.Errorf("it answers %q", got)
+	}
+	for i := range 2 + 6 {
+		s.wait(t, i, "session")
+	}
+}

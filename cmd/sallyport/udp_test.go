@@ -85,6 +85,17 @@ func datagram(t *testing.T, to, data string) []byte {
 // hear is the next datagram, and from whom.
 func (a *association) hear() (data string, from netip.AddrPort) {
 	a.t.Helper()
+	got := a.hearRaw()
+	d, err := socks5.ParseDatagram(got)
+	if err != nil || d.Fragment != 0 {
+		a.t.Fatalf("heard % x: %v", got, err)
+	}
+	return string(d.Data), netip.AddrPortFrom(d.IP, d.Port)
+}
+
+// hearRaw is hear with the header.
+func (a *association) hearRaw() []byte {
+	a.t.Helper()
 	a.SetReadDeadline(time.Now().Add(10 * time.Second))
 	got := make([]byte, 64<<10)
 	n, by, err := a.ReadFromUDPAddrPort(got)
@@ -94,11 +105,7 @@ func (a *association) hear() (data string, from netip.AddrPort) {
 	if by.Addr().Unmap() != a.relay.Addr() || by.Port() != a.relay.Port() {
 		a.t.Fatalf("heard from %s, want the relay %s", by, a.relay)
 	}
-	d, err := socks5.ParseDatagram(got[:n])
-	if err != nil || d.Fragment != 0 {
-		a.t.Fatalf("heard % x: %v", got[:n], err)
-	}
-	return string(d.Data), netip.AddrPortFrom(d.IP, d.Port)
+	return got[:n]
 }
 
 // want wants this as the next datagram.

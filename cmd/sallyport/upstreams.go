@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	"slices"
+	"strconv"
 
 	"sallyport/proxy/config"
 	"sallyport/proxy/dial"
@@ -17,23 +19,54 @@ import (
 )
 
 // openUpstreams makes the configured upstreams, and reads the files of their TLS.
-// An error is a config.Problems.
-func openUpstreams(c *config.Config, names dial.Lookup, dialer *dial.Dialer) (*upstream.Set, error) {
-	var hops []*dial.Hop
+// The options have all else. An error is a config.Problems.
+func openUpstreams(c *config.Config, o *upstream.Options) (*upstream.Set, error) {
 	var problems config.Problems
 	for _, name := range slices.Sorted(maps.Keys(c.Upstreams)) {
 		key := "upstreams." + name
-		hop, below, err := hopOf(name, c.Upstreams[name])
+		u := c.Upstreams[name]
+		hop, below, err := hopOf(name, u)
 		if err != nil {
 			problems = append(problems, c.Problem(key+below, err.Error()))
 			continue
 		}
-		hops = append(hops, hop)
+		probe, err := probeOf(u.Probe)
+		if err != nil {
+			problems = append(problems, c.Problem(key+".probe.address", err.Error()))
+			continue
+		}
+		pool := u.Pool.WithDefaults()
+		o.Upstreams = append(o.Upstreams, upstream.Upstream{
+			Hop: hop, Labels: u.Labels, Probe: probe, Pool: upstream.Pool{Idle: pool.Idle, MaxAge: pool.MaxAge},
+		})
 	}
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	return upstream.New(hops, names, dialer), nil
+	return upstream.New(*o), nil
+}
+
+func probeOf(p config.Probe) (upstream.Probe, error) {
+	if p.Address == "" {
+		return upstream.Probe{}, nil
+	}
+	p = p.WithDefaults()
+	text, port, err := net.SplitHostPort(p.Address)
+	if err != nil {
+		return upstream.Probe{}, errors.New("want HOST:PORT")
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return upstream.Probe{}, errors.New("want a port from 1 to 65535")
+	}
+	host, err := target.Parse(text)
+	if err != nil {
+		return upstream.Probe{}, errors.New("its host is neither a name nor an address")
+	}
+	return upstream.Probe{
+		To:       dial.Endpoint{Name: host.Name, IP: host.IP, Port: uint16(number)},
+		Interval: p.Interval, Timeout: p.Timeout, Rise: p.Rise, Fall: p.Fall,
+	}, nil
 }
 
 // hopOf makes one upstream, or names the key below it that is wrong.

@@ -54,6 +54,8 @@ type Options struct {
 	Capabilities []string            // built-ins that reach out or reveal, allowed nevertheless
 	MemoSize     int                 // decisions remembered by one snapshot; 0: 65,536; negative: none
 
+	Upstreams []string // which there are; nil: not known
+
 	// CheckData judges base data that Go code reads, such as data.users. One that
 	// has a method DataPath() []string is told with the file that path is in. Each
 	// error is a problem of the candidate. It may be nil.

@@ -55,6 +55,7 @@ func judge(c *Candidate, o Options, defaults []Module) (verdict *judged, problem
 		}
 	}
 	j.checkStages()
+	j.checkUpstreams()
 	// What cannot be parsed would show again as something undefined.
 	if !j.unparsed {
 		j.addDefaults(defaults)

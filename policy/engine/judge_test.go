@@ -302,8 +302,7 @@ func TestJudgeFacts(t *testing.T) {
 			"route.rego:2:10: input.identity.nmae is not a fact of sallyport.route: did you mean input.identity.name?"}},
 		{name: "not gathered", files: route(`allow if input.identity.usage.bytes.day == 7`, `deny contains "x" if count(input.identity.usage) > 9`, `warn contains "x" if input.upstreams.x.healthy`, `_x := input.source`), want: []string{
 			"route.rego:2:10: warning: input.identity.usage.bytes.day is not gathered by this release: always empty",
-			"route.rego:3:28: warning: input.identity.usage is not gathered by this release: always empty",
-			"route.rego:4:22: warning: input.upstreams is not gathered by this release: always empty"}},
+			"route.rego:3:28: warning: input.identity.usage is not gathered by this release: always empty"}},
 		{name: "missing as configured", files: route(`allow if input.source.geo.country == "NL"`, `deny contains "x" if f(input.target.geo)`, `f(x) if x.asn == 1`, `_x := input.source`), options: Options{Missing: missingGeo}, want: []string{
 			"route.rego:2:10: warning: input.source.geo.country is always empty: nobody knows",
 			"route.rego:3:24: warning: input.target.geo is always empty: nobody knows"}},

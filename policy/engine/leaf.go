@@ -68,7 +68,7 @@ func leafOf(f *policy.Fact) *leaf {
 			func(h *policy.Headers) (ast.Value, error) { return object(shown(*h), texts), nil },
 			func(b []byte, h *policy.Headers) []byte { return appendMap(b, shown(*h), appendTexts) })
 	case reflect.TypeFor[map[string]policy.Upstream]():
-		return upstreams(f.Each)
+		return upstreams(f.Each, [][]string{nil})
 	}
 	switch f.Type.Kind() {
 	case reflect.String:
@@ -106,9 +106,9 @@ func leafFor[T any](value func(*T) (ast.Value, error), key func([]byte, *T) []by
 	}
 }
 
-// upstreams shows the whole of each upstream.
-func upstreams(declared []policy.Fact) *leaf {
-	each, _ := planFact(&policy.Fact{Fields: declared}, [][]string{nil}, true)
+// upstreams shows of each upstream what lies on the paths.
+func upstreams(declared []policy.Fact, paths [][]string) *leaf {
+	each, _ := planFact(&policy.Fact{Fields: declared}, paths, true)
 	return leafFor(
 		func(m *map[string]policy.Upstream) (ast.Value, error) {
 			return object(*m, func(u policy.Upstream) ast.Value {

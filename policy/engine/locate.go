@@ -3,15 +3,19 @@ package engine
 import "sallyport/policy"
 
 // located says what a stage's rules want to have gathered for them: which
-// addresses are to be located, and whether the client's process is to be found.
-type located struct{ source, target, address, process bool }
+// addresses are to be located, and whether the client's process is to be found and
+// the upstreams' state asked for.
+type located struct{ source, target, address, process, upstreams bool }
 
 func locatedBy(read *plan) located {
 	geo := func(fact string) bool { return read.has([]string{fact, "geo"}) }
-	return located{source: geo("source"), target: geo("target"), address: geo("address"), process: read.has([]string{"source", "process"})}
+	return located{
+		source: geo("source"), target: geo("target"), address: geo("address"),
+		process: read.has([]string{"source", "process"}), upstreams: read.has([]string{"upstreams"}),
+	}
 }
 
-// locate fills in the geo and the process that the stage's rules read, each
+// locate fills in the geo, the process and the upstreams that the stage's rules read, each
 // address looked up once. What it returns is the asker's facts or, since those are not ours to
 // write to, a copy that release takes back. Memo key, input and log are all made
 // of that copy, so that they agree although databases are replaced meanwhile,
@@ -19,9 +23,10 @@ func locatedBy(read *plan) located {
 func (e *Engine) locate(st *stage, asked *policy.Facts) *policy.Facts {
 	want := st.located
 	if asked.Locator == nil {
-		want = located{process: want.process}
+		want = located{process: want.process, upstreams: want.upstreams}
 	}
 	want.process = want.process && asked.Client != nil
+	want.upstreams = want.upstreams && asked.Ways != nil
 	if want == (located{}) {
 		return asked
 	}
@@ -29,6 +34,9 @@ func (e *Engine) locate(st *stage, asked *policy.Facts) *policy.Facts {
 	*facts = *asked
 	if want.process {
 		facts.Source.Process = asked.Client.Process()
+	}
+	if want.upstreams {
+		facts.Upstreams = asked.Ways.Upstreams()
 	}
 	if want.source {
 		facts.Source.Geo = geoOf(facts.Source.IP, asked.Locator)

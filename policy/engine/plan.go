@@ -33,7 +33,7 @@ func paths(refs []ast.Ref) [][]string {
 		var path []string
 		for _, part := range ref[1:] {
 			name, ok := part.Value.(ast.String)
-			if !ok {
+			if !ok && !(len(path) == 1 && path[0] == "upstreams") { // where any name will do: see belowNames
 				break
 			}
 			path = append(path, string(name))
@@ -74,6 +74,9 @@ func planFact(f *policy.Fact, paths [][]string, secrets bool) (plan, bool) {
 	p := plan{name: f.Name, term: ast.StringTerm(f.Name), index: f.Index, hidden: f.Secret}
 	if f.Fields == nil {
 		p.leaf = leafOf(f)
+		if f.Each != nil {
+			p.leaf = upstreams(f.Each, belowNames(paths))
+		}
 		return p, true
 	}
 	whole := slices.ContainsFunc(paths, func(path []string) bool { return len(path) == 0 })
@@ -92,6 +95,19 @@ func planFact(f *policy.Fact, paths [][]string, secrets bool) (plan, bool) {
 		}
 	}
 	return p, true
+}
+
+// belowNames is what paths read of each of the objects that a fact maps names to:
+// all of it, where one of them does not say.
+func belowNames(paths [][]string) [][]string {
+	var below [][]string
+	for _, path := range paths {
+		if len(path) < 2 {
+			return [][]string{nil}
+		}
+		below = append(below, path[1:])
+	}
+	return below
 }
 
 // planOfLog is what is logged of a stage that nobody answers.

@@ -48,7 +48,10 @@ func TestPlan(t *testing.T) {
 		{[]string{"input.source[x].minute"}, ``}, // all of the source, see below
 		{[]string{`input.request.headers["user-agent"]`}, `{"request": {"headers": {"a": ["1", "0"], "b": ["2"]}}}`},
 		{[]string{"input.identity.attributes.team"}, `{"identity": {"attributes": {"l": [null, true, "x", 2.5], "n": 1.5}}}`},
-		{[]string{"input.upstreams[_].healthy"}, `{"upstreams": {"eu": {"healthy": true, "labels": {"k": "v"}, "latency_ms": 1234, "open": 0}}}`},
+		{[]string{"input.upstreams[_].healthy", "input.upstreams.us.labels.x"}, `{"upstreams": {"eu": {"healthy": true, "labels": {"k": "v"}}}}`},
+		{[]string{"input.upstreams[name][key]"}, `{"upstreams": {"eu": {"healthy": true, "labels": {"k": "v"}, "latency_ms": 1234, "open": 0}}}`},
+		{[]string{"input.upstreams.eu"}, `{"upstreams": {"eu": {"healthy": true, "labels": {"k": "v"}, "latency_ms": 1234, "open": 0}}}`},
+		{[]string{"input.upstreams[_].healthy", "input.upstreams"}, `{"upstreams": {"eu": {"healthy": true, "labels": {"k": "v"}, "latency_ms": 1234, "open": 0}}}`},
 		{[]string{"input.address.ip", "input.no.such", "data.x"}, `{}`}, // of another stage, unknown, no input
 		{[]string{"input.identity.nmae"}, `{"identity": {}}`},
 	} {

@@ -50,6 +50,10 @@ var (
 		`input.identity[_] == "a"`,
 		`key := ["name", "method"][_]; input.identity[key] == "b"`,
 		`input.upstreams[_].healthy`,
+		`some name in ["a", "b"]; u := input.upstreams[name]; u.open > 0`,
+		`input.upstreams[input.identity.name].labels.a == "b"`,
+		`min([u.latency_ms | some u in input.upstreams; u.healthy]) > 64`,
+		`every u in input.upstreams { u.open < 65 }`,
 		`json.marshal(input.target.geo) != "{}"`,
 		`union({{input.session.id}, {input.session.protocol}}) == {"a", "b"}`,
 	}
@@ -131,7 +135,7 @@ func TestRememberedIsFresh(t *testing.T) {
 		t.Fatal(differ)
 	}
 	t.Logf("%+v", seen)
-	few := seen.questions / 50
+	few := seen.questions / 60
 	if seen.remembered < seen.questions/5 || seen.questions-seen.remembered < few || min(seen.allowed, seen.denied, seen.faults) < few {
 		t.Errorf("%+v: too few to tell", seen)
 	}

@@ -35,7 +35,7 @@ func (l *loader) fields(of reflect.Type, n *node, path string) iter.Seq2[reflect
 			below := join(path, e.key)
 			field, found := known[e.key]
 			switch {
-			case !found && (isUnsupported(below) || of == reflect.TypeFor[Upstream]() && isPendingOfUpstream(e.key)):
+			case !found && isUnsupported(below):
 				l.problems.add(e.at, below, notYet)
 			case !found:
 				l.problems.add(e.at, below, "unknown key%s", didYouMean(e.key, keys))

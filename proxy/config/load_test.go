@@ -98,6 +98,9 @@ upstreams:
     url: https://192.0.2.1:3128
     source_address: 192.0.2.2
     tls: {ca: ca.pem, certificate: me.pem, key: key.pem, server_name: proxy.example}
+    labels: {country: de}
+    probe: {address: "192.0.2.9:443", interval: 20s, timeout: 3s, rise: 1, fall: 4}
+    pool: {idle: 4, max_age: 5s}
 log: {level: debug, format: text, file: /tmp/log}
 telemetry: {prometheus: false}
 shutdown: {grace: 0s}
@@ -124,7 +127,9 @@ shutdown: {grace: 0s}
 	},
 	"geoip": {"databases": ["country.mmdb", "asn.mmdb"]},
 	"upstreams": {"eu-1": {"url": "https://192.0.2.1:3128", "source_address": "192.0.2.2",
-		"tls": {"ca": "ca.pem", "certificate": "me.pem", "key": "key.pem", "server_name": "proxy.example"}}},
+		"tls": {"ca": "ca.pem", "certificate": "me.pem", "key": "key.pem", "server_name": "proxy.example"},
+		"labels": {"country": "de"}, "pool": {"idle": 4, "max_age": 5},
+		"probe": {"address": "192.0.2.9:443", "interval": 20, "timeout": 3, "rise": 1, "fall": 4}}},
 	"state": {"path": "/var/lib/sallyport.db"},
 	"limits": {"connections": 1000, "memory": 67108864, "handshake": "5s", "dial": 7, "idle": "1h", "bind": "1m", "flows": 5, "flows_total": 6, "flow_idle": "8s"},
 	"management": {"address": ":9080", "tokens": {"Ops.One": {"token": "0123456789abcdef", "roles": ["admin", "read:all"]}}},
@@ -136,7 +141,7 @@ shutdown: {grace: 0s}
 	"c.toml": `
 geoip.databases = ["country.mmdb", "asn.mmdb"]
 dns = {servers = ["192.0.2.1", "tls://dns.example:8853"], bootstrap = {"dns.example" = ["2001:db8::1"]}, ca = "ca.pem", family = "ipv4", timeout = "1s", cache = {entries = 5, min_ttl = 1, max_ttl = "1m", negative_ttl = 2}}
-upstreams.eu-1 = {url = "https://192.0.2.1:3128", source_address = "192.0.2.2", tls = {ca = "ca.pem", certificate = "me.pem", key = "key.pem", server_name = "proxy.example"}}
+upstreams.eu-1 = {url = "https://192.0.2.1:3128", source_address = "192.0.2.2", tls = {ca = "ca.pem", certificate = "me.pem", key = "key.pem", server_name = "proxy.example"}, labels.country = "de", probe = {address = "192.0.2.9:443", interval = 20, timeout = "3s", rise = 1, fall = 4}, pool = {idle = 4, max_age = "5s"}}
 log.level = "debug"
 log.format = 'text'
 log.file = "/tmp/log"
@@ -242,7 +247,10 @@ func TestWholeInEachFormat(t *testing.T) {
 		GeoIP: GeoIP{Databases: []string{"country.mmdb", "asn.mmdb"}},
 		Upstreams: map[string]Upstream{"eu-1": {
 			URL: "https://192.0.2.1:3128", SourceAddress: netip.MustParseAddr("192.0.2.2"),
-			TLS: UpstreamTLS{CA: "ca.pem", Certificate: "me.pem", Key: "key.pem", ServerName: "proxy.example"},
+			TLS:    UpstreamTLS{CA: "ca.pem", Certificate: "me.pem", Key: "key.pem", ServerName: "proxy.example"},
+			Labels: map[string]string{"country": "de"},
+			Probe:  Probe{Address: "192.0.2.9:443", Interval: 20 * time.Second, Timeout: 3 * time.Second, Rise: 1, Fall: 4},
+			Pool:   Pool{Idle: 4, MaxAge: 5 * time.Second},
 		}},
 		State: State{Path: "/var/lib/sallyport.db"},
 		Limits: Limits{Connections: 1000, Memory: 64 << 20, Handshake: 5 * time.Second, Dial: 7 * time.Second, Idle: time.Hour,

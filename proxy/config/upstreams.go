@@ -1,12 +1,15 @@
 package config
 
 import (
+	"cmp"
 	"maps"
+	"net"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"sallyport/proxy/secret"
 )
@@ -25,6 +28,38 @@ type Upstream struct {
 	URL           URL         `key:"url" doc:"SCHEME://[USER[:PASSWORD]@]HOST[:PORT]; the scheme is socks5, socks5h, socks4a, http or https, see [Upstreams](upstreams.md)"`
 	SourceAddress netip.Addr  `key:"source_address" doc:"the local address to connect to it from; the policy's source_address goes before it"`
 	TLS           UpstreamTLS `key:"tls" doc:"of https: how it is known, and how this proxy is known to it"`
+
+	Labels map[string]string `key:"labels" doc:"what policies see as input.upstreams[name].labels"`
+	Probe  Probe             `key:"probe" doc:"how it is found out whether it works; without an address: by the sessions through it only"`
+	Pool   Pool              `key:"pool" doc:"connections to it that are opened ahead"`
+}
+
+// Probe is how it is found out whether an upstream works. What is not said has a default.
+type Probe struct {
+	Address  string        `key:"address" doc:"HOST:PORT that the upstream is asked to connect to; a name is left to it"`
+	Interval time.Duration `key:"interval" doc:"the time between two probes, give or take a tenth; 0s: 10s"`
+	Timeout  time.Duration `key:"timeout" doc:"how long a probe may take; 0s: 5s"`
+	Rise     int           `key:"rise" doc:"successes in a row that make it healthy again; 0: 2"`
+	Fall     int           `key:"fall" doc:"failures in a row after which it is not healthy any more; 0: 3"`
+}
+
+// Pool is the connections to an upstream that are opened ahead.
+type Pool struct {
+	Idle   int           `key:"idle" doc:"how many, at most 256; 0: none"`
+	MaxAge time.Duration `key:"max_age" doc:"how old one may get that is not used; it has to be less than what the upstream allows before a request. 0s: 8s"`
+}
+
+// WithDefaults is the probe with all that was not said.
+func (p Probe) WithDefaults() Probe {
+	p.Interval, p.Timeout = cmp.Or(p.Interval, 10*time.Second), cmp.Or(p.Timeout, 5*time.Second)
+	p.Rise, p.Fall = cmp.Or(p.Rise, 2), cmp.Or(p.Fall, 3)
+	return p
+}
+
+// WithDefaults is the pool with all that was not said.
+func (p Pool) WithDefaults() Pool {
+	p.MaxAge = cmp.Or(p.MaxAge, 8*time.Second)
+	return p
 }
 
 // UpstreamTLS says who an upstream has to be, and who this proxy is to it.
@@ -105,10 +140,6 @@ func credentials(scheme, username, password string) (wrong string) {
 // String is the URL without whom it names.
 func (u URL) String() string { return redactURL(string(u)) }
 
-// isPendingOfUpstream tells of a key of an upstream whether it is documented but
-// does nothing yet.
-func isPendingOfUpstream(key string) bool { return key == "probe" || key == "pool" || key == "labels" }
-
 // upstreams judges the upstreams.
 func (v *validator) upstreams() {
 	for _, name := range slices.Sorted(maps.Keys(v.config.Upstreams)) {
@@ -130,5 +161,47 @@ func (v *validator) upstreams() {
 		if upstream.SourceAddress.IsUnspecified() || upstream.SourceAddress.IsMulticast() {
 			v.add(key+".source_address", "want an address of this machine")
 		}
+		v.probe(key+".probe", upstream.Probe)
+		v.pool(key+".pool", upstream.Pool)
+	}
+}
+
+func (v *validator) probe(key string, p Probe) {
+	if p.Address == "" {
+		if p != (Probe{}) {
+			v.add(key, "wants an address")
+		}
+		return
+	}
+	if host, port, err := net.SplitHostPort(p.Address); err != nil || host == "" {
+		v.add(key+".address", "want HOST:PORT")
+	} else if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 {
+		v.add(key+".address", "want a port from 1 to 65535")
+	}
+	full := p.WithDefaults()
+	if full.Interval < time.Second {
+		v.add(key+".interval", "want at least 1s")
+	}
+	if full.Timeout < 100*time.Millisecond {
+		v.add(key+".timeout", "want at least 100ms")
+	}
+	if full.Rise < 1 || full.Rise > mostMarks {
+		v.add(key+".rise", "want 1 to %d", mostMarks)
+	}
+	if full.Fall < 1 || full.Fall > mostMarks {
+		v.add(key+".fall", "want 1 to %d", mostMarks)
+	}
+}
+
+// mostMarks bounds how long an upstream that has changed is taken for what it was.
+const mostMarks = 100
+
+func (v *validator) pool(key string, p Pool) {
+	const most = 256
+	if p.Idle < 0 || p.Idle > most {
+		v.add(key+".idle", "want 0 to %d", most)
+	}
+	if p.WithDefaults().MaxAge < time.Second {
+		v.add(key+".max_age", "want at least 1s")
 	}
 }

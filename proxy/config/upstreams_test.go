@@ -57,7 +57,10 @@ func TestUpstreams(t *testing.T) {
   d: {url: "socks5://h", tls: {ca: x}}
   e: {url: "https://h", tls: {certificate: x}, source_address: "0.0.0.0"}
   f: {ulr: "https://h"}
-  g: {url: "http://h", pool: {idle: 4}, probe: {address: "x"}, labels: {a: b}}
+  g: {url: "http://h", pool: {idle: 4}, probe: {address: "x:80"}, labels: {a: b}}
+  h: {url: "http://h", pool: {idle: 257, max_age: 1ms}, labels: {a: [b]}, probe: {interval: 9s}}
+  i: {url: "http://h", probe: {address: "h", interval: 1ms, timeout: 1ms, rise: -1, fall: 101}}
+  j: {url: "http://h", probe: {address: "h:0"}}
 `)})
 	want := `c.yaml:2: upstreams.direct: want a name of at most 60 letters, digits, hyphens and underscores, and not direct
 c.yaml:3: upstreams."a.b": want a name of at most 60 letters, digits, hyphens and underscores, and not direct
@@ -67,9 +70,16 @@ c.yaml:6: upstreams.e.tls: want both certificate and key, or neither
 c.yaml:6: upstreams.e.source_address: want an address of this machine
 c.yaml:7: upstreams.f.url: must not be empty
 c.yaml:7: upstreams.f.ulr: unknown key; did you mean url?
-c.yaml:8: upstreams.g.pool: not supported by this release
-c.yaml:8: upstreams.g.probe: not supported by this release
-c.yaml:8: upstreams.g.labels: not supported by this release`
+c.yaml:9: upstreams.h.pool.idle: want 0 to 256
+c.yaml:9: upstreams.h.pool.max_age: want at least 1s
+c.yaml:9: upstreams.h.labels.a: want a string, got a list
+c.yaml:9: upstreams.h.probe: wants an address
+c.yaml:10: upstreams.i.probe.address: want HOST:PORT
+c.yaml:10: upstreams.i.probe.interval: want at least 1s
+c.yaml:10: upstreams.i.probe.timeout: want at least 100ms
+c.yaml:10: upstreams.i.probe.rise: want 1 to 100
+c.yaml:10: upstreams.i.probe.fall: want 1 to 100
+c.yaml:11: upstreams.j.probe.address: want a port from 1 to 65535`
 	if got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}

@@ -40,7 +40,7 @@ type Way struct {
 	Hops  []string // the upstreams that it leads through
 	At    netip.AddrPort
 	To    Endpoint       // of those that were wanted
-	Bound netip.AddrPort // as the last hop tells it; invalid: it does not
+	Bound netip.AddrPort // as the last hop tells it; invalid: it does not. Of Packets: the relay
 }
 
 // Through connects to a target through hops, of which there is at least one. The
@@ -53,13 +53,16 @@ type Way struct {
 // resolve names. An error is a *HopError, or a context.Canceled where ctx was
 // called off.
 func (d *Dialer) Through(ctx context.Context, names Lookup, hops []*Hop, to Endpoint, from netip.Addr, w Watcher) (Way, error) {
-	c := &chain{ctx: ctx, dialer: d, names: names, hops: hops, watch: w}
+	return d.through(&chain{ctx: ctx, dialer: d, names: names, hops: hops, watch: w}, to, from)
+}
+
+func (d *Dialer) through(c *chain, to Endpoint, from netip.Addr) (Way, error) {
 	way, err := c.reach(to, from)
 	if err == nil {
 		return way, nil
 	}
 	c.close()
-	if errors.Is(ctx.Err(), context.Canceled) {
+	if errors.Is(c.ctx.Err(), context.Canceled) {
 		return Way{}, context.Canceled
 	}
 	return Way{}, err
@@ -72,6 +75,7 @@ type chain struct {
 	names  Lookup
 	hops   []*Hop
 	watch  Watcher
+	ahead  *Ahead // the connection to the first hop, where there is one already
 
 	conn   net.Conn // to the hop that was reached last; nil: to none
 	reader *bufio.Reader
@@ -81,15 +85,17 @@ type chain struct {
 
 func (c *chain) reach(to Endpoint, from netip.Addr) (Way, error) {
 	way := Way{To: to}
+	if to.Packets {
+		if err := c.takesPackets(); err != nil {
+			return way, c.blame(len(c.hops)-1, err)
+		}
+	}
 	for i, hop := range c.hops {
 		start := time.Now()
 		c.watch.Began(hop.Name)
-		err := c.approach(i, from)
+		err := c.come(i, from)
 		if i == 0 && c.conn != nil {
 			way.At = c.conn.RemoteAddr().(*net.TCPAddr).AddrPort()
-		}
-		if err == nil {
-			err = c.meet(hop)
 		}
 		if err == nil {
 			c.watch.Ready(hop.Name, time.Since(start))
@@ -117,6 +123,18 @@ func (c *chain) reach(to Endpoint, from netip.Addr) (Way, error) {
 	}
 	way.Conn, way.Bound = c.conn, c.bound
 	return way, nil
+}
+
+// come makes a hop ready for a request, through those before it.
+func (c *chain) come(i int, from netip.Addr) error {
+	if i == 0 && c.ahead != nil {
+		c.hold(c.ahead.conn, c.ahead.reader)
+		return nil
+	}
+	if err := c.approach(i, from); err != nil {
+		return err
+	}
+	return c.meet(c.hops[i])
 }
 
 // approach opens a connection to a hop, through those before it.
@@ -178,12 +196,16 @@ func (c *chain) connect(hop *Hop, from netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	c.conn, c.reader = conn, bufio.NewReaderSize(conn, readerSize)
-	if deadline, ok := c.ctx.Deadline(); ok {
-		conn.SetDeadline(deadline)
-	}
-	c.hurry = context.AfterFunc(c.ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	c.hold(conn, bufio.NewReaderSize(conn, readerSize))
 	return nil
+}
+
+// hold has a connection end its waiting when ctx does.
+func (c *chain) hold(conn net.Conn, reader *bufio.Reader) {
+	c.conn, c.reader = conn, reader
+	deadline, _ := c.ctx.Deadline()
+	conn.SetDeadline(deadline)
+	c.hurry = context.AfterFunc(c.ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 }
 
 // readerSize holds every SOCKS message.

@@ -6,7 +6,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -54,19 +56,23 @@ func FuzzThrough(f *testing.F) {
 		"\x00\x5a\x00\x00\x00\x00\x00\x00early", "\x00\x5b\x00\x00\x00\x00\x00\x00",
 		"HTTP/1.1 200 OK\r\n\r\nearly", "HTTP/1.1 103 X\r\n\r\nHTTP/1.1 407 X\r\n\r\n", "HTTP/1.1 502 X\r\nProxy-Status: a;error=dns_error\r\n\r\n",
 	} {
-		for protocol := range byte(3) {
+		for protocol := range byte(4) {
 			f.Add(protocol, []byte(seed))
 		}
 	}
 	f.Fuzz(func(t *testing.T, protocol byte, text []byte) {
 		heard := make(chan string, 1)
 		hop := &Hop{
-			Name: "far", Protocol: []Protocol{SOCKS5, SOCKS4A, HTTP}[protocol%3], At: saying(t, text, heard),
+			Name: "far", Protocol: []Protocol{SOCKS5, SOCKS4A, HTTP, SOCKS5}[protocol%4], At: saying(t, text, heard),
 			Username: "me", Password: secret.New("hunter2"),
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		way, err := new(Dialer).Through(ctx, nil, []*Hop{hop}, Endpoint{Name: "target.example", Port: 80}, netip.Addr{}, silentWatcher{})
+		to := Endpoint{Name: "target.example", Port: 80}
+		if protocol%4 == 3 {
+			to = Endpoint{Packets: true}
+		}
+		way, err := new(Dialer).Through(ctx, nil, []*Hop{hop}, to, netip.Addr{}, silentWatcher{})
 		if err != nil {
 			var failed *HopError
 			if !errors.As(err, &failed) || failed.Hop != "far" || failed.Failure == "" || errors.Unwrap(err) != nil {
@@ -78,6 +84,9 @@ func FuzzThrough(f *testing.F) {
 		} else {
 			if !strings.HasSuffix(string(text), string(way.Early)) {
 				t.Fatalf("%q: early is %q", text, way.Early)
+			}
+			if to.Packets && (way.Bound.Addr() != hop.At.IP || way.Bound.Port() == 0) {
+				t.Fatalf("%q: datagrams go to %s", text, way.Bound)
 			}
 			way.Conn.Close()
 		}
@@ -140,5 +149,18 @@ func TestSourceOfAHop(t *testing.T) {
 			t.Errorf("%+v: from %s", c, got)
 		}
 		l.Close()
+	}
+}
+
+// A hop that has taken the connection and resets it, before anybody has looked
+// whether it came about, was there.
+func TestResetAfterAccept(t *testing.T) {
+	c := &chain{ctx: t.Context(), hops: []*Hop{{Name: "far"}}}
+	for errno, want := range map[syscall.Errno]Failure{syscall.ECONNRESET: HopClosed, syscall.ECONNREFUSED: HopRefused} {
+		met := &net.OpError{Op: "dial", Err: os.NewSyscallError("getsockopt", errno)}
+		var failed *HopError
+		if err := c.blame(0, classify(met, netip.Addr{})); !errors.As(err, &failed) || failed.Failure != want {
+			t.Errorf("%v is told as %v", errno, err)
+		}
 	}
 }

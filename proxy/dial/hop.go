@@ -43,6 +43,10 @@ type Endpoint struct {
 	Name string
 	IP   netip.Addr
 	Port uint16
+
+	// Packets is not one place but anywhere: the hop is asked for a relay of
+	// datagrams (RFC 1928 section 7), and nothing else is set.
+	Packets bool
 }
 
 // host is the name, or the address as text.
@@ -72,6 +76,7 @@ const (
 	HopUnreachable Failure = "unreachable"
 	HopDenied      Failure = "denied"      // it may not be asked for that
 	HopUnsupported Failure = "unsupported" // it cannot be asked for that
+	HopNoUDP       Failure = "no_udp"      // it relays no datagrams
 	HopFailed      Failure = "failed"      // without a word why
 )
 

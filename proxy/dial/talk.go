@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -89,9 +88,11 @@ func (c *chain) ask(hop *Hop, to Endpoint) error {
 }
 
 func (c *chain) askSOCKS5(to Endpoint) error {
-	request, err := socks5.AppendRequest(nil, socks5.Request{
-		Command: socks5.Connect, Address: socks5.Address{Host: to.Name, IP: to.IP, Port: to.Port},
-	})
+	wanted := socks5.Request{Command: socks5.Connect, Address: socks5.Address{Host: to.Name, IP: to.IP, Port: to.Port}}
+	if to.Packets {
+		wanted = associateRequest
+	}
+	request, err := socks5.AppendRequest(nil, wanted)
 	if err != nil {
 		return unspeakable(err)
 	}
@@ -105,6 +106,9 @@ func (c *chain) askSOCKS5(to Endpoint) error {
 	said := hopAnswer{asked: true, detail: reply.String()}
 	switch reply {
 	case socks5.Succeeded:
+		if to.Packets {
+			return c.bindRelay(bound)
+		}
 		c.bound = netip.AddrPortFrom(bound.IP.Unmap(), bound.Port)
 		return nil
 	case socks5.NotAllowed:
@@ -121,6 +125,9 @@ func (c *chain) askSOCKS5(to Endpoint) error {
 		said.failure = HopUnsupported
 	default:
 		said.failure = HopFailed
+	}
+	if to.Packets && said.failure == HopUnsupported {
+		said.failure = HopNoUDP
 	}
 	return &said
 }
@@ -235,7 +242,7 @@ func (c *chain) blame(at int, err error) error {
 		e.Target = said.asked && at == len(c.hops)-1
 	case errors.Is(err, ErrSource):
 		e.Failure = HopSource
-	case errors.Is(err, ErrRefused):
+	case errors.Is(err, ErrRefused) && !errors.Is(err, syscall.ECONNRESET):
 		e.Failure = HopRefused
 	case errors.Is(err, ErrHostUnreachable), errors.Is(err, ErrNetworkUnreachable):
 		e.Failure = HopUnreachable
@@ -243,7 +250,7 @@ func (c *chain) blame(at int, err error) error {
 		e.Failure, e.Detail = HopTimeout, "no answer within the deadline"
 	case errors.As(err, &certificate), errors.As(err, new(x509.HostnameError)), errors.As(err, new(x509.UnknownAuthorityError)):
 		e.Failure, e.Detail = HopCertificate, "its certificate is not valid for this upstream"
-	case errors.As(err, &ours) && !hungUp(err):
+	case errors.As(err, &ours) && !hungUp(err), alertIn(err) != "": // TLS 1.3 has some after the handshake
 		e.Failure, e.Detail = HopTLS, tlsDetail(err)
 	case errors.As(err, &wire):
 		e.Failure, e.Detail = HopMalformed, wire.Reason
@@ -271,9 +278,18 @@ func tlsDetail(err error) string {
 	if errors.As(err, &record) {
 		return "it does not speak TLS"
 	}
-	var alert tls.AlertError
-	if errors.As(err, &alert) {
-		return fmt.Sprintf("it ends the handshake: %v", alert)
+	if alert := alertIn(err); alert != "" {
+		return "it ends TLS: " + alert
 	}
 	return "the handshake fails"
+}
+
+// alertIn is the alert by which the other side has ended TLS, in the words of
+// crypto/tls; empty where it has not.
+func alertIn(err error) string {
+	var trouble *net.OpError
+	if errors.As(err, &trouble) && trouble.Op == "remote error" {
+		return trouble.Err.Error()
+	}
+	return ""
 }

@@ -59,13 +59,13 @@ func ParseSubject(text string) (Subject, error) {
 	switch kind {
 	case "identity", "claimed":
 		if name == "" {
-			return Subject{}, errors.New("a name is missing behind " + kind + ":")
+			return Subject{}, fmt.Errorf("%s: a name is missing", kind)
 		}
 		return Identity(name, kind == "claimed"), nil
 	case "uid":
 		n, err := strconv.ParseUint(name, 10, 32)
 		if err != nil {
-			return Subject{}, errors.New("a user's number is missing behind uid:")
+			return Subject{}, errors.New("uid: a number is missing")
 		}
 		return Subject{name: "uid:" + strconv.FormatUint(n, 10)}, nil
 	}

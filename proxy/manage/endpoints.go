@@ -47,6 +47,10 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call) {
 		if methods(w, r, http.MethodGet, http.MethodHead) {
 			reply(w, http.StatusOK, s.options.Policy())
 		}
+	case slices.Equal(path, []string{"v1", "upstreams"}):
+		if methods(w, r, http.MethodGet, http.MethodHead) {
+			reply(w, http.StatusOK, map[string]any{"upstreams": s.options.Upstreams()})
+		}
 	case slices.Equal(path, []string{"v1", "reload"}):
 		if methods(w, r, http.MethodPost) {
 			s.reload(w, r, c)

@@ -57,19 +57,21 @@ type Token struct {
 }
 
 // Options are what the API shows and does. All but Secure and Metrics are required.
+// What Policy and Upstreams return is shown as encoding/json takes it.
 type Options struct {
-	Address  string // as configured, host and port: a Host header may name this host
-	Decide   Decider
-	Observe  Observer
-	Tokens   map[string]Token // by name
-	Sessions Sessions
-	Bans     Bans
-	Policy   func() any                                 // what /v1/policy shows, as encoding/json takes it
-	Ready    func() error                               // nil, or why the server is not ready
-	Reload   func(ctx context.Context, by string) error // reads configuration and policy again; by is who asks for it
-	Secure   func(net.Listener) net.Listener            // puts TLS above the connections; nil: there is none
-	Metrics  http.Handler                               // nil: there is no /metrics
-	Log      *slog.Logger
+	Address   string // as configured, host and port: a Host header may name this host
+	Decide    Decider
+	Observe   Observer
+	Tokens    map[string]Token // by name
+	Sessions  Sessions
+	Bans      Bans
+	Policy    func() any                                 // what /v1/policy shows
+	Upstreams func() any                                 // the list that /v1/upstreams shows
+	Ready     func() error                               // nil, or why the server is not ready
+	Reload    func(ctx context.Context, by string) error // reads configuration and policy again; by is who asks for it
+	Secure    func(net.Listener) net.Listener            // puts TLS above the connections; nil: there is none
+	Metrics   http.Handler                               // nil: there is no /metrics
+	Log       *slog.Logger
 }
 
 // Bounds on what a caller can make us hold, and for how long.

@@ -120,11 +120,12 @@ func start(t *testing.T, answer func(policy.API) policy.Decision, change ...func
 			"view":  {Secret: secret.New(viewToken)},
 			"unset": {},
 		},
-		Policy:  func() any { return map[string]string{"revision": "r9"} },
-		Ready:   func() error { return nil },
-		Reload:  func(context.Context, string) error { return nil },
-		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "up 1\n") }),
-		Log:     slog.New(slog.NewJSONHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Policy:    func() any { return map[string]string{"revision": "r9"} },
+		Upstreams: func() any { return []string{"u7"} },
+		Ready:     func() error { return nil },
+		Reload:    func(context.Context, string) error { return nil },
+		Metrics:   http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "up 1\n") }),
+		Log:       slog.New(slog.NewJSONHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	for _, c := range change {
 		c(&options)
@@ -323,7 +324,7 @@ func TestFactsOfACall(t *testing.T) {
 func TestEveryOtherPathAsks(t *testing.T) {
 	b := start(t, byToken)
 	for i, path := range []string{
-		"/metrics", "/", "/v1", "/v1/sessions", "/v1/sessions/", "/v1/sessions/x", "/v1/policy", "/v1/reload",
+		"/metrics", "/", "/v1", "/v1/sessions", "/v1/sessions/", "/v1/sessions/x", "/v1/policy", "/v1/upstreams", "/v1/reload",
 		"/nowhere", "/livez/", "//livez", "/livez/../v1/policy", "/%6Cive%7A/x", "/v1//policy", "/debug/pprof/",
 	} {
 		if got := b.do(t, "GET", path); got.status != 401 {
@@ -354,6 +355,8 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		{"GET", "/v1/sessions/", "", 404},
 		{"DELETE", "/v1/sessions/", "", 404}, // and not all of them
 		{"DELETE", "/v1/policy", "GET, HEAD", 405},
+		{"DELETE", "/v1/upstreams", "GET, HEAD", 405},
+		{"GET", "/v1/upstreams", "", 200},
 		{"POST", "/metrics", "GET, HEAD", 405},
 		{"GET", "/v1/reload", "POST", 405},
 		{"PUT", "/v1/sessions", "GET, HEAD, DELETE", 405},

@@ -9,34 +9,37 @@ import (
 	"time"
 )
 
-// Headroom is how much memory is free before a datagram of a peer, for the
-// header that it gets.
-const Headroom = 32
+// Headroom is how much memory is free before a datagram, for the header that it
+// gets: a relay's with a name takes 262 bytes.
+const Headroom = 288
 
 // Switch says where the datagrams of one client go. It is asked by one
 // goroutine for each socket. A datagram is the relay's memory: what is to
 // outlive the call is to be copied.
 type Switch interface {
-	// FromClient is what the client's datagram carries, and to whom; nil: to
-	// nobody, at least not now.
+	// FromClient is what the client's datagram carries, all of it from some byte on,
+	// and to whom; nil: to nobody, at least not now.
 	FromClient(from netip.AddrPort, datagram []byte, now time.Time) (data []byte, to *Peer)
-	// FromPeer is the header, of at most Headroom bytes, that goes before a
-	// datagram on its way to the client; nil: it does not go.
-	FromPeer(from netip.AddrPort, datagram []byte, now time.Time) (header []byte)
+	// FromPeer is what a peer's datagram carries, all of it from some byte on, and the
+	// header, of at most Headroom bytes, that goes before that on its way to the
+	// client; nil: it does not go.
+	FromPeer(from netip.AddrPort, datagram []byte, now time.Time) (header, data []byte)
 	// Lost is told of datagrams that the network would not take.
 	Lost(n int)
 }
 
 // Peer is somebody whom datagrams are sent to.
 type Peer struct {
-	addr *net.UDPAddr
-	six  bool
+	addr   *net.UDPAddr
+	six    bool
+	header []byte
 }
 
-// NewPeer returns the peer at an address.
-func NewPeer(at netip.AddrPort) *Peer {
+// NewPeer returns the peer at an address. The header, of at most Headroom bytes,
+// goes before all that is sent to it.
+func NewPeer(at netip.AddrPort, header []byte) *Peer {
 	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
-	return &Peer{addr: net.UDPAddrFromAddrPort(at), six: at.Addr().Is6()}
+	return &Peer{addr: net.UDPAddrFromAddrPort(at), six: at.Addr().Is6(), header: header}
 }
 
 // PacketCounters counts datagrams. They are live, like Counters.
@@ -144,6 +147,10 @@ func (x *Packets) Close() {
 // Stop ends the relay because the client has gone.
 func (x *Packets) Stop() { x.halt(Finished, nil) }
 
+// Abandon ends the relay because those have gone through whom all of the peers are
+// reached; the error says who.
+func (x *Packets) Abandon(err error) { x.halt(TargetReset, err) }
+
 func (x *Packets) halt(cause Cause, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -199,7 +206,11 @@ func (x *Packets) Meet(client netip.AddrPort) error { return x.client.connect(cl
 func (x *Packets) Send(data []byte, to *Peer) {
 	b := batches.Get().(*batch)
 	defer batches.Put(b)
-	b.out[0].add(data, len(data), to.addr)
+	whole := data
+	if len(to.header) > 0 {
+		whole = append(append(b.memory[:0], to.header...), data...)
+	}
+	b.out[0].add(whole, len(data), to.addr)
 	x.flush(x.socketOf(to.six), &b.out[0], &x.counters.Up, &x.packets.Up)
 	x.up.spend(len(data))
 }
@@ -236,7 +247,7 @@ func (x *Packets) carryUp() {
 			if to.six {
 				family = 1
 			}
-			b.out[family].add(data, len(data), to.addr)
+			b.out[family].add(b.headed(i, len(data), to.header), len(data), to.addr)
 			size += len(data)
 		}
 		for i := range b.out {
@@ -261,9 +272,9 @@ func (x *Packets) carryDown(s *socket) {
 		now, size := time.Now(), 0
 		for i := range n {
 			datagram, from := b.received(i)
-			if header := x.route.FromPeer(from, datagram, now); header != nil {
-				b.out[0].add(b.headed(i, header), len(datagram), nil)
-				size += len(datagram)
+			if header, data := x.route.FromPeer(from, datagram, now); header != nil {
+				b.out[0].add(b.headed(i, len(data), header), len(data), nil)
+				size += len(data)
 			}
 		}
 		x.flush(x.client, &b.out[0], &x.counters.Down, &x.packets.Down)

@@ -31,11 +31,11 @@ func (s *straight) FromClient(from netip.AddrPort, datagram []byte, _ time.Time)
 	return datagram[1:], s.peer
 }
 
-func (s *straight) FromPeer(from netip.AddrPort, _ []byte, _ time.Time) []byte {
+func (s *straight) FromPeer(from netip.AddrPort, datagram []byte, _ time.Time) (header, data []byte) {
 	if from != s.at {
-		return nil
+		return nil, nil
 	}
-	return []byte{'h'}
+	return []byte{'h'}, datagram
 }
 
 func (s *straight) Lost(n int) { s.lost.Add(int64(n)) }
@@ -68,7 +68,7 @@ func join(t testing.TB, limits Limits) (client *net.UDPConn, x *Packets, s *stra
 			echo.WriteToUDPAddrPort(b[:n], from)
 		}
 	}()
-	s = &straight{peer: NewPeer(local(echo)), at: local(echo)}
+	s = &straight{peer: NewPeer(local(echo), nil), at: local(echo)}
 	counted = new(PacketCounters)
 	x, err := JoinPackets(socket, s, limits, new(Counters), counted)
 	if err != nil {
@@ -134,7 +134,7 @@ func TestPacketsBurst(t *testing.T) {
 // Datagrams are joined where they have one size and one peer; the last may be
 // shorter.
 func TestJoin(t *testing.T) {
-	one, two := NewPeer(netip.MustParseAddrPort("192.0.2.1:1")).addr, NewPeer(netip.MustParseAddrPort("192.0.2.2:1")).addr
+	one, two := NewPeer(netip.MustParseAddrPort("192.0.2.1:1"), nil).addr, NewPeer(netip.MustParseAddrPort("192.0.2.2:1"), nil).addr
 	for _, c := range []struct {
 		sizes []int // negative: to the second peer
 		want  string

@@ -48,11 +48,13 @@ func (b *batch) received(i int) ([]byte, netip.AddrPort) {
 	return m.Buffers[0][:m.N], from
 }
 
-// headed is one of the datagrams that have come, with a header before it.
-func (b *batch) headed(i int, header []byte) []byte {
-	start := i*slot + Headroom - len(header)
+// headed is the last n bytes of one of the datagrams that have come, with a header
+// before them.
+func (b *batch) headed(i, n int, header []byte) []byte {
+	end := i*slot + Headroom + b.in[i].N
+	start := end - n - len(header)
 	copy(b.memory[start:], header)
-	return b.memory[start : i*slot+Headroom+b.in[i].N]
+	return b.memory[start:end]
 }
 
 // socket is a UDP socket that is read and written in batches.

@@ -176,12 +176,19 @@ func (s *Session) SetAddress(address netip.AddrPort) {
 func (s *Session) SetVia(upstreams []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.via = upstreams
+	s.setVia(upstreams)
 }
 
 // maxLabels bounds what a policy can have a session keep, which is asked about for
 // each of its datagrams' destinations.
 const maxLabels = 64
+
+func (s *Session) setVia(upstreams []string) {
+	if s.state != Closed {
+		s.table.through.move(s.via, upstreams)
+	}
+	s.via = upstreams
+}
 
 // AddLabels adds to the session's labels; a later value of the same name wins.
 // Beyond 64 names no more are kept.
@@ -223,7 +230,8 @@ func (s *Session) Decided(stage, id string) {
 func (s *Session) Renew() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.command, s.identity, s.target, s.address, s.via, s.labels = "", "", Target{}, netip.AddrPort{}, nil, nil
+	s.command, s.identity, s.target, s.address, s.labels = "", "", Target{}, netip.AddrPort{}, nil
+	s.setVia(nil)
 	s.decisions = slices.DeleteFunc(s.decisions, func(d Decision) bool { return d.Stage != "admit" })
 }
 
@@ -283,6 +291,9 @@ func copied(m map[string]string) map[string]string {
 // been can still be read. Closing it again does nothing.
 func (s *Session) Close() {
 	s.mu.Lock()
+	if s.state != Closed {
+		s.table.through.move(s.via, nil)
+	}
 	s.state = Closed
 	s.mu.Unlock()
 	s.table.remove(s)

@@ -42,7 +42,8 @@ const cutGrace = 2 * time.Second
 
 // Table holds the open sessions, at most so many.
 type Table struct {
-	max int
+	max     int
+	through through
 
 	mu       sync.Mutex
 	sessions map[string]*Session

@@ -12,10 +12,13 @@ import (
 )
 
 // choices are the upstreams of a hop in the order in which they are tried. Those
-// that have just failed come last, whatever the order.
+// that have just failed come after the others, whatever the order, and those that
+// are not healthy last: where there is nobody else, one that is thought dead is
+// still better than none.
 func (s *Set) choices(hop policy.Hop, key string, now time.Time) []*member {
 	type choice struct {
 		m       *member
+		ill     bool
 		shunned bool
 		latency time.Duration
 		weight  uint64
@@ -24,7 +27,7 @@ func (s *Set) choices(hop policy.Hop, key string, now time.Time) []*member {
 	for _, name := range hop.Any {
 		m := s.known[name]
 		m.mu.Lock()
-		choices = append(choices, choice{m: m, shunned: now.Before(m.shunned), latency: m.latency})
+		choices = append(choices, choice{m: m, ill: !m.health.healthy, shunned: now.Before(m.shunned), latency: m.latency})
 		m.mu.Unlock()
 	}
 	switch hop.By {
@@ -43,7 +46,7 @@ func (s *Set) choices(hop policy.Hop, key string, now time.Time) []*member {
 		case policy.ByHash:
 			order = cmp.Compare(b.weight, a.weight)
 		}
-		return cmp.Or(boolCompare(a.shunned, b.shunned), order)
+		return cmp.Or(boolCompare(a.ill, b.ill), boolCompare(a.shunned, b.shunned), order)
 	})
 	members := make([]*member, 0, len(choices))
 	for _, c := range choices {

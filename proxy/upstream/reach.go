@@ -65,7 +65,21 @@ func (s *search) once(ctx context.Context, hops []*dial.Hop, to dial.Endpoint, o
 		ctx, cancel = context.WithTimeout(ctx, share)
 		defer cancel()
 	}
-	return s.set.dialer.Through(ctx, s.set.names, hops, to, s.trip.From, &watcher{s.set, s.trip.Watch})
+	if ahead := s.set.known[hops[0].Name].pool.take(s.trip.From); ahead != nil {
+		w := &watcher{set: s.set, next: s.trip.Watch, ahead: true}
+		way, err := s.set.dialer.Onward(ctx, s.set.names, ahead, hops, to, w)
+		if err == nil || !stale(err) || ctx.Err() != nil {
+			return way, err
+		}
+	}
+	return s.set.dialer.Through(ctx, s.set.names, hops, to, s.trip.From, &watcher{set: s.set, next: s.trip.Watch})
+}
+
+// stale tells whether a failure may be due to a connection that was opened ahead,
+// so that another one is worth while. Nothing of the client's was sent by then.
+func stale(err error) bool {
+	var failed *dial.HopError
+	return errors.As(err, &failed) && failed.At == 0 && !failed.Target && failed.Failure != dial.HopTimeout
 }
 
 // mostShares keeps a share of the time long enough to be of use.
@@ -95,19 +109,32 @@ func (s *search) goesOn(ctx context.Context, err error) bool {
 	return len(*left) > 0
 }
 
-// watcher measures upstreams, and passes on what it sees.
+// watcher measures upstreams and marks how they fare, and passes on what it sees.
 type watcher struct {
-	set  *Set
-	next dial.Watcher
+	set   *Set
+	next  dial.Watcher
+	ahead bool   // the connection to the first one was there, and says nothing of it
+	ready string // the upstream that would take a request
 }
 
 func (w *watcher) Began(hop string) { w.next.Began(hop) }
 
 func (w *watcher) Ready(hop string, took time.Duration) {
-	w.set.known[hop].ready(took)
+	w.ready = hop
+	if !w.ahead {
+		w.set.known[hop].ready(took)
+	}
+	w.ahead = false
 	w.next.Ready(hop, took)
 }
 
 func (w *watcher) Done(hop string, at netip.AddrPort, took time.Duration, err error) {
+	var failed *dial.HopError
+	switch {
+	case err == nil:
+		w.set.note(w.set.known[hop], "")
+	case errors.As(err, &failed) && against(failed, w.ready == failed.Hop, took):
+		w.set.note(w.set.known[failed.Hop], reasonOf(err))
+	}
 	w.next.Done(hop, at, took, err)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"testing"
@@ -15,11 +16,11 @@ import (
 )
 
 func setOf(names ...string) *Set {
-	var hops []*dial.Hop
+	var known []Upstream
 	for _, name := range names {
-		hops = append(hops, &dial.Hop{Name: name, Local: name == "local"})
+		known = append(known, Upstream{Hop: &dial.Hop{Name: name, Local: name == "local"}})
 	}
-	return New(hops, nil, &dial.Dialer{})
+	return New(Options{Upstreams: known, Dialer: &dial.Dialer{}, Open: func(string) int64 { return 0 }, Log: slog.New(slog.DiscardHandler)})
 }
 
 func (s *Set) order(hop policy.Hop, key string) []string {

@@ -206,7 +206,7 @@ func inspectHTTP(b []byte) (Flow, bool) {
 	}
 	method, after, _ := strings.Cut(strings.TrimSuffix(string(line), "\r"), " ")
 	target, version, _ := strings.Cut(after, " ")
-	if !isToken(method) || !strings.HasPrefix(version, "HTTP/") || len(version) != len("HTTP/1.1") {
+	if !isToken(method) || strings.ContainsFunc(target, isControl) || !strings.HasPrefix(version, "HTTP/") || len(version) != len("HTTP/1.1") {
 		return unknown, false
 	}
 	if method == "PRI" { // HTTP/2, whose head is not text
@@ -224,8 +224,8 @@ func inspectHTTP(b []byte) (Flow, bool) {
 			break
 		}
 		name, value, ok := strings.Cut(text, ":")
-		if !ok || !isToken(name) {
-			return http, false // obsolete folding, or worse
+		if !ok || !isToken(name) || strings.ContainsFunc(value, isControl) {
+			return http, false // obsolete folding, or what some take for a line's end
 		}
 		if strings.EqualFold(name, "Host") {
 			hosts = append(hosts, strings.Trim(value, " \t"))
@@ -261,6 +261,8 @@ func mayBeMethod(line []byte) bool {
 	method, _, _ := strings.Cut(string(line), " ")
 	return isToken(method) && len(method) <= 32
 }
+
+func isControl(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }
 
 func isToken(text string) bool {
 	for i := range len(text) {
