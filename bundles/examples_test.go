@@ -29,6 +29,7 @@ type example struct {
 
 func examples() []example {
 	return []example{
+		{name: "bruteforce"},
 		{name: "egress", passwords: map[string]string{"research-agent": "reads-papers-all-day", "billing": "pays-bills-on-time"}},
 		{name: "geofence"},
 		{name: "office", passwords: map[string]string{"ann": "sells-until-six", "ben": "builds-day-and-night"}},

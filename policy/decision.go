@@ -30,9 +30,9 @@ type Decision struct {
 	Explain       bool           `field:"explain" stages:"admit authenticate route dial" doc:"whether the client is told the reasons"`
 	Methods       Methods        `field:"methods" stages:"admit" doc:"the authentication methods that may be used"`
 	Identity      IdentityChange `field:"identity" stages:"authenticate" doc:"who the client is: given keys replace what the credential source says"`
-	Ban           Ban            `field:"ban" stages:"admit authenticate route" pending:"true" doc:"refuse the source or the identity for that long"`
-	Delay         Duration       `field:"delay" stages:"admit authenticate" pending:"true" doc:"wait this long before answering"`
-	Limits        Limits         `field:"limits" stages:"admit authenticate" pending:"true" doc:"how much the source or the identity may use"`
+	Ban           Ban            `field:"ban" stages:"admit authenticate route" doc:"refuse this request, and all later ones of the source or the identity for that long"`
+	Delay         Duration       `field:"delay" stages:"admit authenticate" doc:"wait this long before answering, and no longer than the handshake may take"`
+	Limits        Limits         `field:"limits" stages:"admit authenticate" doc:"how much the source, or the identity, may do; what is left out is unlimited, and 0 is an error"`
 	SessionLimits SessionLimits  `field:"session_limits" stages:"route" doc:"how long, how fast and how much; what is left out is unlimited, and 0 is an error"`
 	Redirect      Redirect       `field:"redirect" stages:"route" doc:"go there instead"`
 	Via           Via            `field:"via" stages:"route" doc:"the upstreams to go through, the first one first; empty: directly"`
@@ -152,9 +152,30 @@ const (
 	ResolveRemote Resolution = "remote"
 )
 
-// Ban and Limits are declared so that a policy which uses them is refused by
-// name; their content comes with their enforcement.
-type (
-	Ban    struct{}
-	Limits struct{}
-)
+// Ban refuses whoever it is about for a while. For is 0 where the policy bans
+// nobody.
+type Ban struct {
+	For      Duration     `key:"for" zero:"no"`
+	Prefix   netip.Prefix `key:"prefix"`   // one of the source's; the zero value is its address, of IPv6 the /64
+	Identity bool         `key:"identity"` // instead of the source; not of admit
+}
+
+// Limits bound what a source (of admit) or an identity (of authenticate) may do.
+// A zero value is no bound, and is not for a policy to say.
+type Limits struct {
+	Connections int64        `key:"connections" range:"1 1000000000"` // open at once
+	Rate        Pace         `key:"rate" zero:"no"`                   // attempts, those included that are refused
+	Burst       int64        `key:"burst" range:"1 1000000000"`       // attempts at once; 0: as many as the rate names
+	Prefix      netip.Prefix `key:"prefix"`                           // one of the source's, which is bound as a whole; of admit only
+	Quota       Quota        `key:"quota"`
+}
+
+// Pace is so many in a time, as text ("20/s", "100/m", "1000/h"), or a number a
+// second. The zero value is none.
+type Pace struct {
+	Count float64
+	Per   time.Duration
+}
+
+// Quota is not enforced yet: a policy that names it is refused.
+type Quota struct{}

@@ -27,9 +27,11 @@ type life struct {
 	// It has what the observer keeps of it, and nothing is cancelled by it.
 	observed context.Context
 
-	*opening                 // nil once the session is granted, or over
-	kept                     // what is known of the request for good
-	way         way          // through upstreams; the zero value is the direct one
+	*opening        // nil once the session is granted, or over
+	kept            // what is known of the request for good
+	way         way // through upstreams; the zero value is the direct one
+	source      guard.Source
+	visit       guard.Visit  // ends with the session
 	requests    int          // of plain HTTP that were heard
 	flow        *relay.Flow  // nil of an association, and of plain HTTP until a request is sent on
 	association *association // nil of all else
@@ -53,6 +55,8 @@ type opening struct {
 	facts      policy.Facts
 	answer     policy.Decision // the latest
 	limits     relay.Limits
+	barred     error          // the client is heard only to be told this
+	claimed    bool           // nothing proves the identity's name
 	stated     netip.AddrPort // where a client says that its datagrams come from
 	forwarding                // of plain HTTP
 }
@@ -87,11 +91,11 @@ type user struct {
 }
 
 // begin gathers what is known when a client has connected.
-func (p *Proxy) begin(s *session.Session, c *listen.Conn) *life {
-	l := &life{proxy: p, session: s, conn: c, observed: p.Observe.Accepted(context.Background(), s)}
+func (p *Proxy) begin(s *session.Session, c *listen.Conn, from guard.Source, visit guard.Visit) *life {
+	l := &life{proxy: p, session: s, conn: c, source: from, visit: visit, observed: p.Observe.Accepted(context.Background(), s)}
 	l.opening = openings.Get().(*opening)
 	l.reader.Reset(c)
-	l.counts = p.Guard.Enter(c.Source.Addr())
+	l.counts = visit.Counts
 	if p.Processes != nil && c.Nearby() {
 		l.client = &localClient{find: func() policy.Process { return p.Processes.Of(c.Plain()) }}
 	}
@@ -196,7 +200,7 @@ func (l *life) end() {
 		l.stopForwarding()
 	}
 	l.giveBack()
-	l.proxy.Guard.Leave(l.conn.Source.Addr())
+	l.visit.Leave()
 	if l.identity != "" {
 		l.proxy.Guard.Release(l.identity)
 	}

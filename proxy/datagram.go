@@ -375,7 +375,7 @@ func (a *association) identity() policy.Identity {
 // refuse counts a denial of the client's.
 func (a *association) refuse(d *policy.Decision) error {
 	if d.Verdict == policy.Denied {
-		a.life.proxy.Guard.Denied(a.life.conn.Source.Addr(), a.life.identity)
+		a.life.proxy.Guard.Denied(a.life.source, a.life.identity)
 	}
 	return &refusal{*d}
 }

@@ -10,6 +10,7 @@ import (
 
 	"sallyport/policy"
 	"sallyport/proxy/dial"
+	"sallyport/proxy/guard"
 	"sallyport/proxy/identity"
 	"sallyport/proxy/session"
 	"sallyport/proxy/wire/socks4"
@@ -62,6 +63,14 @@ func endingOf(err error) ending {
 	var spelling *target.Error
 	var cut session.ErrCut
 	var hop *dial.HopError
+	var held *guard.Refusal
+	if errors.As(err, &held) {
+		name := "limit"
+		if held.Cause == "ban" {
+			name = "banned"
+		}
+		return ending{name: name, socks5: socks5.NotAllowed, status: http.StatusTooManyRequests, proxyError: "http_request_denied", retry: held.Retry}
+	}
 	if errors.As(err, &hop) {
 		return hopEnding(hop)
 	}
@@ -156,14 +165,17 @@ func (l *life) settle(err error) ending {
 	l.err = err
 	e := endingOf(err)
 	l.outcome = e.name
-	if e.name == "limit" {
+	switch e.name {
+	case "limit":
 		l.proxy.Observe.Refused("limit")
+	case "banned":
+		l.proxy.Observe.Refused("ban")
 	}
 	e.decision = l.answer.ID // the latest, where no decision was the cause
 	var r *refusal
 	if errors.As(err, &r) {
 		if r.Verdict == policy.Denied && e.name != "cut" { // which the client did nothing for
-			l.proxy.Guard.Denied(l.conn.Source.Addr(), l.identity)
+			l.proxy.Guard.Denied(l.source, l.identity)
 		}
 		e.decision = r.ID
 		l.reasons = r.Reasons()

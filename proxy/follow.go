@@ -49,10 +49,12 @@ type live struct {
 }
 
 // Reask says that another policy, or another set of users, answers from now on,
-// and under which revision. Follow asks about every live session again; those
+// and under which revision: what earlier decisions have said of limits is
+// forgotten. Follow asks about every live session again; those
 // that are yet to be granted are seen to as well. It does not wait.
 func (p *Proxy) Reask(revision string) {
 	p.live.epoch.Store(&epoch{revision})
+	p.Guard.Forget()
 	p.live.wake()
 }
 

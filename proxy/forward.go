@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/policy"
+	"sallyport/proxy/guard"
 	"sallyport/proxy/relay"
 	"sallyport/proxy/session"
 	"sallyport/proxy/wire/http"
@@ -131,6 +132,10 @@ func (l *life) another(ctx context.Context, door *policy.Decision, err error) (b
 // understood, and what is still to be read of it is little. Who has failed to log
 // in is to come by admit again.
 func (l *life) mayGoOn(ctx context.Context, door *policy.Decision, d *httpDialect, err error) bool {
+	var refused *guard.Refusal
+	if errors.As(err, &refused) && refused.Cause == "ban" {
+		return false
+	}
 	if _, bad := malformed(err); bad || unanswerable(err) || ctx.Err() != nil || !door.Allowed() {
 		return false
 	}
@@ -202,8 +207,9 @@ func (l *life) renew(door *policy.Decision, d *httpDialect) {
 	}
 	l.way = way{}
 	protocol := l.facts.Session.Protocol
+	l.visit.Again()
 	l.facts, l.kept = policy.Facts{}, kept{
-		counts: l.proxy.Guard.Again(l.conn.Source.Addr()), client: l.client, secured: l.secured,
+		counts: l.visit.Counts, client: l.client, secured: l.secured,
 	}
 	l.introduce(&l.facts)
 	l.facts.Session.Protocol = protocol

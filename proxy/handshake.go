@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sallyport/policy"
+	"sallyport/proxy/guard"
 	"sallyport/proxy/identity"
 	"sallyport/proxy/session"
 	"sallyport/proxy/wire/sniff"
@@ -82,8 +83,16 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 			return err
 		}
 	}
-	if !door.Allowed() {
-		return l.turnAway(door)
+	if l.barred == nil && l.requests > 0 { // the source may have been banned since
+		if refused := l.proxy.Guard.Banned(l.source); refused != nil {
+			l.barred = refused
+		}
+	}
+	switch {
+	case l.barred != nil:
+		return l.turnAway(l.barred)
+	case !door.Allowed():
+		return l.turnAway(&refusal{*door})
 	}
 	methods := door.Methods
 	if methods == nil {
@@ -146,8 +155,7 @@ func (l *life) meet() error {
 
 // turnAway hears a client that was not admitted just far enough to tell it so
 // in its own protocol: nothing that it presents is looked at.
-func (l *life) turnAway(door *policy.Decision) error {
-	refused := &refusal{*door}
+func (l *life) turnAway(refused error) error {
 	_, err := l.dialect.Present(policy.Methods{policy.MethodNone})
 	l.heard()
 	if err == nil {
@@ -165,7 +173,7 @@ func (l *life) turnAway(door *policy.Decision) error {
 // authenticate verifies what was presented and asks who the client is. The
 // refusal that it returns first is of a client that is told only in the reply
 // to its request: one whose credentials are right, or a fault.
-func (l *life) authenticate(ctx context.Context, p *presented, deadline time.Time) (*refusal, error) {
+func (l *life) authenticate(ctx context.Context, p *presented, deadline time.Time) (refused, err error) {
 	l.proxy.Observe.Began(l.observed, "authenticate")
 	l.answered = l.proxy.live.epoch.Load() // users and policies that come later are yet to be asked
 	var known identity.Result
@@ -199,22 +207,49 @@ func (l *life) authenticate(ctx context.Context, p *presented, deadline time.Tim
 		l.facts.Credentials.Failures = policy.Window(l.proxy.Guard.Username(p.username))
 	}
 
+	// Clients that came at the same time may have failed since, or earned a ban.
+	if refused := l.proxy.Guard.Banned(l.source); refused != nil {
+		return nil, refused
+	}
+	now := l.visit
+	now.Again()
+	l.facts.Source.Failures, l.facts.Source.Denials = policy.Window(now.Failures), policy.Window(now.Denials)
+	name := guard.Subject{}
+	if p.username != "" {
+		name = guard.Identity(p.username, p.method == policy.MethodNone)
+		if known.Verified {
+			if refused := l.proxy.Guard.BannedIdentity(name); refused != nil {
+				return refused, nil
+			}
+		}
+	}
 	who := l.ask(policy.Authenticate)
 	l.facts.Credentials.Token = "" // of use to this one question only
 	l.proxy.Observe.Authenticated(p.method, who.Verdict.String())
-	if !who.Allowed() {
-		refused := &refusal{who}
-		fault := who.Verdict == policy.Fault
-		if known.Verified || (fault && p.method == policy.MethodNone) {
-			return refused, nil
-		}
-		if !fault && p.method != policy.MethodNone {
-			l.proxy.Guard.Failed(l.conn.Source.Addr(), p.username)
-		}
-		return nil, &rejection{refused}
+	fault := who.Verdict == policy.Fault
+	if !who.Allowed() && !known.Verified && !fault && p.method != policy.MethodNone {
+		l.proxy.Guard.Failed(l.source, p.username)
 	}
-	l.identify(p, known, &who.Identity)
-	return nil, nil
+	if who.Allowed() {
+		l.identify(p, known, &who.Identity)
+		name = l.subject()
+	}
+	banned := l.banned(&who, name)
+	if err := l.delay(ctx, who.Delay, deadline); err != nil {
+		return nil, err
+	}
+	late := known.Verified || p.method == policy.MethodNone // such a client is told in the reply to its request
+	switch {
+	case banned != nil && (late || who.Allowed()):
+		return banned, nil
+	case banned != nil:
+		return nil, banned
+	case who.Allowed():
+		return l.holdIdentity(&who), nil
+	case known.Verified || fault && late:
+		return &refusal{who}, nil
+	}
+	return nil, &rejection{&refusal{who}}
 }
 
 // identify settles who the client is. A name that came with a wrong password is
@@ -244,7 +279,7 @@ func (l *life) identify(p *presented, known identity.Result, change *policy.Iden
 		who.Attributes = change.Attributes
 	}
 	if who.Name != "" {
-		l.identity = who.Name
+		l.identity, l.claimed = who.Name, claimed
 		if claimed {
 			l.identity = "\x00" + who.Name
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sallyport/policy"
+	"sallyport/proxy/guard"
 	"sallyport/proxy/identity"
 )
 
@@ -93,7 +94,7 @@ func TestInspectedWhileAskedAgain(t *testing.T) {
 					t.Errorf("the record is %+v", r)
 				}
 			}
-			counts := d.Guard.Enter(netip.MustParseAddr("127.0.0.1"))
+			counts, _ := d.Guard.Enter(guard.Address(netip.MustParseAddr("127.0.0.1")))
 			if int(counts.Denials.Minute) != reasons {
 				t.Errorf("%d denials are counted", counts.Denials.Minute)
 			}

@@ -74,7 +74,7 @@ func (l *life) cutShort() {
 	}
 	l.outcome = endingOf(r).name
 	if r.Verdict == policy.Denied {
-		l.proxy.Guard.Denied(l.conn.Source.Addr(), l.identity)
+		l.proxy.Guard.Denied(l.source, l.identity)
 	}
 }
 

@@ -167,8 +167,8 @@ func TestFactsAsFirstGiven(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		d.Guard.Failed(netip.MustParseAddr("127.0.0.1"), "ann")
-		d.Guard.Denied(netip.MustParseAddr("127.0.0.1"), "ann")
+		d.Guard.Failed(guard.Address(netip.MustParseAddr("127.0.0.1")), "ann")
+		d.Guard.Denied(guard.Address(netip.MustParseAddr("127.0.0.1")), "ann")
 	}
 	c, _, err := d.connect("asked.test")
 	if err != nil {

@@ -18,7 +18,8 @@
 // they go, and datagram.go decides about each of those. forward.go and exchange.go
 // have the requests of plain HTTP, of which a session has any number.
 //
-// again.go asks about a live session again, and follow.go sees to it that all of
+// hold.go is what is done about who asks, whatever is asked: bans, limits and
+// delays. again.go asks about a live session again, and follow.go sees to it that all of
 // them follow a new policy and their users.
 package proxy
 
@@ -142,15 +143,26 @@ type Proxy struct {
 // stack which the handshake and the policy have grown is given back, and an
 // idle session keeps small ones only.
 func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
+	from := sourceOf(c)
+	visit, refused := p.enter(from)
+	if refused != nil && !mayTell(c, refused) {
+		p.Observe.Refused(refused.Cause)
+		c.Close()
+		return
+	}
 	s, err := p.Sessions.Open(ctx, c.Listener, c.Source)
 	if err != nil {
+		visit.Leave()
 		if errors.Is(err, session.ErrFull) { // and not that the server is stopping
 			p.Observe.Refused("limit")
 		}
 		c.Close()
 		return
 	}
-	l := p.begin(s, c)
+	l := p.begin(s, c, from, visit)
+	if refused != nil {
+		l.barred = refused
+	}
 
 	up, err := l.open(s.Context())
 	if err != nil {
@@ -170,7 +182,13 @@ func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 // Without an error, an association or a connection to relay all has been done:
 // requests of plain HTTP need no relay, and there may be several.
 func (l *life) open(ctx context.Context) (net.Conn, error) {
-	door := l.ask(policy.Admit)
+	var door policy.Decision // closed
+	if l.barred == nil {
+		door = l.ask(policy.Admit)
+		if err := l.admitted(ctx, &door); err != nil {
+			return nil, err
+		}
+	}
 	for {
 		up, err := l.fulfil(ctx, &door)
 		if up != nil {
@@ -190,6 +208,9 @@ func (l *life) fulfil(ctx context.Context, door *policy.Decision) (net.Conn, err
 	}
 
 	plan := l.ask(policy.Route) // the name is known, nothing is resolved
+	if err := l.banned(&plan, l.subject()); err != nil {
+		return nil, err
+	}
 	if !plan.Allowed() {
 		return nil, &refusal{plan}
 	}

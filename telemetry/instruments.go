@@ -107,6 +107,7 @@ func (i *instruments) alarming() {
 	i.activations.add(0, "ok")
 	i.activations.add(0, "refused")
 	i.refusals.add(0, "limit")
+	i.refusals.add(0, "ban")
 }
 
 // observe registers what is read at each scrape rather than told.
@@ -121,6 +122,11 @@ func observe(meter metric.Meter, o *Options) error {
 	if o.ActiveSessions != nil {
 		_, err := meter.Int64ObservableUpDownCounter("sallyport.sessions.active", metric.WithUnit("{session}"),
 			metric.WithDescription("Sessions that are open now."), metric.WithInt64Callback(read(o.ActiveSessions)))
+		problems = append(problems, err)
+	}
+	if o.ActiveBans != nil {
+		_, err := meter.Int64ObservableUpDownCounter("sallyport.bans.active", metric.WithUnit("{ban}"),
+			metric.WithDescription("Bans that are in force now."), metric.WithInt64Callback(read(o.ActiveBans)))
 		problems = append(problems, err)
 	}
 	if o.LogDropped != nil {

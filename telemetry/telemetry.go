@@ -74,6 +74,7 @@ type Options struct {
 
 	// Read at each scrape; what is nil is not measured.
 	ActiveSessions     func() int64
+	ActiveBans         func() int64
 	LogDropped         func() int64 // lines of the log, since the start
 	DecisionLogDropped func() int64 // events of the decision log, since the start
 	AuditFailed        func() int64 // records of policies that could not be written, since the start

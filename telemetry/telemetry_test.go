@@ -216,8 +216,8 @@ func TestLabelSetsAreBounded(t *testing.T) {
 	if n := len(families["sallyport_refusals_total"].Metric); n != maxLabelSets+1 {
 		t.Errorf("%d series, want %d", n, maxLabelSets+1)
 	}
-	if got, _ := value(families, "sallyport_refusals_total", map[string]string{"cause": "other"}); got != maxLabelSets+1 { // the cause "limit" is there from the start
-		t.Errorf("other = %v, want %d", got, maxLabelSets+1)
+	if got, _ := value(families, "sallyport_refusals_total", map[string]string{"cause": "other"}); got != maxLabelSets+2 { // the causes "limit" and "ban" are there from the start
+		t.Errorf("other = %v, want %d", got, maxLabelSets+2)
 	}
 }
 

@@ -54,6 +54,7 @@ type server struct {
 	tls       map[string]*listen.TLS // by the listener's name; the management API's by ""
 	verifier  *identity.Verifier
 	sessions  *session.Table
+	guard     *guard.Guard
 	upstreams *upstream.Set
 	resolver  *dial.Resolver
 	proxy     *proxy.Proxy
@@ -104,6 +105,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if s.engine, err = engine.New(options); err != nil {
 		return nil, err
 	}
+	s.guard = guard.New(guarded)
 	if s.resolver, err = openResolver(c); err != nil {
 		return nil, err
 	}
@@ -115,6 +117,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	s.telemetry, err = telemetry.New(ctx, telemetry.Options{
 		Log: s.log, LogExport: s.logExport, Prometheus: c.Telemetry.Prometheus, Version: version,
 		ActiveSessions: func() int64 { return int64(s.sessions.Len()) },
+		ActiveBans:     s.guard.ActiveBans,
 		LogDropped:     s.logLines.Dropped,
 		AuditFailed:    s.audit.Failed,
 		GeoIP:          s.geoAges,
@@ -132,7 +135,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	s.proxy = &proxy.Proxy{
 		Decide: s.engine, Observe: s.telemetry, Verify: s.verifier,
 		Resolve: s.resolver, Dial: dialer, Route: s.upstreams, Upstreams: s.upstreams,
-		Processes: processes.NewFinder(), Sessions: s.sessions, Guard: guard.New(guarded),
+		Processes: processes.NewFinder(), Sessions: s.sessions, Guard: s.guard,
 		Limits: proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle,
 			Bind: c.Limits.Bind, Flows: c.Limits.Flows, FlowsTotal: c.Limits.FlowsTotal, FlowIdle: c.Limits.FlowIdle,
 		},
@@ -297,7 +300,7 @@ func (s *server) management(ctx context.Context) (func() error, error) {
 	}
 	s.log.Info("management", "address", shown)
 	options := manage.Options{
-		Address: c.Address, Decide: s.engine, Observe: s.telemetry, Tokens: tokens, Sessions: s.sessions,
+		Address: c.Address, Decide: s.engine, Observe: s.telemetry, Tokens: tokens, Sessions: s.sessions, Bans: s.guard,
 		Policy: s.policy, Upstreams: func() any { return s.upstreams.List() }, Ready: s.ready, Reload: s.reload, Log: s.log,
 	}
 	if t := s.tls[""]; t != nil {

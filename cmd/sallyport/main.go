@@ -74,7 +74,7 @@ func root() *cobra.Command {
 		}
 		return nil
 	}
-	c.AddCommand(runCommand(), checkCommand(), testCommand(), evalCommand(), schemaCommand(), userCommand(), auditCommand(), configCommand(), versionCommand())
+	c.AddCommand(runCommand(), checkCommand(), testCommand(), evalCommand(), schemaCommand(), userCommand(), banCommand(), auditCommand(), configCommand(), versionCommand())
 	// Cobra's own two commands take an unknown word for a request for help.
 	c.InitDefaultHelpCmd()
 	c.InitDefaultCompletionCmd()

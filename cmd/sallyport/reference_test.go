@@ -209,7 +209,7 @@ in any package outside ` + "`sallyport`" + `.
 	}
 	page.WriteString(`
 A duration is Go's (` + "`\"1m30s\"`" + `) or a number of seconds; a size is ` + "`\"10MiB\"`" + ` or a number of bytes, a speed
-` + "`\"10MiB/s\"`" + ` or a number of bytes a second.
+` + "`\"10MiB/s\"`" + ` or a number of bytes a second, a rate ` + "`\"20/s\"`, `\"100/m\"`, `\"1000/h\"`" + ` or a number a second.
 
 ## Facts
 
@@ -355,6 +355,12 @@ func decisionType(t reflect.Type) string {
 		return "object"
 	case reflect.TypeFor[policy.Duration]():
 		return "duration"
+	case reflect.TypeFor[policy.Pace]():
+		return "rate"
+	case reflect.TypeFor[netip.Prefix]():
+		return "string: a prefix"
+	case reflect.TypeFor[policy.Quota]():
+		return notEnforced
 	case reflect.TypeFor[policy.Size]():
 		return "size"
 	case reflect.TypeFor[policy.Speed]():

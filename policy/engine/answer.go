@@ -87,15 +87,19 @@ func (st *stage) decide(found topdown.QueryResult) (policy.Decision, error) {
 			return policy.Decision{}, st.described(f.name, err)
 		}
 	}
+	if err := whole(st.name, &d); err != nil {
+		return policy.Decision{}, err
+	}
 	if d.Allow && len(d.Deny) == 0 {
 		d.Verdict = policy.Allowed
 		return d, nil
 	}
 	// What would be enforced is of no use to a request that is refused; what is
-	// told of it is.
+	// told of it is, and what the guard does about who has made it.
 	return policy.Decision{
 		Verdict: policy.Denied,
 		Deny:    d.Deny, Reason: d.Reason, Warn: d.Warn, Explain: d.Explain, Labels: d.Labels, Trace: d.Trace,
+		Ban: d.Ban, Delay: d.Delay, Limits: d.Limits,
 	}, nil
 }
 

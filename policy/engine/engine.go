@@ -145,7 +145,11 @@ func (e *Engine) Decide(ctx context.Context, stage policy.Stage, facts *policy.F
 	}
 	located := e.locate(st, facts)
 	defer e.release(located, facts)
-	return e.done(ctx, e.answer(ctx, s, st, located), s, located, begun)
+	a := e.answer(ctx, s, st, located)
+	if err := own(&a.decision, located); err != nil {
+		a = fault(stage, s, err)
+	}
+	return e.done(ctx, a, s, located, begun)
 }
 
 // answered is a decision with the values that it was read from, for the log.

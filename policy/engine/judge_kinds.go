@@ -27,6 +27,7 @@ type kind struct {
 	value   *kind                 // of an object whose keys are free; nil where there is none
 	keys    map[string]*kind      // of an object whose keys are declared; nil where there is none
 	any     bool                  // everything is
+	pending bool                  // nothing is: it is not enforced yet
 	scalar  func(ast.Value) error // what a text or number at a key must be besides; nil: nothing
 }
 
@@ -61,6 +62,12 @@ func kindOf(t reflect.Type) *kind {
 		return kindOfVia()
 	case reflect.TypeFor[policy.Resolution]():
 		return &kind{name: "local or remote", text: true, oneOf: resolutions()}
+	case reflect.TypeFor[policy.Pace]():
+		return &kind{name: `a rate such as "20/s" or a number a second`, text: true, number: true, parse: parsed(parseRate)}
+	case reflect.TypeFor[netip.Prefix]():
+		return &kind{name: `a prefix such as "192.0.2.0/24"`, text: true, parse: parsed(parsePrefix)}
+	case reflect.TypeFor[policy.Quota]():
+		return &kind{pending: true}
 	case reflect.TypeFor[netip.Addr]():
 		return &kind{name: "an IP address as a string", text: true, parse: parsed(netip.ParseAddr)}
 	}
@@ -84,8 +91,7 @@ func kindOf(t reflect.Type) *kind {
 			return k
 		}
 	}
-	// A field that this release does not enforce: it is refused by its name.
-	return &kind{any: true}
+	return &kind{any: true} // a field of a type of its own is refused by its name until it is enforced
 }
 
 // kindOfKey holds texts and numbers against the very reader that a decision's
@@ -129,6 +135,9 @@ type wrong struct {
 func (k *kind) checkTerm(name string, t *ast.Term) []wrong {
 	if k.any || t == nil {
 		return nil
+	}
+	if k.pending {
+		return []wrong{{t.Location, name + " is not enforced by this release"}}
 	}
 	is := func(fits bool, what string) []wrong {
 		if fits {
@@ -219,6 +228,9 @@ func (k *kind) unknownKey(name, key string) string {
 func (k *kind) checkType(name string, t types.Type) string {
 	if k.any || t == nil {
 		return ""
+	}
+	if k.pending {
+		return name + " is not enforced by this release"
 	}
 	is := func(fits bool, what string) string {
 		if fits {

@@ -148,9 +148,9 @@ func TestJudgeNames(t *testing.T) {
 			"e.rego:1:1: package sallyport.helpers is not a stage (helpers live in package sallyport.lib… or outside sallyport)",
 			"f.rego:1:1: warning: package route is never asked: did you mean sallyport.route?"}},
 		{name: "not enforced", files: map[string]string{
-			"a.rego": "package sallyport.admit\nallow := true\nban := {}\ndefault delay := 1",
+			"a.rego": "package sallyport.admit\nallow := true\nlimits.quota := {}\nban.from := 1",
 			"d.rego": "package system.authz\nallow := true"}, want: []string{
-			"a.rego:3:1: the field ban is not enforced by this release", "a.rego:4:1: the field delay is not enforced by this release",
+			"a.rego:3:17: limits.quota is not enforced by this release", `a.rego:4:5: ban has no key "from": did you mean for?`,
 			"d.rego:1:1: package system.authz is not enforced by this release: system packages are OPA's own"}},
 		{name: "what the decision log leaves out", files: map[string]string{
 			"r.rego": "package sallyport.route\nallow := true",

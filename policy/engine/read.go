@@ -75,6 +75,22 @@ func readerOf(t reflect.Type) reader {
 			n, err := quantity(v, 1, parseSpeed)
 			return policy.Speed(n), err
 		})
+	case reflect.TypeFor[policy.Pace]():
+		return readerFor(readRate)
+	case reflect.TypeFor[netip.Prefix]():
+		return readerFor(func(v ast.Value) (netip.Prefix, error) {
+			s, err := stringOf(v)
+			if err != nil {
+				return netip.Prefix{}, err
+			}
+			p, err := parsePrefix(s)
+			if err != nil {
+				return netip.Prefix{}, misreadf("%s", clipped(err.Error()))
+			}
+			return p, nil
+		})
+	case reflect.TypeFor[policy.Quota]():
+		return func(ast.Value, reflect.Value) error { return errNoQuota }
 	case reflect.TypeFor[netip.Addr]():
 		return readerFor(func(v ast.Value) (netip.Addr, error) {
 			s, err := stringOf(v)

@@ -3,9 +3,12 @@ package engine
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
+
+	"sallyport/policy"
 )
 
 // parseDuration reads Go's text for a duration ("1m30s"), never negative.
@@ -63,4 +66,30 @@ func scaled(number, unit float64) (int64, error) {
 		return 0, fmt.Errorf("%v is out of range", number)
 	}
 	return int64(product), nil
+}
+
+// parseRate reads how many there may be in a second, a minute or an hour:
+// "20/s".
+func parseRate(text string) (policy.Pace, error) {
+	number, unit, _ := strings.Cut(text, "/")
+	per, known := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}[unit]
+	if known && number != "" && strings.Trim(number, "0123456789.") == "" {
+		if n, err := strconv.ParseFloat(number, 64); err == nil && n <= maxRate {
+			return policy.Pace{Count: n, Per: per}, nil
+		}
+	}
+	return policy.Pace{}, fmt.Errorf(`%q is not a rate such as "20/s", "100/m" or "1000/h"`, text)
+}
+
+// maxRate bounds what is counted with.
+const maxRate = 1e9
+
+// parsePrefix reads a prefix as a policy sees those of an address: without
+// anything behind its length.
+func parsePrefix(text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	if err != nil || p != p.Masked() || p.String() != text {
+		return netip.Prefix{}, fmt.Errorf(`%q is not a prefix such as "192.0.2.0/24"`, text)
+	}
+	return p, nil
 }

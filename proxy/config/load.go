@@ -128,6 +128,10 @@ func (l *loader) collect(section reflect.Type, tree *node, path string, layer ma
 	}
 }
 
+// tokenVariable has the token of the commands that talk to a running server, who
+// may be started from the same shell.
+const tokenVariable = "SALLYPORT_TOKEN"
+
 // layEnvironment lays the SALLYPORT_ variables over what is known so far.
 func (l *loader) layEnvironment(options Options, document []byte) {
 	keys := map[string]string{}
@@ -153,7 +157,7 @@ func (l *loader) layEnvironment(options Options, document []byte) {
 		at := origin{file: join("", name)}
 		key := keys[name]
 		switch {
-		case !strings.HasPrefix(name, "SALLYPORT_") || named[name] || name == identityVariable:
+		case !strings.HasPrefix(name, "SALLYPORT_") || named[name] || name == identityVariable || name == tokenVariable:
 		case slices.Contains(names, name):
 			layer[key] = &node{kind: untyped, at: at, text: value}
 		case strings.HasPrefix(name, variableOf(opaKey)+"_"):

@@ -1,10 +1,12 @@
 // Package guard counts: how many connections a source has open, how often it
 // comes, and how often it has failed to authenticate or been denied; and the
 // same of user names and identities. The policy names the numbers that matter,
-// the guard only knows what they are.
+// the guard only knows what they are. What a decision has said of a source it
+// enforces without another: ban.go has the bans, limit.go the limits.
 //
 // All of it is bounded, since a stranger chooses how many sources and names
-// there are. A source is an IPv4 address or an IPv6 /64. Names, and sources too,
+// there are. A source is an IPv4 address, an IPv6 /64, or a user of this machine
+// who comes by a unix socket. Names, and sources too,
 // are kept as hashes with a seed of this process, never as the strings that a
 // stranger chose. When a table is full, a newcomer takes the place of the entry
 // that was used longest ago; one with something open is never given up.
@@ -16,6 +18,9 @@ package guard
 import (
 	"hash/maphash"
 	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -41,40 +46,177 @@ type Guard struct {
 	seed       maphash.Seed
 	started    time.Time
 	sources    *table
+	prefixes   *table // those that limits bind as a whole
 	usernames  *table
 	identities *table
+	bans       bans
+
+	generation atomic.Uint32                  // of policies: limits of an earlier one are forgotten
+	lengths    atomic.Pointer[[]netip.Prefix] // one prefix for each family and length that limits bind
+	mu         sync.Mutex                     // held by who changes lengths
 }
 
-// New returns a guard that remembers at most size sources, as many user names
-// and as many identities, beside those that are open, whose number is the
-// connection limit's matter.
+// Source is whom a connection comes from.
+type Source struct {
+	ip  netip.Addr // invalid: by a unix socket
+	uid int64
+}
+
+// Address is the source that an address is.
+func Address(ip netip.Addr) Source { return Source{ip: ip.Unmap().WithZone("")} }
+
+// User is the source that a user of this machine is, by a unix socket.
+func User(uid int64) Source { return Source{uid: uid} }
+
+// New returns a guard that remembers at most size sources, and as many prefixes,
+// user names, identities and bans, beside those that are open, whose number is
+// the connection limit's matter.
 func New(size int) *Guard {
-	return &Guard{
+	g := &Guard{
 		seed:       maphash.MakeSeed(),
 		started:    time.Now(),
 		sources:    newTable(size),
+		prefixes:   newTable(size),
 		usernames:  newTable(size),
 		identities: newTable(size),
+		bans:       bans{size: size, of: map[Subject]*banned{}},
 	}
+	g.lengths.Store(&[]netip.Prefix{})
+	return g
+}
+
+// Visit is a source's open connection. The zero value is none.
+type Visit struct {
+	Counts
+	guard    *Guard
+	source   Source
+	under    uint32         // the generation when it came
+	charged  bool           // against what is remembered of the source itself
+	prefixes []netip.Prefix // whose limits bind it too
 }
 
 // Enter counts a connection from a source and says what was known before it,
-// but for the rates, in which it is counted already. Each Enter needs a Leave.
-func (g *Guard) Enter(ip netip.Addr) Counts {
-	var counts Counts
-	g.sources.open(g.source(ip), g.now(), func(e *entry) {
+// but for the rates, in which it is counted already. Where it is over what is
+// remembered of limits it is refused, and only its attempt counts. Each visit
+// needs a Leave.
+func (g *Guard) Enter(source Source) (Visit, *Refusal) {
+	v := Visit{guard: g, source: source, under: g.generation.Load()}
+	now := g.now()
+	var refused *Refusal
+	g.sources.open(g.source(source), now, func(e *entry) {
 		e.attemptsSecond.add()
 		e.attemptsMinute.add()
-		counts = e.counts()
+		v.Counts = e.counts()
+		v.charged = e.limit != nil && e.limit.under == v.under
+		refused = e.charge(v.under, now, e.open-1)
 	})
-	return counts
+	if source.ip.IsValid() {
+		for _, like := range *g.lengths.Load() {
+			if like.Addr().Is4() != source.ip.Is4() {
+				continue
+			}
+			p, err := source.ip.Prefix(like.Bits())
+			if err != nil {
+				continue
+			}
+			if g.prefixes.openKnown(g.prefix(p), now, func(e *entry) {
+				refused = worse(refused, e.charge(v.under, now, e.open-1))
+			}) {
+				v.prefixes = append(v.prefixes, p)
+			}
+		}
+	}
+	if refused != nil {
+		v.Leave()
+		return Visit{}, refused
+	}
+	return v, nil
 }
 
-// Again says what is known now of a source that has entered, as Enter did.
-func (g *Guard) Again(ip netip.Addr) Counts {
-	var counts Counts
-	g.sources.look(g.source(ip), g.now(), func(e *entry) { counts = e.counts() })
-	return counts
+// worse is the refusal that lasts longer.
+func worse(a, b *Refusal) *Refusal {
+	if a == nil || b != nil && b.Retry > a.Retry {
+		return b
+	}
+	return a
+}
+
+// Hold takes in the limits of the latest decision about the visit's source, for
+// those that come after it, and refuses the visit where it is over them itself.
+// Those of a policy that is gone are not taken in.
+func (v *Visit) Hold(l Limits) (refused *Refusal) {
+	g := v.guard
+	if g == nil || v.under != g.generation.Load() {
+		return nil
+	}
+	now, whole := g.now(), l.Prefix.IsValid()
+	g.sources.look(g.source(v.source), now, func(e *entry) {
+		if whole {
+			e.limit = nil
+			return
+		}
+		e.remember(l, v.under, now)
+		refused = e.hold(v.under, now, uint32(v.Open), v.charged)
+	})
+	if !whole || l.Connections == 0 && l.Rate == 0 {
+		return refused
+	}
+	v.bind(l, now, &refused)
+	return refused
+}
+
+// bind takes in limits of a prefix.
+func (v *Visit) bind(l Limits, now time.Duration, refused **Refusal) {
+	g, key := v.guard, v.guard.prefix(l.Prefix)
+	if slices.Contains(v.prefixes, l.Prefix) {
+		g.prefixes.look(key, now, func(e *entry) { e.remember(l, v.under, now) })
+		return
+	}
+	v.prefixes = append(v.prefixes, l.Prefix)
+	g.prefixes.open(key, now, func(e *entry) {
+		e.remember(l, v.under, now)
+		*refused = e.hold(v.under, now, e.open-1, false)
+	})
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	known := *g.lengths.Load()
+	if !slices.ContainsFunc(known, func(p netip.Prefix) bool {
+		return p.Bits() == l.Prefix.Bits() && p.Addr().Is4() == l.Prefix.Addr().Is4()
+	}) {
+		more := append(slices.Clone(known), l.Prefix)
+		g.lengths.Store(&more)
+	}
+}
+
+// Again says what is known now of the visit's source, as Enter did.
+func (v *Visit) Again() {
+	g := v.guard
+	if g == nil {
+		return
+	}
+	g.sources.look(g.source(v.source), g.now(), func(e *entry) { v.Counts = e.counts() })
+}
+
+// Leave ends the visit. Leaving again does nothing.
+func (v *Visit) Leave() {
+	g := v.guard
+	if g == nil {
+		return
+	}
+	now := g.now()
+	g.sources.close(g.source(v.source), now)
+	for _, p := range v.prefixes {
+		g.prefixes.close(g.prefix(p), now)
+	}
+	*v = Visit{}
+}
+
+// Forget forgets what was remembered of limits: there is another policy.
+func (g *Guard) Forget() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.generation.Add(1)
+	g.lengths.Store(&[]netip.Prefix{})
 }
 
 func (e *entry) counts() Counts {
@@ -87,13 +229,10 @@ func (e *entry) counts() Counts {
 	}
 }
 
-// Leave takes back an Enter's open connection.
-func (g *Guard) Leave(ip netip.Addr) { g.sources.close(g.source(ip), g.now()) }
-
 // Failed counts a failed authentication, of the source and of the user name.
-func (g *Guard) Failed(ip netip.Addr, username string) {
+func (g *Guard) Failed(source Source, username string) {
 	now := g.now()
-	g.sources.touch(g.source(ip), now, func(e *entry) { e.failures.add() })
+	g.sources.touch(g.source(source), now, func(e *entry) { e.failures.add() })
 	if username != "" {
 		g.usernames.touch(g.name(username), now, func(e *entry) { e.failures.add() })
 	}
@@ -101,9 +240,9 @@ func (g *Guard) Failed(ip netip.Addr, username string) {
 
 // Denied counts a denied request, of the source and of the identity; "" where
 // there is none yet.
-func (g *Guard) Denied(ip netip.Addr, identity string) {
+func (g *Guard) Denied(source Source, identity string) {
 	now := g.now()
-	g.sources.touch(g.source(ip), now, func(e *entry) { e.denials.add() })
+	g.sources.touch(g.source(source), now, func(e *entry) { e.denials.add() })
 	if identity != "" {
 		g.identities.touch(g.name(identity), now, func(e *entry) { e.denials.add() })
 	}
@@ -129,6 +268,18 @@ func (g *Guard) Identify(name string) (open int64, denials Window) {
 	return open, denials
 }
 
+// HoldIdentity counts an attempt of an identity that has been identified against
+// the limits of the decision about it, and refuses it where it is over them.
+// Others is how many it had open before.
+func (g *Guard) HoldIdentity(name string, l Limits, others int64) (refused *Refusal) {
+	now, under := g.now(), g.generation.Load()
+	g.identities.look(g.name(name), now, func(e *entry) {
+		e.remember(l, under, now)
+		refused = e.hold(under, now, uint32(others), false)
+	})
+	return refused
+}
+
 // Release takes back an Identify's open session.
 func (g *Guard) Release(name string) {
 	if name != "" {
@@ -139,15 +290,16 @@ func (g *Guard) Release(name string) {
 // now is the time since the guard was made: it never goes back.
 func (g *Guard) now() time.Duration { return time.Since(g.started) }
 
-func (g *Guard) source(ip netip.Addr) uint64 {
-	ip = ip.Unmap().WithZone("")
-	if ip.Is6() {
+func (g *Guard) source(s Source) uint64 {
+	if s.ip.Is6() {
 		// A host of IPv6 has a /64 of addresses to itself, at the least.
-		if prefix, err := ip.Prefix(64); err == nil {
-			ip = prefix.Addr()
+		if prefix, err := s.ip.Prefix(64); err == nil {
+			s.ip = prefix.Addr()
 		}
 	}
-	return maphash.Comparable(g.seed, ip)
+	return maphash.Comparable(g.seed, s)
 }
+
+func (g *Guard) prefix(p netip.Prefix) uint64 { return maphash.Comparable(g.seed, p) }
 
 func (g *Guard) name(name string) uint64 { return maphash.String(g.seed, name) }

@@ -12,29 +12,37 @@ import (
 	"time"
 )
 
+// enter and leave are a connection without a life of its own.
+func enter(g *Guard, ip netip.Addr) Counts {
+	v, _ := g.Enter(Address(ip))
+	return v.Counts
+}
+
+func leave(g *Guard, ip netip.Addr) { (&Visit{guard: g, source: Address(ip)}).Leave() }
+
 func TestCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := New(100)
 		ip := netip.MustParseAddr("192.0.2.1")
-		if got := g.Enter(ip); got != (Counts{RateSecond: 1, RateMinute: 1}) {
+		if got := enter(g, ip); got != (Counts{RateSecond: 1, RateMinute: 1}) {
 			t.Errorf("the first connection finds %+v", got)
 		}
-		g.Failed(ip, "alice")
-		g.Failed(ip, "alice")
-		g.Failed(ip, "bob")
-		g.Denied(ip, "")
-		g.Denied(ip, "carol")
+		g.Failed(Address(ip), "alice")
+		g.Failed(Address(ip), "alice")
+		g.Failed(Address(ip), "bob")
+		g.Denied(Address(ip), "")
+		g.Denied(Address(ip), "carol")
 		one, two, three := Window{1, 1, 1}, Window{2, 2, 2}, Window{3, 3, 3}
-		if got := g.Enter(ip); got != (Counts{Open: 1, RateSecond: 2, RateMinute: 2, Failures: three, Denials: two}) {
+		if got := enter(g, ip); got != (Counts{Open: 1, RateSecond: 2, RateMinute: 2, Failures: three, Denials: two}) {
 			t.Errorf("the second finds %+v", got)
 		}
-		if got := g.Enter(netip.MustParseAddr("192.0.2.2")); got != (Counts{RateSecond: 1, RateMinute: 1}) {
+		if got := enter(g, netip.MustParseAddr("192.0.2.2")); got != (Counts{RateSecond: 1, RateMinute: 1}) {
 			t.Errorf("another source finds %+v", got)
 		}
-		g.Leave(ip)
-		g.Leave(ip)
-		g.Leave(ip) // one too many does no harm
-		if got := g.Enter(ip); got.Open != 0 || got.RateMinute != 3 {
+		leave(g, ip)
+		leave(g, ip)
+		leave(g, ip) // one too many does no harm
+		if got := enter(g, ip); got.Open != 0 || got.RateMinute != 3 {
 			t.Errorf("after they have left, one finds %+v", got)
 		}
 		for name, want := range map[string]Window{"alice": two, "bob": one, "": {}, "Alice": {}, "alice\x00": {}} {
@@ -77,8 +85,8 @@ func TestSource(t *testing.T) {
 		{"::192.0.2.1", "192.0.2.1", false},
 	} {
 		g := New(10)
-		g.Enter(netip.MustParseAddr(c.a))
-		if got := g.Enter(netip.MustParseAddr(c.b)).Open == 1; got != c.same {
+		enter(g, netip.MustParseAddr(c.a))
+		if got := enter(g, netip.MustParseAddr(c.b)).Open == 1; got != c.same {
 			t.Errorf("%s and %s are one source: %v", c.a, c.b, got)
 		}
 	}
@@ -90,9 +98,9 @@ func TestWindows(t *testing.T) {
 		ip := netip.MustParseAddr("192.0.2.1")
 		start := time.Now()
 		at := func(d time.Duration) { time.Sleep(d - time.Since(start)) }
-		look := func() Counts { defer g.Leave(ip); return g.Enter(ip) }
+		look := func() Counts { defer leave(g, ip); return enter(g, ip) }
 		for range 5 {
-			g.Failed(ip, "x")
+			g.Failed(Address(ip), "x")
 		}
 		for _, step := range []struct {
 			at   time.Duration
@@ -127,8 +135,8 @@ func TestSteadyRate(t *testing.T) {
 		time.Sleep(12345678 * time.Microsecond)
 		for i := range 3000 {
 			time.Sleep(50 * time.Millisecond)
-			got := g.Enter(ip)
-			g.Leave(ip)
+			got := enter(g, ip)
+			leave(g, ip)
 			if i > 2200 && (got.RateSecond < 19 || got.RateSecond > 22 || got.RateMinute < 1199 || got.RateMinute > 1202) {
 				t.Fatalf("20 a second are counted as %+v", got)
 			}
@@ -160,15 +168,15 @@ func size(t *table) (n int) {
 // A full table gives up what was used longest ago, and never what is open.
 func TestEviction(t *testing.T) {
 	g := New(3)
-	g.Enter(nth(0)) // stays open
+	enter(g, nth(0)) // stays open
 	for i := 1; i <= 3; i++ {
-		g.Failed(nth(i), "") // the third takes the place of the first
+		g.Failed(Address(nth(i)), "") // the third takes the place of the first
 	}
-	g.Failed(nth(2), "")
-	g.Failed(nth(4), "") // takes the place of 3, as 2 was used since
+	g.Failed(Address(nth(2)), "")
+	g.Failed(Address(nth(4)), "") // takes the place of 3, as 2 was used since
 	failures := func(i int) int64 {
-		s := g.sources.shard(g.source(nth(i)))
-		if e := s.entries[g.source(nth(i))]; e != nil {
+		s := g.sources.shard(g.source(Address(nth(i))))
+		if e := s.entries[g.source(Address(nth(i)))]; e != nil {
 			return int64(e.failures.day.present)
 		}
 		return -1
@@ -178,24 +186,24 @@ func TestEviction(t *testing.T) {
 			t.Errorf("source %d has %d failures, want %d", i, got, want)
 		}
 	}
-	if open := g.Enter(nth(0)).Open; open != 1 {
+	if open := enter(g, nth(0)).Open; open != 1 {
 		t.Errorf("the open source has %d open", open)
 	}
 
 	// Open ones go beyond the size, and it shrinks when they leave.
 	for i := 10; i < 20; i++ {
-		g.Enter(nth(i))
+		enter(g, nth(i))
 	}
-	g.Failed(nth(30), "")
+	g.Failed(Address(nth(30)), "")
 	if n := size(g.sources); n != 11 || failures(30) != -1 {
 		t.Errorf("%d entries, all 11 of them open; a stranger's failure is counted: %v", n, failures(30) != -1)
 	}
 	for i := 10; i < 20; i++ {
-		if open := g.Enter(nth(i)).Open; open != 1 {
+		if open := enter(g, nth(i)).Open; open != 1 {
 			t.Errorf("source %d has %d open", i, open)
 		}
-		g.Leave(nth(i))
-		g.Leave(nth(i))
+		leave(g, nth(i))
+		leave(g, nth(i))
 	}
 	if n := size(g.sources); n != 3 {
 		t.Errorf("%d entries are left", n)
@@ -216,11 +224,11 @@ func TestHostileSources(t *testing.T) {
 	g := New(limit)
 	for i := range 3 * limit {
 		name := fmt.Sprintf("user-%d-%0200d", i, i)
-		g.Enter(nth(i))
-		g.Failed(nth(i), name)
-		g.Denied(nth(i), name)
+		enter(g, nth(i))
+		g.Failed(Address(nth(i)), name)
+		g.Denied(Address(nth(i)), name)
 		if i >= 100 {
-			g.Leave(nth(i))
+			leave(g, nth(i))
 		}
 	}
 	used := heap() - before
@@ -233,7 +241,7 @@ func TestHostileSources(t *testing.T) {
 		t.Errorf("%d bytes an entry, %d MiB in all", each, used>>20)
 	}
 	for i := range 100 {
-		if open := g.Enter(nth(i)).Open; open != 1 {
+		if open := enter(g, nth(i)).Open; open != 1 {
 			t.Fatalf("an open source was given up")
 		}
 	}
@@ -246,22 +254,22 @@ func TestConcurrent(t *testing.T) {
 		all.Go(func() {
 			for range 2000 {
 				ip, name := nth(rand.IntN(200)), fmt.Sprint(rand.IntN(200))
-				g.Enter(ip)
-				g.Failed(ip, name)
-				g.Denied(ip, name)
+				enter(g, ip)
+				g.Failed(Address(ip), name)
+				g.Denied(Address(ip), name)
 				g.Username(name)
 				g.Identify(name)
 				g.Release(name)
-				g.Leave(ip)
+				leave(g, ip)
 			}
 		})
 	}
 	all.Wait()
 	for i := range 200 {
-		if open := g.Enter(nth(i)).Open; open != 0 {
+		if open := enter(g, nth(i)).Open; open != 0 {
 			t.Errorf("source %d has %d open", i, open)
 		}
-		g.Leave(nth(i))
+		leave(g, nth(i))
 	}
 	if n := size(g.sources); n > 64 {
 		t.Errorf("%d entries", n)
@@ -273,7 +281,7 @@ func BenchmarkEnterLeave(b *testing.B) {
 	b.ReportAllocs()
 	for i := range b.N {
 		ip := nth(i % 1000)
-		g.Enter(ip)
-		g.Leave(ip)
+		enter(g, ip)
+		leave(g, ip)
 	}
 }

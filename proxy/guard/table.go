@@ -31,6 +31,7 @@ type entry struct {
 	attemptsMinute sliding
 	failures       slidings
 	denials        slidings
+	limit          *limit // nil: nothing is remembered
 }
 
 func newTable(size int) *table {
@@ -66,6 +67,19 @@ func (t *table) open(key uint64, now time.Duration, f func(*entry)) {
 	e.open++
 	e.roll(now)
 	f(e)
+}
+
+// openKnown is open of an entry that has limits, and reports whether there is one.
+func (t *table) openKnown(key uint64, now time.Duration, f func(*entry)) bool {
+	s := t.shard(key)
+	s.mu.Lock()
+	e := s.entries[key]
+	known := e != nil && e.limit != nil
+	s.mu.Unlock()
+	if known {
+		t.open(key, now, f)
+	}
+	return known
 }
 
 // close takes one from what the entry has open.

@@ -64,6 +64,7 @@ type Options struct {
 	Observe   Observer
 	Tokens    map[string]Token // by name
 	Sessions  Sessions
+	Bans      Bans
 	Policy    func() any                                 // what /v1/policy shows
 	Upstreams func() any                                 // the list that /v1/upstreams shows
 	Ready     func() error                               // nil, or why the server is not ready

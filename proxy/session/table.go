@@ -47,13 +47,16 @@ type Table struct {
 
 	mu       sync.Mutex
 	sessions map[string]*Session
-	draining bool
+	draining context.Context // ended by Drain
+	drain    context.CancelFunc
 	empty    chan struct{} // made by Drain, closed with the last session
 }
 
 // NewTable returns a table of at most max open sessions.
 func NewTable(max int) *Table {
-	return &Table{max: max, sessions: make(map[string]*Session)}
+	t := &Table{max: max, sessions: make(map[string]*Session)}
+	t.draining, t.drain = context.WithCancel(context.Background())
+	return t
 }
 
 // Open begins a session below ctx. The error is ErrFull or ErrDraining.
@@ -61,7 +64,7 @@ func (t *Table) Open(ctx context.Context, listener string, source netip.AddrPort
 	s := &Session{ID: newID(), Started: time.Now(), Listener: listener, Source: source, table: t, state: Opening}
 	t.mu.Lock()
 	switch {
-	case t.draining:
+	case t.draining.Err() != nil:
 		t.mu.Unlock()
 		return nil, ErrDraining
 	case len(t.sessions) >= t.max:
@@ -136,12 +139,15 @@ func (t *Table) Cut(id string, cause error) bool {
 	return ok
 }
 
+// Draining ends when Drain is called: who only waits may as well stop.
+func (t *Table) Draining() context.Context { return t.draining }
+
 // Drain refuses new sessions from now on and waits until the open ones are
 // closed. When ctx ends before that, it cuts the rest, idle tunnels as well,
 // gives their owners a moment to close them, and says how many it cut.
 func (t *Table) Drain(ctx context.Context) error {
 	t.mu.Lock()
-	t.draining = true
+	t.drain()
 	if len(t.sessions) == 0 {
 		t.mu.Unlock()
 		return nil

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func banCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "ban",
+		Short: "List, set and lift the bans of the running server",
+		Long: `List, set and lift the bans of the running server, by its management API.
+
+WHO is an address (of IPv6 that is its /64), a prefix, identity:NAME, claimed:NAME (the
+user id of SOCKS4), or uid:NUMBER (who comes by a unix socket).`,
+	}
+	needsCommand(c)
+	call := apiFlags(c)
+	list := &cobra.Command{
+		Use: "list", Short: "List the bans in force, those that end first first", Args: noArguments,
+		Example: `  sallyport ban list
+  sallyport ban list --format json`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var answer struct {
+				Bans []banned `json:"bans"`
+			}
+			if err := call.do(c, http.MethodGet, "/v1/bans", nil, &answer); err != nil {
+				return err
+			}
+			var text strings.Builder
+			table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+			fmt.Fprint(table, "OF\tUNTIL\tREFUSED\tCAUSE")
+			for _, b := range answer.Bans {
+				until := "lifted"
+				if b.Until != nil {
+					until = b.Until.Format(time.RFC3339)
+				}
+				fmt.Fprintf(table, "\n%s\t%s\t%d\t%q", b.Of, until, b.Refused, b.Cause)
+			}
+			table.Flush()
+			return print(c, text.String(), answer)
+		},
+	}
+	var long time.Duration
+	var reason string
+	add := &cobra.Command{
+		Use: "add WHO", Short: "Ban, or change a ban", Args: cobra.ExactArgs(1),
+		Example: `  sallyport ban add 192.0.2.0/24 --for 1h --reason "scans"
+  sallyport ban add identity:ann`,
+		RunE: func(c *cobra.Command, args []string) error {
+			body := map[string]string{"reason": reason}
+			if c.Flags().Changed("for") {
+				body["for"] = long.String()
+			}
+			var made banned
+			if err := call.do(c, http.MethodPut, "/v1/bans/"+url.PathEscape(args[0]), body, &made); err != nil {
+				return err
+			}
+			return print(c, "banned "+made.Of, made)
+		},
+	}
+	add.Flags().DurationVar(&long, "for", 0, "`DURATION`; without it, until the ban is lifted")
+	add.Flags().StringVar(&reason, "reason", "", "`TEXT` that the list shows")
+	remove := &cobra.Command{
+		Use: "remove WHO", Short: "Lift a ban", Args: cobra.ExactArgs(1),
+		Example: `  sallyport ban remove 192.0.2.0/24`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := call.do(c, http.MethodDelete, "/v1/bans/"+url.PathEscape(args[0]), nil, nil); err != nil {
+				return err
+			}
+			return print(c, "lifted "+args[0], map[string]string{"lifted": args[0]})
+		},
+	}
+	c.AddCommand(list, add, remove)
+	return c
+}
+
+// banned is a ban as the API shows it.
+type banned struct {
+	Of      string     `json:"of"`
+	Since   time.Time  `json:"since"`
+	Until   *time.Time `json:"until"`
+	Cause   string     `json:"cause"`
+	Refused int64      `json:"refused"`
+}
+
+// decode reads an answer of the API, or the error that it is.
+func decode(response *http.Response, into any) error {
+	const most = 64 << 20
+	body, err := io.ReadAll(io.LimitReader(response.Body, most))
+	if err != nil {
+		return fmt.Errorf("management API: %w", err)
+	}
+	if response.StatusCode >= 300 {
+		var refused struct {
+			Error    string `json:"error"`
+			Decision string `json:"decision_id"`
+		}
+		if json.Unmarshal(body, &refused) != nil || refused.Error == "" {
+			refused.Error = response.Status
+		}
+		text := "management API: " + refused.Error
+		if refused.Decision != "" {
+			text += " (decision " + refused.Decision + ")"
+		}
+		return errors.New(text)
+	}
+	if into == nil {
+		return nil
+	}
+	if err := json.NewDecoder(bytes.NewReader(body)).Decode(into); err != nil {
+		return fmt.Errorf("management API: %w", err)
+	}
+	return nil
+}
