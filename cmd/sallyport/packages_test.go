@@ -76,7 +76,16 @@ Acquire::http::Proxy "%[2]s";
 					t.Errorf("%s: %d bytes of %d, %v", name, len(got), len(want), err)
 				}
 			}
-			if r := s.wait(t, 0, "session"); r["outcome"] != "ok" || !strings.HasPrefix(proxy, r["network.protocol.name"].(string)) || (r["user.name"] == "ann") != strings.Contains(proxy, "ann") {
+			// One of the trial before may end after this one has begun.
+			mine := func(r map[string]any) bool {
+				return strings.HasPrefix(proxy, r["network.protocol.name"].(string)) && (r["user.name"] == "ann") == strings.Contains(proxy, "ann")
+			}
+			i, r := 0, s.wait(t, 0, "session")
+			for !mine(r) {
+				i++
+				r = s.wait(t, i, "session")
+			}
+			if r["outcome"] != "ok" {
 				t.Errorf("it is recorded as %v", r["raw"])
 			}
 		})

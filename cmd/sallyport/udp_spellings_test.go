@@ -42,7 +42,14 @@ func TestNoSpellingLeadsDatagramsToLoopback(t *testing.T) {
 			a.send(marker, "marker").want("marker", marker)
 		}
 	}
-	a.send(marker, "marker").want("marker", marker)
+	// The names were looked up, and one that was lost on the way is once more.
+	for range 1000 {
+		a.send(marker, "marker").want("marker", marker)
+		if slices.Contains(names.questions(), "lvh.me.") {
+			break
+		}
+		a.sendRaw(to(3, "lvh.me"))
+	}
 	a.control.Close()
 	s.wait(t, 0, "session")
 	if n := len(canary.came); n > 0 {
