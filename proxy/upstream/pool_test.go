@@ -347,3 +347,15 @@ func delayed(to io.Writer, from io.Reader, by time.Duration) {
 		to.Write(p.bytes)
 	}
 }
+
+// An upstream that closes what is idle is not connected to again at once.
+func TestPoolPauses(t *testing.T) {
+	up := serve(t, func(_ int64, c *net.TCPConn) { greets(c) })
+	s := pooled(up.at, Pool{Idle: 1, MaxAge: time.Minute})
+	if s.openOne(t.Context(), s.known["a"]) {
+		t.Error("it goes on without a pause")
+	}
+	if n := s.known["a"].pool.len(); n != 0 {
+		t.Errorf("%d are left", n)
+	}
+}
