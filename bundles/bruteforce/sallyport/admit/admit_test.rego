@@ -12,7 +12,7 @@ test_strangers_have_limits if {
 	not admit.ban with input as stranger(100)
 }
 
-test_who_floods_is_banned if admit.ban["for"] == "10m" with input as stranger(101)
+test_who_floods_is_banned if admit.ban.for == "10m" with input as stranger(101)
 
 test_the_trusted_have_none if {
 	not admit.limits with input as friend

@@ -22,7 +22,7 @@ test_each_failure_costs_more if {
 
 test_the_fifth_bans if {
 	not authenticate.ban with input as login(false, 3)
-	authenticate.ban["for"] == "1h" with input as login(false, 4)
+	authenticate.ban.for == "1h" with input as login(false, 4)
 }
 
 test_the_trusted_are_not_banned if {
