@@ -114,7 +114,7 @@ reason := sprintf("%d", [1 / (input.target.port - input.target.port)]) if input.
 			{"denied by dial", "10.0.0.1", target.port, 2, 403, "destination_ip_prohibited"},
 			{"denied by dial, by name", "inside.example", target.port, 2, 403, "destination_ip_prohibited"},
 			{"a fault", "fault.example", target.port, 1, 503, "proxy_internal_error"},
-			{"no such name", "nowhere.example", target.port, 4, 502, "dns_error"},
+			{"no such name", "nowhere.example", target.port, 4, 502, `dns_error; rcode="NXDOMAIN"`},
 			{"refused", "127.0.0.1", 1, 5, 502, "connection_refused"},
 			{"refused, by name", "here.example", 1, 5, 502, "connection_refused"},
 			{"timed out", "127.0.0.1", silent, 4, 504, "connection_timeout"},
