@@ -343,7 +343,8 @@ func decisionType(t reflect.Type) string {
 		return "string or set of strings"
 	case reflect.TypeFor[policy.Methods]():
 		return "array or set of strings: " + strings.Join([]string{
-			code(string(policy.MethodPassword)), code(string(policy.MethodNone)),
+			code(string(policy.MethodCertificate)), code(string(policy.MethodPassword)), code(string(policy.MethodNone)),
+			code(string(policy.MethodCertificateAndPassword)),
 		}, ", ")
 	case reflect.TypeFor[policy.Groups]():
 		return "array or set of strings"

@@ -94,7 +94,13 @@ socks pass { from: 127.0.0.0/8 to: 127.0.0.0/8 command: connect udpassociate udp
 func startSquid(t *testing.T) *outsider {
 	return startOutsider(t, "squid", func(dir, port string) []string {
 		os.Chmod(dir, 0o777)
-		return []string{"-N", "-f", write(t, filepath.Join(dir, "squid.conf"), `http_port 127.0.0.1:`+port+`
+		t.Cleanup(func() { // what one that is killed leaves, by its name: two of one name disturb each other
+			left, _ := filepath.Glob("/dev/shm/s" + port + "-*")
+			for _, file := range left {
+				os.Remove(file)
+			}
+		})
+		return []string{"-N", "-n", "s" + port, "-f", write(t, filepath.Join(dir, "squid.conf"), `http_port 127.0.0.1:`+port+`
 http_access allow all
 cache deny all
 access_log none

@@ -124,6 +124,11 @@ func literals(c *Config) []string {
 				found = append(found, path)
 			}
 			return
+		case URL:
+			if hasPassword(string(literal)) {
+				found = append(found, path)
+			}
+			return
 		case string:
 			free := len(keys) > 2 && strings.HasPrefix(path, opaKey)
 			if hasPassword(literal) || free && isLiteral(keys[2:], literal) {

@@ -106,7 +106,10 @@ func TestSecretsInAFileThatIsOpenToOthers(t *testing.T) {
 		services("{credentials: {bearer: {token_path: /x}, client_tls: {private_key: a.pem}}}"): "",
 		services("{credentials: {bearer: {token: '${env:PLANTED}'}}}"):                          "",
 		"policy: {opa: {keys: {k: {key: '-----BEGIN PUBLIC KEY-----'}}}}":                       "",
-		"log: {level: info}": "",
+		"log: {level: info}":                                           "",
+		"upstreams: {a: {url: 'socks5://u:p@192.0.2.1'}}":              "upstreams.a.url",
+		"upstreams: {a: {url: 'socks5://u:${env:PLANTED}@192.0.2.1'}}": "",
+		"upstreams: {a: {url: 'socks4a://u@192.0.2.1'}}":               "",
 	} {
 		file := write(t, "c.yaml", document)
 		load(t, Options{File: file})

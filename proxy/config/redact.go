@@ -33,6 +33,9 @@ func (c Config) redact(value reflect.Value, path string) any {
 	case NameServer:
 		return value.String()
 	case netip.Addr:
+		if !value.IsValid() {
+			return ""
+		}
 		return value.String()
 	case netip.Prefix:
 		return value.String()
