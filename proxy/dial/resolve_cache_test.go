@@ -202,6 +202,8 @@ func TestQuestionsAtOnceAreBounded(t *testing.T) {
 			})
 		}
 		all.Wait()
+		mu.Lock()
+		defer mu.Unlock()
 		if most != maxQuestions {
 			t.Errorf("%d at once", most)
 		}
