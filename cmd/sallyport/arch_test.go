@@ -20,6 +20,7 @@ var rooms = map[string][]string{
 	"bundles":           {},
 	"proxy/relay":       {},
 	"proxy/secret":      {},
+	"proxy/store":       {},
 	"proxy/wire/http":   {},
 	"proxy/wire/sniff":  {},
 	"proxy/wire/socks4": {},
