@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // about is the kind, kept without checksums, that tells what the file is: under
@@ -137,7 +138,7 @@ func load(path string, file *os.File, readOnly bool) (db *bbolt.DB, held int64, 
 	switch {
 	case errors.As(err, &crash):
 		err = damaged(path, fmt.Errorf("%v", crash.Cause))
-	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrVersionMismatch), errors.Is(err, bbolt.ErrChecksum):
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrChecksum):
 		err = damaged(path, err)
 	}
 	return db, held, err
