@@ -127,8 +127,14 @@ func TestMisbehavingUpstreams(t *testing.T) {
 		heard <- string(rest)
 	})
 	urls["downgraded"], ways["127.0.0.7"] = fmt.Sprintf("socks5h://me:hunter2@127.0.0.1:%d", downgraded), []string{"downgraded"}
-	s := startVia(t, upstreamsFile(urls), ways, "--set", "limits.dial=400ms", "--set", "dns.servers="+serveNames(t, nil).addr)
+	names := serveNames(t, nil).addr
+	s := startVia(t, upstreamsFile(urls), ways, "--set", "dns.servers="+names)
+	patient := s
+	hurried := startVia(t, upstreamsFile(urls), ways, "--set", "dns.servers="+names, "--set", "limits.dial=400ms")
 	for i, c := range cases {
+		if s = patient; c.outcome == "upstream_timeout" {
+			s = hurried
+		}
 		want := "\x05" + string([]byte{c.reply})
 		dialDoor(t, s.addr).say(greeting).hear(chosen).say(connectTo(host(i, 0), 80)).hear(want).Close()
 		if r := s.sessionOf(t, host(i, 0)); r["outcome"] != c.outcome || !strings.Contains(fmt.Sprint(r["cause"]), fmt.Sprintf("upstream u%d-0", i)) {
@@ -142,6 +148,7 @@ func TestMisbehavingUpstreams(t *testing.T) {
 			t.Errorf("a client is told an upstream's name: %q", answer)
 		}
 	}
+	s = patient
 	dialDoor(t, s.addr).say(greeting).hear(chosen).say(connectTo("127.0.0.7", 80)).hear("\x05\x01").Close()
 	if text := <-heard; text != "" {
 		t.Errorf("after a downgrade the upstream hears %q", text)
@@ -152,9 +159,9 @@ func TestMisbehavingUpstreams(t *testing.T) {
 	if s.says("hunter2") {
 		t.Error("a password is in the log")
 	}
-	for _, e := range s.log {
-		if raw := fmt.Sprint(e["raw"]); strings.Contains(raw, "OpenSSH") || strings.Contains(raw, "Early Hints") {
-			t.Errorf("what an upstream sends is in the log: %s", raw)
+	for _, text := range []string{"OpenSSH", "Early Hints"} {
+		if s.says(text) {
+			t.Errorf("what an upstream sends is in the log: %s", text)
 		}
 	}
 }
