@@ -147,6 +147,12 @@ func observe(meter metric.Meter, o *Options) error {
 			metric.WithInt64Callback(read(o.AuditFailed)))
 		problems = append(problems, err)
 	}
+	if o.StateFailed != nil {
+		_, err := meter.Int64ObservableCounter("sallyport.state.failed", metric.WithUnit("{write}"),
+			metric.WithDescription("Writes of the state file that failed."),
+			metric.WithInt64Callback(read(o.StateFailed)))
+		problems = append(problems, err)
+	}
 	if o.GeoIP != nil {
 		_, err := meter.Float64ObservableGauge("sallyport.geoip.age", metric.WithUnit("s"),
 			metric.WithDescription("Time since a GeoIP database was built."),

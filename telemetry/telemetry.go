@@ -78,6 +78,7 @@ type Options struct {
 	LogDropped         func() int64 // lines of the log, since the start
 	DecisionLogDropped func() int64 // events of the decision log, since the start
 	AuditFailed        func() int64 // records of policies that could not be written, since the start
+	StateFailed        func() int64 // writes of the state file that failed, since the start
 
 	// GeoIP tells of each GeoIP database, by the name of its file and its type, how
 	// long ago it was built.

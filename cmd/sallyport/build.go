@@ -27,6 +27,7 @@ import (
 	"sallyport/proxy/manage"
 	processes "sallyport/proxy/process"
 	"sallyport/proxy/session"
+	"sallyport/proxy/store"
 	"sallyport/proxy/upstream"
 	"sallyport/telemetry"
 )
@@ -48,6 +49,7 @@ type server struct {
 	manager   *distribute.Manager
 	decisions *distribute.DecisionLog
 	audit     *audit.Log
+	state     *store.File
 	telemetry *telemetry.Telemetry
 	engine    *engine.Engine
 	geo       *geo.Databases
@@ -87,6 +89,9 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if err := s.openAudit(); err != nil {
 		return nil, err
 	}
+	if err := s.openState(); err != nil {
+		return nil, err
+	}
 	options := engineOptions(c, s.geo)
 	if s.manager, err = distribute.New(s.managerOptions()); err != nil {
 		return nil, err
@@ -120,6 +125,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		ActiveBans:     s.guard.ActiveBans,
 		LogDropped:     s.logLines.Dropped,
 		AuditFailed:    s.audit.Failed,
+		StateFailed:    s.state.Failed,
 		GeoIP:          s.geoAges,
 		Upstreams:      s.upstreams.Observe,
 		DecisionLogDropped: func() int64 {
@@ -334,6 +340,7 @@ func (s *server) close() {
 	if s.audit != nil {
 		s.audit.Close()
 	}
+	s.closeState()
 	if s.telemetry != nil {
 		if err := s.telemetry.Shutdown(ctx); err != nil {
 			s.log.Warn("telemetry", "error", err)

@@ -126,7 +126,7 @@ type GeoIP struct {
 
 // State is what outlives a restart.
 type State struct {
-	Path string `key:"path" doc:"the state file, relative to the working directory; a management token that is made lies beside it"`
+	Path string `key:"path" doc:"the file of what outlives a restart, relative to the working directory; made with mode 0600, of one process at a time; a management token that is made lies beside it"`
 }
 
 // Limits are ceilings: a policy may ask for less, never for more.

@@ -24,6 +24,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"go.etcd.io/bbolt"
 )
@@ -55,6 +56,8 @@ type File struct {
 	readOnly bool
 	held     int64 // bytes of keys and values
 	broken   error // why the file is no longer touched
+
+	failed atomic.Int64
 }
 
 var errClosed = errors.New("the state file is closed")
@@ -103,13 +106,25 @@ func (f *File) Each(kind string, visit func(key string, value []byte) error) err
 // Where the disk is full or cannot be written to, nothing is changed, and a later
 // call may succeed.
 func (f *File) Apply(changes ...Change) error {
+	err := f.apply(changes)
+	if err != nil {
+		f.failed.Add(1)
+		return fmt.Errorf("state file: %w", err)
+	}
+	return nil
+}
+
+// Failed is how many calls of Apply have failed.
+func (f *File) Failed() int64 { return f.failed.Load() }
+
+func (f *File) apply(changes []Change) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.broken != nil {
 		return f.broken
 	}
 	if err := f.ready(); err != nil {
-		return fmt.Errorf("state file: %w", err)
+		return err
 	}
 	held := f.held
 	err := guarded(f.path, func() error {
@@ -132,7 +147,7 @@ func (f *File) Apply(changes ...Change) error {
 		f.broken = err // its locks may be held for ever
 	}
 	if err != nil {
-		return fmt.Errorf("state file: %w", err)
+		return err
 	}
 	f.held = held
 	return nil
