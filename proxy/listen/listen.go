@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -172,6 +173,7 @@ func (l *Listener) Serve(ctx context.Context, handle func(*Conn)) error {
 
 // serve hands a client over once it is known who that is.
 func (l *Listener) serve(ctx context.Context, c *Conn, handle func(*Conn)) {
+	roomy()
 	if c.Source.IsValid() && l.announced.by(c.Source.Addr()) {
 		if err := l.announced.read(ctx, c); err != nil {
 			l.announced.refuse(c, err)
@@ -182,6 +184,16 @@ func (l *Listener) serve(ctx context.Context, c *Conn, handle func(*Conn)) {
 		c.secure(l.tls)
 	}
 	handle(c)
+}
+
+// roomy gives the goroutine at once the stack that a handshake and the policy's
+// answers take. It would grow to that size in any case, but step by step, and each
+// step copies what the stack has on it by then.
+//
+//go:noinline
+func roomy() {
+	var room [9 << 10]byte
+	runtime.KeepAlive(&room[0])
 }
 
 const (
