@@ -47,6 +47,7 @@ func addresses(source, local string) string {
 }
 
 func TestAnnouncedClients(t *testing.T) {
+	t.Parallel()
 	s, target := balanced(t)
 	ask := greeting + connectTo("127.0.0.1", target.port) + "early"
 	four := addresses("192.0.2.9:4242", "198.51.100.1:1080")
@@ -115,6 +116,7 @@ func TestAnnouncedClients(t *testing.T) {
 // A balancer that connects and says nothing, or half of it, holds up nobody, and
 // is gone when its time is up.
 func TestSilentBalancers(t *testing.T) {
+	t.Parallel()
 	s, target := balanced(t, "--set", "limits.handshake=1s", "--set", "limits.connections=20")
 	var stalled []*talk
 	for i := range 19 {
@@ -133,6 +135,7 @@ func TestSilentBalancers(t *testing.T) {
 
 // haproxy is what most people have before a proxy.
 func TestBehindHAProxy(t *testing.T) {
+	t.Parallel()
 	path := installed(t, "haproxy")
 	for _, version := range []string{"send-proxy", "send-proxy-v2"} {
 		t.Run(version, func(t *testing.T) {
@@ -176,6 +179,7 @@ listen door
 }
 
 func TestCurlAsBalancer(t *testing.T) {
+	t.Parallel()
 	s, _ := balanced(t)
 	if out, code := curl(t, "--haproxy-protocol", "-x", "socks5h://"+s.addr, "http://192.0.2.1:9"); code != 97 {
 		t.Errorf("curl exits %d: %s", code, out)

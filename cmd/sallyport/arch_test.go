@@ -45,6 +45,7 @@ var rooms = map[string][]string{
 }
 
 func TestRooms(t *testing.T) {
+	t.Parallel()
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "sallyport/...").Output()
 	if err != nil {
 		t.Fatal(err)

@@ -44,6 +44,7 @@ const (
 )
 
 func TestAuditTellsWhatWasActive(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	rules := filepath.Join(dir, "policy", "route.rego")
 	if err := os.Mkdir(filepath.Dir(rules), 0o700); err != nil {
@@ -146,6 +147,7 @@ func TestAuditTellsWhatWasActive(t *testing.T) {
 
 // A record that cannot be written is an alarm, and the proxy goes on.
 func TestAuditThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "audit.jsonl")
 	rules := write(t, filepath.Join(dir, "route.rego"), goodRule)

@@ -11,6 +11,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -22,6 +23,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -30,23 +32,27 @@ import (
 // opaTool is OPA's own command of the release that we embed, as make builds it.
 func opaTool(t *testing.T) string {
 	t.Helper()
-	makefile, err := os.ReadFile("../../Makefile")
-	if err != nil {
-		t.Fatal(err)
-	}
-	name := regexp.MustCompile(`(?m)^OPA\s*:= \$\(BIN\)/(.*)$`).FindSubmatch(makefile)
-	if name == nil {
-		t.Fatal("the Makefile does not say which OPA")
-	}
-	if out, err := exec.Command("make", "-s", "-C", "../..", "bin/"+string(name[1])).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	tool, err := filepath.Abs("../../bin/" + string(name[1]))
+	tool, err := makeOPA()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return tool
 }
+
+var makeOPA = sync.OnceValues(func() (string, error) {
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		return "", err
+	}
+	name := regexp.MustCompile(`(?m)^OPA\s*:= \$\(BIN\)/(.*)$`).FindSubmatch(makefile)
+	if name == nil {
+		return "", errors.New("the Makefile does not say which OPA")
+	}
+	if out, err := exec.Command("make", "-s", "-C", "../..", "bin/"+string(name[1])).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return filepath.Abs("../../bin/" + string(name[1]))
+})
 
 // signer signs bundles by `opa build`.
 type signer struct {
@@ -184,6 +190,7 @@ func answerOf(proxy, target string) string {
 
 // A bundle server does what it likes; the policy that was there before decides.
 func TestABundleServerThatIsHostile(t *testing.T) {
+	t.Parallel()
 	tool := opaTool(t)
 	ours, theirs := newSigner(t, tool), newSigner(t, tool)
 	target, _ := origin(t)

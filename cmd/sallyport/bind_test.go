@@ -72,6 +72,7 @@ allow if {
 }
 
 func TestBind(t *testing.T) {
+	t.Parallel()
 	s := start(t, "--policy", bindPolicy(t), "--policy", denying127x3(t))
 
 	// The peer that is expected, after a stranger; from whatever port.
@@ -148,6 +149,7 @@ func TestBind(t *testing.T) {
 
 // SOCKS4 has BIND as well, with two replies of its own.
 func TestBindOfSOCKS4(t *testing.T) {
+	t.Parallel()
 	s := start(t, "--policy", bindPolicy(t), "--policy", denying127x3(t))
 	bind := func(peer string, port uint16) (*talk, netip.AddrPort) {
 		t.Helper()
@@ -193,6 +195,7 @@ func (c *talk) reply4(head string) netip.AddrPort {
 
 // The port closes with the connection that has asked for it.
 func TestBindEndsWithItsClient(t *testing.T) {
+	t.Parallel()
 	s := start(t, "--policy", bindPolicy(t), "--policy", denying127x3(t), "--set", "limits.bind=10m")
 	n := 0
 	for how, hangUp := range map[string]func(*talk){

@@ -141,6 +141,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestChromium(t *testing.T) {
+	t.Parallel()
 	chromium := installed(t, "chromium-headless-shell", "chromium")
 	pages := &site{}
 	plain, secure := httptest.NewServer(pages), httptest.NewUnstartedServer(pages)

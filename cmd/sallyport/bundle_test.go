@@ -197,6 +197,7 @@ func (s *process) waitFor(t *testing.T, what string, f func(line map[string]any)
 }
 
 func TestABundleOverHTTP(t *testing.T) {
+	t.Parallel()
 	target, _ := origin(t)
 	server := serveBundles(t)
 	s := startBundles(t, fmt.Sprintf(`

@@ -68,6 +68,7 @@ func (s *process) ways(t *testing.T, n int) map[string]int {
 }
 
 func TestCurlByEveryScheme(t *testing.T) {
+	t.Parallel()
 	s, at, port := openDoor(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%s %s %d\n", r.Method, r.URL, len(body))
@@ -119,6 +120,7 @@ func TestCurlByEveryScheme(t *testing.T) {
 }
 
 func TestPySocks(t *testing.T) {
+	t.Parallel()
 	s, at, port := openDoor(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") })
 	host, proxyPort, _ := strings.Cut(s.addr, ":")
 	out := script(t, "socks", `
@@ -162,6 +164,7 @@ for kind in (socks.SOCKS4, socks.SOCKS5, socks.HTTP):
 }
 
 func TestRequests(t *testing.T) {
+	t.Parallel()
 	s, at, port := openDoor(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		http.SetCookie(w, &http.Cookie{Name: "n", Value: "v"})
@@ -191,6 +194,7 @@ print(requests.get("http://" + at + "/a", proxies={"http": "http://ann:battery@"
 
 // The standard library's client, and the environment that it reads.
 func TestUrllib(t *testing.T) {
+	t.Parallel()
 	_, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%s %s %d", r.Method, r.URL, len(body))
@@ -216,6 +220,7 @@ except urllib.error.HTTPError as e:
 }
 
 func TestPythonWebSocket(t *testing.T) {
+	t.Parallel()
 	s, at, _ := openDoor(t, serveWebSocket)
 	host, port, _ := strings.Cut(s.addr, ":")
 	out := script(t, "socks, websocket", `
@@ -264,6 +269,7 @@ func serveWebSocket(w http.ResponseWriter, r *http.Request) {
 
 // The standard library's client sends an upgrade through a proxy as a request.
 func TestGoClients(t *testing.T) {
+	t.Parallel()
 	s, at, port := openDoor(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") != "" {
 			c, b, _ := http.NewResponseController(w).Hijack()
@@ -333,6 +339,7 @@ func (*endless) Read(p []byte) (int, error) {
 }
 
 func TestTunnellingClients(t *testing.T) {
+	t.Parallel()
 	echo := serveEcho(t, "127.0.0.1:0")
 	s := start(t, "--data", settings(t, loopback, echo.port), "--data", usersFile(t, map[string]string{"ann": "right horse"}))
 	host, port, _ := net.SplitHostPort(s.addr)
@@ -373,6 +380,7 @@ func TestTunnellingClients(t *testing.T) {
 
 // One proxy is reached through another, and curl through proxychains.
 func TestChains(t *testing.T) {
+	t.Parallel()
 	last, at, port := openDoor(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "%s %s\n", r.Method, r.URL) })
 	_, own, _ := net.SplitHostPort(last.addr)
 	first := start(t, "--data", settings(t, loopback, mustPort(t, own), mustPort(t, port)))
@@ -395,6 +403,7 @@ func TestChains(t *testing.T) {
 }
 
 func TestGitAndWget(t *testing.T) {
+	t.Parallel()
 	root := t.TempDir()
 	git := func(dir string, args ...string) {
 		t.Helper()

@@ -45,6 +45,7 @@ func serveUploads(t *testing.T) *uploads {
 // Every decision of every stage is in every sink, with the facts that it can be
 // decided again from, and no secret of a client's is, be it masked or not.
 func TestDecisionsInEverySink(t *testing.T) {
+	t.Parallel()
 	part := func(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
 	jwt := part(`{"alg":"none"}`) + "." + part(`{"sub":"hush-jwt"}`) + "." + part("hush")
 	const policies = `package sallyport.authenticate
@@ -172,6 +173,7 @@ func checkEvents(t *testing.T, sink, text string, masked bool) {
 // Where logging is mandatory, a disk that is full refuses everybody, and says so;
 // once there is room again, everybody is served.
 func TestAFullDiskRefusesWhereLoggingIsMandatory(t *testing.T) {
+	t.Parallel()
 	target, dir := serveEcho(t, "127.0.0.1:0"), t.TempDir()
 	file := filepath.Join(dir, "decisions.log")
 	if err := os.Symlink("/dev/full", file); err != nil {

@@ -37,6 +37,7 @@ func deaf(t *testing.T) uint16 {
 
 // What a client is told is the same by every door, in the words of each protocol.
 func TestWhatAClientIsTold(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	silent := deaf(t)
 	names := serveNames(t, map[string][]string{"inside.example.": {"10.0.0.1"}, "here.example.": {"127.0.0.1"}})

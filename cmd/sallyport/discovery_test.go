@@ -11,6 +11,7 @@ import (
 // A configuration that is discovered brings bundles; until it has come, and they
 // have, nothing is allowed.
 func TestDiscovery(t *testing.T) {
+	t.Parallel()
 	target, _ := origin(t)
 	server := serveBundles(t)
 	dir := t.TempDir()
@@ -66,6 +67,7 @@ persistence_directory: %q
 // Traffic flows while bundles come that are good, that are not, and that are
 // none; no decision fails or is another than one of the two good ones.
 func TestTrafficWhileBundlesCome(t *testing.T) {
+	t.Parallel()
 	target, _ := origin(t)
 	server := serveBundles(t)
 	server.put("main.tar.gz", pack(t, sign(t, routes("0", `"127.0.0.1"`))))

@@ -12,6 +12,7 @@ import (
 // Two bundles decide together: the first alone does not, and is not refused for
 // what it lacks.
 func TestTwoBundlesWithRoots(t *testing.T) {
+	t.Parallel()
 	target, _ := origin(t)
 	server := serveBundles(t)
 	teams := map[string]string{
@@ -67,6 +68,7 @@ bundles:
 // What was kept on disk serves while the server is away, but not when somebody
 // has been at it.
 func TestStartWithTheServerAway(t *testing.T) {
+	t.Parallel()
 	target, _ := origin(t)
 	server := serveBundles(t)
 	dir := t.TempDir()
@@ -124,6 +126,7 @@ persistence_directory: %q
 
 // OPA's status says in our words why a bundle was refused.
 func TestStatusReports(t *testing.T) {
+	t.Parallel()
 	server := serveBundles(t)
 	server.put("main.tar.gz", pack(t, routes("1", "")))
 	s := startBundles(t, fmt.Sprintf(`
@@ -203,6 +206,7 @@ func lineWith(text, part string) (found string) {
 
 // A bundle's own tests decide on whether it is active.
 func TestABundleWhoseTestsFail(t *testing.T) {
+	t.Parallel()
 	server := serveBundles(t)
 	tested := routes("1", `"a.example"`)
 	test := `package sallyport.route_test
@@ -232,6 +236,7 @@ bundles: {main: {service: web, resource: main.tar.gz, %s}}
 // A policy whose server is silent for too long allows nothing, until it is heard
 // again.
 func TestAPolicyThatIsTooOld(t *testing.T) {
+	t.Parallel()
 	target, _ := origin(t)
 	server := serveBundles(t)
 	server.put("main.tar.gz", pack(t, routes("1", `"127.0.0.1"`)))
@@ -270,6 +275,7 @@ bundles: {main: {service: web, resource: main.tar.gz, polling: {min_delay_second
 // A bundle in a file is read again when it changes, and held to what a bundle
 // among the policy files is.
 func TestABundleInAFile(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "main.tar.gz")
 	put := func(files map[string]string) {

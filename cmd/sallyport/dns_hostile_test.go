@@ -56,6 +56,7 @@ func records(m *dns.Msg, zone ...string) *dns.Msg {
 
 // A name that route denies is not looked up, by whatever the client asks.
 func TestNoDeniedNameIsLookedUp(t *testing.T) {
+	t.Parallel()
 	names := lyingNames(t, func(m *dns.Msg) *dns.Msg { return records(m, "$ 0 A 127.0.0.1") })
 	target, packets := serveEcho(t, "127.0.0.1:0"), servePackets(t, "127.0.0.1:0")
 	_, port, _ := net.SplitHostPort(packets.at)
@@ -99,6 +100,7 @@ redirect := {"host": "there.open.example"} if input.target.host == "redirected.o
 // What a name server says, and what becomes of it: for the client, the log and
 // the metrics.
 func TestNameServersThatFail(t *testing.T) {
+	t.Parallel()
 	code := func(rcode int) func(m *dns.Msg) *dns.Msg {
 		return func(m *dns.Msg) *dns.Msg { m.Rcode = rcode; return m }
 	}
@@ -149,6 +151,7 @@ func TestNameServersThatFail(t *testing.T) {
 }
 
 func TestCheckOfAuthorities(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	for ca, want := range map[string]string{
 		"missing.pem": "c.yaml:3: dns.ca: cannot be read: no such file or directory",
@@ -168,6 +171,7 @@ func TestCheckOfAuthorities(t *testing.T) {
 // A name that leads elsewhere a moment later is decided about anew, and one that
 // is remembered leads to where it was decided.
 func TestNamesThatRebind(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	var n, ttl atomic.Int64
 	names := lyingNames(t, func(m *dns.Msg) *dns.Msg {
@@ -217,6 +221,7 @@ func TestNamesThatRebind(t *testing.T) {
 // The names that a target is an alias of are facts of dial: for a request, for a
 // datagram, and when a live session is asked again.
 func TestAliases(t *testing.T) {
+	t.Parallel()
 	target, packets := serveEcho(t, "127.0.0.1:0"), servePackets(t, "127.0.0.1:0")
 	names := lyingNames(t, func(m *dns.Msg) *dns.Msg {
 		if strings.EqualFold(m.Question[0].Name, "plain.example.") {

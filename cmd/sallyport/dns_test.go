@@ -152,6 +152,7 @@ func selfSigned(t *testing.T, dir string) string {
 }
 
 func TestNamesByUnbound(t *testing.T) {
+	t.Parallel()
 	u := serveUnbound(t)
 	target, _ := origin(t)
 	at, _ := url.Parse(target)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -52,17 +53,14 @@ func (r *reader) fragment(t *testing.T, b block, text string) {
 		}
 	}
 	file := stage + ".rego"
-	if err := os.WriteFile(file, []byte("package sallyport."+stage+"\n\n"+text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	defer os.Remove(file)
+	defer os.Remove(write(t, filepath.Join(r.dir, file), "package sallyport."+stage+"\n\n"+text))
 	of := []string{"--policy", file}
 	for flag, path := range map[string]string{"--data": "data.yaml", "--config": "sallyport.yaml"} {
-		if _, err := os.Stat(path); err == nil {
+		if r.has(path) {
 			of = append(of, flag, path)
 		}
 	}
-	out, err := program(append([]string{"check"}, of...)...).CombinedOutput()
+	out, err := r.sallyport(t, append([]string{"check"}, of...)...).CombinedOutput()
 	r.printed = string(out)
 	if (err != nil) != refused {
 		t.Errorf("%s: %v\n%s", b.place, err, out)
@@ -77,7 +75,7 @@ func (r *reader) fragment(t *testing.T, b block, text string) {
 		for _, flag := range strings.Fields(flags) {
 			ask = append(ask, strings.ReplaceAll(flag, "_", " "))
 		}
-		out, _ := program(ask...).CombinedOutput()
+		out, _ := r.sallyport(t, ask...).CombinedOutput()
 		if !regexp.MustCompile(`(?m)^`+verdict+" by ").Match(out) || !strings.Contains(string(out), says) {
 			t.Errorf("%s: asked %s, the answer is not %s but\n%s", b.place, flags, want, out)
 		}

@@ -45,8 +45,10 @@ import (
 // The folder has a GeoIP database, country.mmdb, and the facts of a client with a
 // token and of a request of plain HTTP, token.json and forward.json.
 // No query for a name leaves the machine. make is a stand-in that knows the
-// Makefile's targets.
+// Makefile's targets. Each document has a network of its own, with the ports that
+// it names; where a test may have none, other ports stand for them.
 func TestDocuments(t *testing.T) {
+	t.Parallel()
 	need(t, "curl")
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -64,6 +66,7 @@ func TestDocuments(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			if name == "docs/distribution.md" {
 				need(t, "nginx", "jq", "openssl", "git")
 			}
@@ -131,26 +134,29 @@ func blocks(document, text string) []block {
 
 // reader does what a document says.
 type reader struct {
-	replace *strings.Replacer // the document's ports by free ones
-	listen  string
-	manage  string
-	running []*process // the second one beside the first
-	printed string     // by the last block
+	dir         string
+	environment []string
+	ports       map[string]string // of the document, by others that are free; nil: they are free
+	running     []*process        // the second one beside the first
+	printed     string            // by the last block
 }
 
 func newReader(t *testing.T, root string) *reader {
-	proxy, manage := freePort(t), freePort(t)
-	r := &reader{
-		replace: strings.NewReplacer("1080", proxy, "9080", manage, "1081", freePort(t), "9081", freePort(t), "8080", freePort(t)),
-		listen:  "127.0.0.1:" + proxy, manage: "127.0.0.1:" + manage,
+	dir, tools, opa := t.TempDir(), t.TempDir(), opaTool(t)
+	r := &reader{dir: dir}
+	if !ownNetwork(t) {
+		r.ports = map[string]string{}
+		for _, port := range []string{"1080", "9080", "1081", "9081", "8080"} {
+			r.ports[port] = freePort(t)
+		}
 	}
-	dir, tools := t.TempDir(), t.TempDir()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for link, to := range map[string]string{
 		filepath.Join(tools, "sallyport"): self,
+		filepath.Join(tools, "opa"):       opa,
 		filepath.Join(dir, "bundles"):     filepath.Join(root, "bundles"),
 		filepath.Join(dir, "policy"):      filepath.Join(root, "policy"),
 	} {
@@ -161,26 +167,35 @@ func newReader(t *testing.T, root string) *reader {
 	write(t, filepath.Join(dir, "country.mmdb"), string(countries(t, map[string]string{"8.8.8.0/24": "US", "1.1.1.0/24": "AU", "192.0.2.0/24": "NL"})))
 	write(t, filepath.Join(dir, "token.json"), `{"credentials": {"method": "password", "token": "`+guideToken+`"}}`)
 	write(t, filepath.Join(dir, "forward.json"), `{"request": {"command": "forward", "method": "GET", "path": "/public/a", "headers": {"accept": ["*/*"]}}, "target": {"host": "www.example.com", "port": 80}}`)
-	for tool, script := range map[string]string{
-		"make": `exec grep -q "^$1:.*##" '` + root + `/Makefile'`,
-		"opa": `opa=$(sed -n 's/^OPA *:= *$(BIN)/bin/p' '` + root + `/Makefile')
-PATH=$READERS_PATH make -s -C '` + root + `' "$opa" >&2 && exec '` + root + `'/"$opa" "$@"`,
-	} {
-		if err := os.WriteFile(filepath.Join(tools, tool), []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
-			t.Fatal(err)
-		}
+	script := "#!/bin/sh\nexec grep -q \"^$1:.*##\" '" + root + "/Makefile'\n"
+	if err := os.WriteFile(filepath.Join(tools, "make"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
 	}
-	t.Chdir(dir)
-	t.Setenv("READERS_PATH", os.Getenv("PATH"))
-	t.Setenv("PATH", tools+string(os.PathListSeparator)+os.Getenv("PATH"))
-	t.Setenv(asProgram, "1")
-	t.Setenv("LOGS_TOKEN", "of a decision-log service")
-	t.Setenv("SALLYPORT_DNS_SERVERS", "127.0.0.1:1") // where nobody answers
+	r.environment = append(os.Environ(), asProgram+"=1", "PWD="+dir,
+		"PATH="+tools+string(os.PathListSeparator)+os.Getenv("PATH"),
+		"LOGS_TOKEN=of a decision-log service",
+		"SALLYPORT_DNS_SERVERS=127.0.0.1:1") // where nobody answers
 	for _, name := range []string{"http_proxy", "https_proxy", "all_proxy", "no_proxy"} {
-		t.Setenv(name, "")
-		t.Setenv(strings.ToUpper(name), "")
+		r.environment = append(r.environment, name+"=", strings.ToUpper(name)+"=")
 	}
 	return r
+}
+
+// command is one that the reader enters.
+func (r *reader) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	c := exec.CommandContext(ctx, name, args...)
+	c.Dir, c.Env = r.dir, r.environment
+	return c
+}
+
+func (r *reader) sallyport(t *testing.T, args ...string) *exec.Cmd {
+	return r.command(t.Context(), os.Args[0], args...)
+}
+
+// has tells whether a file is in the reader's folder.
+func (r *reader) has(file string) bool {
+	_, err := os.Stat(filepath.Join(r.dir, file))
+	return err == nil
 }
 
 // freePort is a port that no listener on port 0 is given: those are from 32768.
@@ -197,7 +212,11 @@ func freePort(t *testing.T) string {
 }
 
 func (r *reader) play(t *testing.T, b block) {
-	text := r.replace.Replace(b.text)
+	var ports []string
+	for port, free := range r.ports {
+		ports = append(ports, port, free)
+	}
+	text := strings.NewReplacer(ports...).Replace(b.text)
 	if isFragment(b) {
 		r.fragment(t, b, text)
 		return
@@ -227,24 +246,23 @@ func (r *reader) play(t *testing.T, b block) {
 func (r *reader) write(t *testing.T, b block, kind, text string) {
 	file := b.file
 	if file == "" {
-		file = filepath.Join(t.TempDir(), "unnamed."+kind)
+		file = filepath.Join(strings.ReplaceAll(b.place, ":", "."), "unnamed."+kind)
 	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+	path := filepath.Join(r.dir, file)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	write(t, path, text)
 	var judge *exec.Cmd
 	switch {
 	case kind == "rego":
-		judge = program("check", "--policy", filepath.Dir(file))
-		if _, err := os.Stat("sallyport.yaml"); err == nil {
+		judge = r.sallyport(t, "check", "--policy", filepath.Dir(file))
+		if r.has("sallyport.yaml") {
 			judge.Args = append(judge.Args, "--config", "sallyport.yaml")
 		}
 	case strings.HasPrefix(file, "sallyport"):
-		judge = program("check", "--config", file)
-		if _, err := os.Stat("server.key"); err == nil {
+		judge = r.sallyport(t, "check", "--config", file)
+		if r.has("server.key") {
 			judge.Args = append(judge.Args, "--age-identity", "server.key")
 		}
 	case strings.HasPrefix(file, ".github/"):
@@ -266,10 +284,12 @@ func (r *reader) run(t *testing.T, b block, beside bool, variables []string, arg
 	}
 	if !beside {
 		r.stop(t)
-		arguments = "--listen " + r.listen + " --management " + r.manage + " " + arguments
+		if r.ports != nil {
+			arguments = "--listen 127.0.0.1:" + r.ports["1080"] + " --management 127.0.0.1:" + r.ports["9080"] + " " + arguments
+		}
 	}
-	cmd := program(strings.Fields("run " + arguments)...)
-	cmd.Env = append(cmd.Env, variables...)
+	cmd := r.sallyport(t, strings.Fields("run "+arguments)...)
+	cmd.Env = slices.Concat(cmd.Env, variables)
 	s := follow(t, cmd)
 	r.running = append(r.running, s)
 	go func() { // until the process ends
@@ -305,16 +325,13 @@ func (r *reader) workflow(t *testing.T, b block, text string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := os.ReadFile("signing.pem")
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := readFile(t, filepath.Join(r.dir, "signing.pem"))
 	values := strings.NewReplacer(
 		"${{ vars.SALLYPORT_URL }}", "file://"+self,
-		"${{ secrets.SIGNING_KEY }}", strings.TrimSpace(string(key)),
+		"${{ secrets.SIGNING_KEY }}", strings.TrimSpace(key),
 		"${{ secrets.POLICY_URL }}", "file://"+filepath.Join(home, "published.tar.gz"),
 	)
-	setUp := exec.Command("sh", "-e", "-c", `cp -r egress "$0" && cd "$0" && git init -q && git add . &&
+	setUp := r.command(t.Context(), "sh", "-e", "-c", `cp -r egress "$0" && cd "$0" && git init -q && git add . &&
 		git -c user.name=t -c user.email=t@example.com commit -qm one`, clone)
 	if out, err := setUp.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", b.place, err, out)
@@ -324,9 +341,9 @@ func (r *reader) workflow(t *testing.T, b block, text string) {
 			if step.Uses != "" {
 				continue
 			}
-			run := exec.Command("bash", "-e", "-o", "pipefail", "-c", step.Run)
+			run := r.command(t.Context(), "bash", "-e", "-o", "pipefail", "-c", step.Run)
 			run.Dir = clone
-			run.Env = append(os.Environ(), "HOME="+home, "GITHUB_PATH="+filepath.Join(tools, "path"))
+			run.Env = append(slices.Clone(r.environment), "PWD="+clone, "HOME="+home, "GITHUB_PATH="+filepath.Join(tools, "path"))
 			for name, value := range step.Env {
 				run.Env = append(run.Env, name+"="+values.Replace(value))
 			}
@@ -335,7 +352,7 @@ func (r *reader) workflow(t *testing.T, b block, text string) {
 			}
 		}
 	}
-	published := program("check", "--policy", filepath.Join(home, "published.tar.gz"))
+	published := r.sallyport(t, "check", "--policy", filepath.Join(home, "published.tar.gz"))
 	if out, err := published.CombinedOutput(); err != nil {
 		t.Errorf("%s: what was published: %v\n%s", b.place, err, out)
 	}
@@ -368,7 +385,7 @@ func (r *reader) shell(t *testing.T, b block, how, text string) {
 		if strings.Contains(script, "sallyport run") {
 			t.Fatalf("%s: a `sallyport run` has a block of its own", b.place)
 		}
-		command := exec.CommandContext(ctx, "sh", "-e", "-c", script)
+		command := r.command(ctx, "sh", "-e", "-c", script)
 		command.Stdout, command.Stderr = &out, &out
 		command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }

@@ -193,6 +193,7 @@ func origin(t *testing.T) (target, settings string) {
 }
 
 func TestCurlThroughTheDoor(t *testing.T) {
+	t.Parallel()
 	target, settings := origin(t)
 	dir := t.TempDir()
 	hash, err := func() ([]byte, error) {
@@ -280,6 +281,7 @@ func exchange(t *testing.T, addr, text string) string {
 }
 
 func TestSOCKS5Replies(t *testing.T) {
+	t.Parallel()
 	_, settings := origin(t)
 	s := start(t, "--data", write(t, filepath.Join(t.TempDir(), "d.json"), strings.Replace(settings, "[", "[1, ", 1)))
 	hello := "\x05\x01\x00"
@@ -302,6 +304,7 @@ func TestSOCKS5Replies(t *testing.T) {
 }
 
 func TestPolicyEditWhileATransferRuns(t *testing.T) {
+	t.Parallel()
 	target, settings := origin(t)
 	dir := t.TempDir()
 	policies := filepath.Join(dir, "policies")
@@ -364,6 +367,7 @@ func TestPolicyEditWhileATransferRuns(t *testing.T) {
 }
 
 func TestWrongUse(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	policies := 0
 	policy := func(text string) []string {

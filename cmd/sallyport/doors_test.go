@@ -47,6 +47,7 @@ allow if input.request.command in {"associate", "datagram", "bind"}
 `
 
 func TestAssociateAndBindOverTLS(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t, "ca")
 	cert, key := ca.server(t, "door")
 	target := servePackets(t, "127.0.0.1:0")
@@ -88,6 +89,7 @@ func TestAssociateAndBindOverTLS(t *testing.T) {
 
 // Who has no IP address cannot be sent datagrams, and is told that there are none.
 func TestAssociateAndBindByUnixSocket(t *testing.T) {
+	t.Parallel()
 	dir := shortDir(t)
 	door := filepath.Join(dir, "door")
 	s := listening(t, fmt.Sprintf(`[{address: "unix:%s"}]`, door), "--policy", ownUser(t),
@@ -123,6 +125,7 @@ func TestAssociateAndBindByUnixSocket(t *testing.T) {
 
 // The datagrams of a client that a balancer speaks for come from the client.
 func TestAnnouncedAssociate(t *testing.T) {
+	t.Parallel()
 	target := servePackets(t, "127.0.0.1:0")
 	s, _ := balanced(t, "--policy", write(t, filepath.Join(t.TempDir(), "route.rego"), bothCommands), "--policy", dialPolicy(t))
 	d := dialFrom(t, "127.0.0.1", s.addr).say("PROXY TCP4 127.0.0.7 198.51.100.1 4242 1080\r\n" + greeting).hear(chosen)
@@ -152,6 +155,7 @@ func TestAnnouncedAssociate(t *testing.T) {
 // still, and the user directory, which does not know its holder. It ends with the
 // certificate.
 func TestLiveSessionsByCertificate(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t, "ca")
 	cert, key := ca.server(t, "door")
 	target := serveEcho(t, "127.0.0.1:0")

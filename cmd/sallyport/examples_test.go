@@ -56,6 +56,7 @@ const allDay = `  Monday: &all {opens: "00:00", closes: "24:00"}
 // TestExamples starts the program with each example, and asks it as its users
 // would. The examples refuse loopback, where the target is: the edits open it.
 func TestExamples(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	server := serveNames(t, map[string][]string{
 		"private.example.": {"10.99.9.9"}, "public.example.": {publicAddress}, "rented.example.": {"198.51.100.7"},

@@ -50,6 +50,7 @@ func answer(t *testing.T, r *bufio.Reader, method string) (*http.Response, strin
 // Every protocol of the mixed port comes by TLS, and a certificate counts for each
 // request. Inspect is asked about a tunnel and not about what was forwarded.
 func TestForwardingOverTLS(t *testing.T) {
+	t.Parallel()
 	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/socket":
@@ -168,6 +169,7 @@ allow if input.flow.protocol == "ssh"
 
 // A request that is not the first has a handshake's time of its own.
 func TestLaterRequestsHaveTheirTime(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
@@ -196,6 +198,7 @@ func TestLaterRequestsHaveTheirTime(t *testing.T) {
 
 // By a unix socket each request knows its process.
 func TestForwardingByUnixSocket(t *testing.T) {
+	t.Parallel()
 	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "%s %s\n", r.Method, r.URL.Path) })
 	echo := serveEcho(t, "127.0.0.1:0")
 	dir := shortDir(t)

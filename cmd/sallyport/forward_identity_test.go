@@ -19,6 +19,7 @@ func proxyAuthorization(name, password string) string {
 // by admit for each of them. That credentials are missing does not: most clients
 // send none before they are asked to.
 func TestFailedLoginsEndTheirConnection(t *testing.T) {
+	t.Parallel()
 	at, port := webOrigin(t, func(http.ResponseWriter, *http.Request) {})
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "admit.rego"), `package sallyport.admit
@@ -62,6 +63,7 @@ allow if input.credentials.verified
 // A connection to a server carries the requests of one identity only: servers
 // there are that authenticate connections.
 func TestIdentitiesShareNoOriginConnection(t *testing.T) {
+	t.Parallel()
 	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RemoteAddr) })
 	policy := write(t, filepath.Join(t.TempDir(), "authenticate.rego"), `package sallyport.authenticate
 default allow := true

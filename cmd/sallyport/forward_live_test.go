@@ -14,6 +14,7 @@ import (
 // A new policy is asked about each forwarded request that goes on, and about none
 // that is over.
 func TestForwardedRequestsFollowThePolicy(t *testing.T) {
+	t.Parallel()
 	came, release := make(chan string, 1), make(chan struct{})
 	_, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -126,6 +127,7 @@ func TestForwardedRequestsFollowThePolicy(t *testing.T) {
 // What requests have moved counts for the tunnel that follows them, and a cut
 // between two of them is one.
 func TestLimitsBehindForwarding(t *testing.T) {
+	t.Parallel()
 	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") == "" {
 			w.Write(make([]byte, 400))

@@ -47,6 +47,7 @@ func (c *talk) ask(r *bufio.Reader, method, text string) (*http.Response, string
 // Each request on a connection is authenticated and decided upon by itself, and a
 // refusal leaves the connection to those that follow.
 func TestEachForwardedRequestIsDecided(t *testing.T) {
+	t.Parallel()
 	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%s %s %d %q", r.Method, r.URL.Path, len(body), r.Header.Get("Proxy-Authorization"))
@@ -153,6 +154,7 @@ labels := {"path": input.request.path, "denials": sprintf("%d", [input.source.de
 
 // A refusal that leaves a body unread ends the connection, and is still read.
 func TestRefusedBodies(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	for _, c := range []struct {
 		fields, body string
@@ -185,6 +187,7 @@ func TestRefusedBodies(t *testing.T) {
 // A server may answer before it has the body, and a client may wait for leave to
 // send it.
 func TestBodiesAndAnswersCross(t *testing.T) {
+	t.Parallel()
 	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/early":
@@ -254,6 +257,7 @@ func (f flushing) Write(p []byte) (int, error) {
 // The connection to a server is used again where that risks nothing, and only by
 // the session that has opened it.
 func TestOriginConnections(t *testing.T) {
+	t.Parallel()
 	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/hang-up" {
 			c, _, _ := http.NewResponseController(w).Hijack()
@@ -290,6 +294,7 @@ func TestOriginConnections(t *testing.T) {
 
 // Limits are the session's, whatever it is that goes on.
 func TestForwardingLimits(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -396,6 +401,7 @@ session_limits := {"down": "64KiB/s"} if input.request.path == "/pace"
 
 // What follows a WebSocket's handshake is a tunnel.
 func TestWebSocket(t *testing.T) {
+	t.Parallel()
 	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
 		sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 		c, b, _ := http.NewResponseController(w).Hijack()
@@ -442,6 +448,7 @@ session_limits := {"idle": "200ms"} if input.request.path == "/idle"
 
 // A tunnel may follow requests on one connection, and is decided upon like them.
 func TestConnectBehindForwarding(t *testing.T) {
+	t.Parallel()
 	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
 	echo := serveEcho(t, "127.0.0.1:0")
 	s := start(t, "--data", settings(t, loopback, port, echo.port))

@@ -83,6 +83,7 @@ const (
 
 // What the origin server gets, byte for byte; AT stands for its address.
 func TestForwardedRequests(t *testing.T) {
+	t.Parallel()
 	o := serveAnswer(t, plainAnswer)
 	s := start(t, "--data", settings(t, loopback, o.port), "--data", usersFile(t, map[string]string{"ann": "right horse"}))
 	basic := base64.StdEncoding.EncodeToString([]byte("ann:right horse"))
@@ -147,6 +148,7 @@ func TestForwardedRequests(t *testing.T) {
 
 // What two parsers could read differently reaches nobody.
 func TestNothingIsSmuggled(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	s := start(t, "--data", settings(t, loopback, target.port))
 	to := fmt.Sprintf("http://127.0.0.1:%d", target.port)
@@ -227,6 +229,7 @@ func TestNothingIsSmuggled(t *testing.T) {
 // Malformed chunks end a request that has begun: the server is never given an end
 // to it, nor what follows.
 func TestMalformedBodies(t *testing.T) {
+	t.Parallel()
 	o := serveAnswer(t, plainAnswer)
 	s := start(t, "--data", settings(t, loopback, o.port))
 	for _, body := range []string{
@@ -261,6 +264,7 @@ func TestMalformedBodies(t *testing.T) {
 // What the client gets of an answer, byte for byte. An empty want is a 502 of the
 // type that is named; CUT at its end is an answer that is cut short.
 func TestForwardedAnswers(t *testing.T) {
+	t.Parallel()
 	const via = "Via: 1.1 sallyport\r\n"
 	const ok = "HTTP/1.1 200 OK\r\n" + date
 	long := strings.Repeat("x", 100_000)
@@ -351,6 +355,7 @@ func TestForwardedAnswers(t *testing.T) {
 
 // Behind interim answers a server may fail as well, and the client is told.
 func TestFailuresBehindInterimAnswers(t *testing.T) {
+	t.Parallel()
 	o := serveAnswer(t, "")
 	s := start(t, "--data", settings(t, loopback, o.port))
 	for _, c := range []struct{ answer, want string }{
@@ -371,6 +376,7 @@ func TestFailuresBehindInterimAnswers(t *testing.T) {
 
 // A client that hangs up within an answer is recorded as one that leaves a tunnel.
 func TestClientsThatHangUpWithinAnAnswer(t *testing.T) {
+	t.Parallel()
 	over := make(chan struct{})
 	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
 		defer close(over)

@@ -75,6 +75,7 @@ deny contains sprintf("AS%d", [input.address.geo.asn]) if input.address.geo.asn 
 `
 
 func TestGeoFence(t *testing.T) {
+	t.Parallel()
 	target, settings := origin(t)
 	dir := t.TempDir()
 	country := write(t, filepath.Join(dir, "country.mmdb"), string(countries(t, map[string]string{"127.0.0.0/8": "NL", "192.0.2.0/24": "DE"})))
@@ -190,6 +191,7 @@ func TestGeoFence(t *testing.T) {
 // TestGeoOfSourceAndTarget: at the door, and for a target that is given as an
 // address; a name is nowhere before it is resolved.
 func TestGeoOfSourceAndTarget(t *testing.T) {
+	t.Parallel()
 	target, settings := origin(t)
 	port := target[strings.LastIndex(target, ":")+1:]
 	dir := t.TempDir()
@@ -239,6 +241,7 @@ allow if input.source.geo.country == "NL"
 // TestGeoIsChecked: run does not start without its databases, check names what is
 // wrong with each, and both warn of a fact that none of them knows.
 func TestGeoIsChecked(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	country := write(t, filepath.Join(dir, "country.mmdb"), string(countries(t, map[string]string{"192.0.2.0/24": "NL"})))
 	corrupt := write(t, filepath.Join(dir, "corrupt.mmdb"), string(countries(t, map[string]string{"192.0.2.0/24": "NL"})[:100]))
@@ -280,6 +283,7 @@ func TestGeoIsChecked(t *testing.T) {
 
 // Eval looks up what the question leaves open, and nothing else.
 func TestEvalLocates(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	country := write(t, filepath.Join(dir, "country.mmdb"), string(countries(t, map[string]string{"192.0.2.0/24": "NL", "198.51.100.0/24": "FR"})))
 	rules := write(t, filepath.Join(dir, "dial.rego"), geofence)

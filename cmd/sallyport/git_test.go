@@ -18,6 +18,7 @@ import (
 // Git's own protocol over HTTP: what is pushed goes in one long POST of chunks, after
 // a short one that finds out whether the server lets it.
 func TestGitPushesAndFetches(t *testing.T) {
+	t.Parallel()
 	where, err := exec.Command(installed(t, "git"), "--exec-path").Output()
 	must(t, err)
 	root := t.TempDir()

@@ -219,6 +219,7 @@ func TestStalledHandshakes(t *testing.T) {
 }
 
 func TestConnectionsOverTheLimit(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	s := start(t, "--data", settings(t, loopback, target.port), "--set", "limits.connections=3")
 	api := "http://" + s.wait(t, 0, "management")["address"].(string)
@@ -262,6 +263,7 @@ func TestOutOfDescriptors(t *testing.T) {
 // A name that has addresses which dial denies beside one that it allows was not
 // a request that was denied, and one with several was denied once.
 func TestDeniedRequestsAreCountedOnce(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	names := serveNames(t, map[string][]string{
 		"mixed.example.": {"10.0.0.1", "10.0.0.2", "127.0.0.1"}, "inside.example.": {"10.0.0.1", "10.0.0.2", "10.0.0.3"},
@@ -289,6 +291,7 @@ deny contains "denied too often" if input.source.denials.hour > 1
 }
 
 func TestSignals(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	data := settings(t, loopback, target.port)
 	s := start(t, "--data", data, "--set", "shutdown.grace=2s")
@@ -351,6 +354,7 @@ func scripted(t *testing.T, script func(c *net.TCPConn)) uint16 {
 }
 
 func TestHowASideEnds(t *testing.T) {
+	t.Parallel()
 	results := make(chan error, 1)
 	resets := scripted(t, func(c *net.TCPConn) {
 		io.ReadFull(c, make([]byte, 2))
@@ -458,6 +462,7 @@ allow := count([1 | some a in numbers.range(1, 4000); some b in numbers.range(1,
 `
 
 func TestPolicyFields(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	names := serveNames(t, map[string][]string{"here.example.": {"127.0.0.1"}, "there.example.": {"10.0.0.1"}})
 	dir := t.TempDir()
@@ -619,6 +624,7 @@ labels := {"team": "red", "method": input.credentials.method}
 // A client that is not admitted is told so in its own protocol, whatever it
 // asks for and presents; methods binds what may be presented.
 func TestAdmit(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	connect := fmt.Sprintf("CONNECT 127.0.0.1:%d HTTP/1.1\r\n", target.port)
 	request := connectTo("127.0.0.1", target.port)
@@ -675,6 +681,7 @@ func TestAdmit(t *testing.T) {
 
 // What a client presents in confidence is in no log, whatever the policy reads.
 func TestNoSecretIsLogged(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	part := func(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
 	jwt := part(`{"alg":"none"}`) + "." + part(`{"sub":"hush-jwt"}`) + "." + part("hush")

@@ -41,6 +41,7 @@ labels := {"flow": input.flow.protocol, "alpn": concat(",", input.flow.alpn)}
 }
 
 func TestInspect(t *testing.T) {
+	t.Parallel()
 	target, received := serveCounted(t)
 	s := inspecting(t, target)
 	_, hello := clientHello(t, "localhost")

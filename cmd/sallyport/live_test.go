@@ -148,6 +148,7 @@ func (w *liveWorld) expect(r map[string]any, cause string) {
 }
 
 func TestLiveSessionsFollowThePolicy(t *testing.T) {
+	t.Parallel()
 	w := startLive(t, "--set", "policy.opa.decision_logs.console=true")
 	events := make(chan string, 1)
 	go func() {
@@ -266,6 +267,7 @@ func with(object any, name, key string, value any) any {
 // A policy that fails cuts nobody, and there is one alarm. When it is mended,
 // those that it would not have are cut.
 func TestLiveSessionsOutliveAFault(t *testing.T) {
+	t.Parallel()
 	w := startLive(t)
 	keep, shut := w.tunnel("keep.test", "", ""), w.tunnel("shut.test", "", "")
 	dev := w.tunnel("dev.test", "ann", "a")
@@ -305,6 +307,7 @@ func TestLiveSessionsOutliveAFault(t *testing.T) {
 // A user whose time is over loses the sessions without a new policy; one whose
 // time is extended keeps them.
 func TestLiveSessionsEndWithTheirUsers(t *testing.T) {
+	t.Parallel()
 	w := startLive(t)
 	soon := time.Now().Add(3 * time.Second)
 	for _, name := range []string{"ann", "bob"} {

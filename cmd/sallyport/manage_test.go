@@ -33,6 +33,7 @@ func call(t *testing.T, method, url, token string) (int, string) {
 }
 
 func TestManagement(t *testing.T) {
+	t.Parallel()
 	target, settings := origin(t)
 	dir := t.TempDir()
 	s := start(t, "--data", write(t, filepath.Join(dir, "settings.json"), settings),
@@ -81,6 +82,7 @@ func TestManagement(t *testing.T) {
 }
 
 func TestDecisionLogOnTheConsole(t *testing.T) {
+	t.Parallel()
 	target, settings := origin(t)
 	s := start(t, "--data", write(t, filepath.Join(t.TempDir(), "settings.json"), settings),
 		"--set", "policy.opa.decision_logs.console=true")

@@ -12,6 +12,7 @@ import (
 
 // What a scanner reports of the door, open and locked.
 func TestNmap(t *testing.T) {
+	t.Parallel()
 	_, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Server", "behind")
 		io.WriteString(w, "hello")

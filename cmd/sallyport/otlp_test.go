@@ -54,6 +54,7 @@ func (s *process) terminate(t *testing.T) {
 }
 
 func TestOpenTelemetry(t *testing.T) {
+	t.Parallel()
 	binary := buildCollector(t)
 	for _, protocol := range []string{"grpc", "http/protobuf"} {
 		t.Run(protocol, func(t *testing.T) { testSignals(t, startCollector(t, binary), protocol) })

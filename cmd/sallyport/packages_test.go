@@ -20,6 +20,7 @@ import (
 
 // apt asks for several files at once, one request behind the other on a connection.
 func TestApt(t *testing.T) {
+	t.Parallel()
 	apt, build := installed(t, "apt-get"), installed(t, "dpkg-deb")
 	root := t.TempDir()
 	// A repository without folders, of packages that differ in size.
@@ -101,6 +102,7 @@ func must(t *testing.T, err error) {
 
 // Go's own command fetches a module, by the variables that it reads.
 func TestGoCommand(t *testing.T) {
+	t.Parallel()
 	gocmd := installed(t, "go")
 	const mod = "module made.example/one\n\ngo 1.21\n"
 	var packed bytes.Buffer

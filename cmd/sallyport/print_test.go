@@ -10,6 +10,7 @@ import (
 // TestPrintShowsInTheLog: what a policy prints is in the log with its place and
 // its session, each time; the token that a client presents never is.
 func TestPrintShowsInTheLog(t *testing.T) {
+	t.Parallel()
 	const token = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "authenticate.rego"), `package sallyport.authenticate

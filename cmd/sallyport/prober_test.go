@@ -170,6 +170,7 @@ var loopback = []string{"127.0.0.0/8", "::1/128"}
 // RFC 1928 section 3: the server chooses one of the offered methods, or FF and
 // then the connection is over.
 func TestMethodNegotiation(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	s := start(t, "--data", settings(t, loopback, target.port))
 	all := make([]byte, 0, 255)
@@ -253,6 +254,7 @@ func TestMethodNegotiation(t *testing.T) {
 
 // RFC 1929: names and passwords are compared whole.
 func TestCredentialsWhole(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	longName, longPassword := strings.Repeat("n", 255), strings.Repeat("p", 254)+"!"
 	right := map[string]string{
@@ -311,6 +313,7 @@ func TestCredentialsWhole(t *testing.T) {
 // However the bytes are cut, what follows a request reaches the target, whole
 // and once, and the reply tells the address that the target sees.
 func TestSegmentsAndBoundAddress(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	ports := []uint16{target.port}
 	targets := map[string]*echo{"127.0.0.1": target}
@@ -366,6 +369,7 @@ func TestSegmentsAndBoundAddress(t *testing.T) {
 }
 
 func TestHTTPForms(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	s := start(t, "--data", settings(t, loopback, target.port, 1))
 	to := fmt.Sprintf("127.0.0.1:%d", target.port)
@@ -529,6 +533,7 @@ func insiders() []string {
 // The canary sings when anyone gets through, to whichever address of this
 // machine, under the default policy.
 func TestNoSpellingReachesLoopback(t *testing.T) {
+	t.Parallel()
 	canary := serveEcho(t, ":0") // every address of this machine
 	names := serveNames(t, map[string][]string{"*": {"127.0.0.1", "::1", "10.0.0.1", "169.254.169.254"}})
 	s := start(t, "--data", settings(t, nil, canary.port), "--set", "dns.servers="+names.addr)
@@ -587,6 +592,7 @@ func TestNoSpellingReachesLoopback(t *testing.T) {
 // Which addresses are public is the other half of it. Nothing is dialled: the
 // policy refuses each with its scope for a reason.
 func TestPublicAddressesArePublic(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	policy := write(t, filepath.Join(dir, "dial.rego"), `package sallyport.dial
 default allow := false
@@ -681,6 +687,7 @@ func (s *names) questions() []string {
 }
 
 func TestNames(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	known := map[string][]string{
 		"private.example.": {"10.0.0.1"}, "mapped.example.": {"::ffff:10.0.0.1"}, "alias.example.": {"inside.example.", "192.168.0.1"},

@@ -23,6 +23,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // TestReference holds the reference pages against the declarations that they
 // are made of, so that none of them can go out of date.
 func TestReference(t *testing.T) {
+	t.Parallel()
 	for path, page := range map[string]func() string{
 		"../../docs/configuration.md":    configurationPage,
 		"../../docs/policy-reference.md": policyPage,

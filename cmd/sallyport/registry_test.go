@@ -136,6 +136,7 @@ func (r *registry) push(t *testing.T, tag string, bundle []byte) string {
 }
 
 func TestBundlesFromARegistry(t *testing.T) {
+	t.Parallel()
 	tool := opaTool(t)
 	by := newSigner(t, tool)
 	target, _ := origin(t)

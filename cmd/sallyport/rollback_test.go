@@ -57,6 +57,7 @@ func refusalOf(t *testing.T, s *process) (revision, refusal string) {
 }
 
 func TestAnOlderBundleIsRefused(t *testing.T) {
+	t.Parallel()
 	server := serveBundles(t)
 	dir := t.TempDir()
 	opa := fmt.Sprintf(`
@@ -177,6 +178,7 @@ refused none`
 
 // A sequence that is none is refused, whatever the operator allows.
 func TestASequenceIsAWholeNumber(t *testing.T) {
+	t.Parallel()
 	server := serveBundles(t)
 	files := routes("one", "")
 	files[".manifest"] = `{"revision": "one", "roots": ["sallyport", "routes"], "metadata": {"sequence": "7"}}`
@@ -193,6 +195,7 @@ bundles: {main: {service: web, resource: main.tar.gz, %s}}
 
 // Without a record an older bundle would not be known after the next start.
 func TestTheOrderOfBundlesNeedsTheRecord(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	file := write(t, filepath.Join(dir, "sallyport.yaml"), `
 policy:
@@ -215,6 +218,7 @@ state: {path: `+filepath.Join(dir, "state.db")+`}
 
 // Of several keys it is the signature that names one.
 func TestTheRecordNamesTheSigner(t *testing.T) {
+	t.Parallel()
 	server := serveBundles(t)
 	dir := t.TempDir()
 	s := startBundles(t, fmt.Sprintf(`

@@ -102,6 +102,7 @@ http {
 
 // A server sees the requests that were decided upon, and no other, each once at most.
 func TestServersSeeWhatWasDecided(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	var handled []string
 	own, _ := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
@@ -165,6 +166,7 @@ allow if input.request.path != "/smuggled"
 // Requests that are sent behind one another are answered in their order, each by
 // itself, bodies and refusals between them or not.
 func TestRequestsBehindOneAnother(t *testing.T) {
+	t.Parallel()
 	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%s %s %q.", r.Method, r.URL.Path, body)
@@ -198,6 +200,7 @@ func TestRequestsBehindOneAnother(t *testing.T) {
 // A proxy that is asked for itself gets a request that is none for a proxy, and so
 // there is an end to it.
 func TestAskedForItself(t *testing.T) {
+	t.Parallel()
 	s := start(t, "--policy", write(t, filepath.Join(t.TempDir(), "route.rego"), "package sallyport.route\n\nallow := true\n"), "--policy", dialPolicy(t))
 	got := exchange(t, s.addr, "GET http://"+s.addr+"/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
 	if !strings.HasPrefix(got, "HTTP/1.1 400 ") || !strings.Contains(got, "\r\nVia: 1.1 sallyport\r\n") {

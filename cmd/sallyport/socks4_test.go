@@ -27,6 +27,7 @@ func connect4(user, host string, port uint16) string {
 }
 
 func TestSOCKS4Replies(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	dir := t.TempDir()
 	policy := write(t, filepath.Join(dir, "authenticate.rego"), `package sallyport.authenticate
@@ -99,6 +100,7 @@ labels := {"groups": concat(",", input.identity.groups)}
 
 // Nobody is held to what others do in his name: claims are counted apart.
 func TestSOCKS4ClaimsAreCountedApart(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	policy := write(t, filepath.Join(t.TempDir(), "route.rego"), `package sallyport.route
 default allow := false
@@ -118,6 +120,7 @@ deny contains "too many" if input.identity.open > 1
 // Each listener speaks what it is told to, and says so to the rest in their own
 // protocol.
 func TestListenersAreLimitedToProtocols(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	config := write(t, filepath.Join(t.TempDir(), "c.yaml"), `
 listeners:

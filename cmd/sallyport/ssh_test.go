@@ -134,6 +134,7 @@ allow if input.flow.protocol == "ssh"
 `
 
 func TestSSH(t *testing.T) {
+	t.Parallel()
 	h := serveSSH(t)
 	s := start(t, "--data", settings(t, loopback, h.port), "--data", usersFile(t, map[string]string{"ann": "horse"}),
 		"--policy", write(t, filepath.Join(t.TempDir(), "inspect.rego"), inspectSSH))
@@ -168,6 +169,7 @@ func TestSSH(t *testing.T) {
 }
 
 func TestGitOverSSH(t *testing.T) {
+	t.Parallel()
 	h := serveSSH(t)
 	root := t.TempDir()
 	git := func(environment []string, args ...string) {

@@ -52,6 +52,7 @@ func scrape(t *testing.T, s *process, accept string) string {
 // A collector that never answers holds up nobody, is told of, and costs what
 // does not fit its queues. Its own time-outs are longer than the test waits.
 func TestACollectorThatHangs(t *testing.T) {
+	t.Parallel()
 	target, settings := origin(t)
 	data := write(t, filepath.Join(t.TempDir(), "settings.json"), settings)
 	for _, protocol := range []string{"grpc", "http/protobuf"} {
@@ -83,6 +84,7 @@ func TestACollectorThatHangs(t *testing.T) {
 
 // What is wrong with the variables is told at the start, and no secret in them.
 func TestTelemetryVariables(t *testing.T) {
+	t.Parallel()
 	const secret = "hunter2hunter2"
 	for _, test := range []struct {
 		env  []string
@@ -165,6 +167,7 @@ func readUntil(r io.Reader, texts ...string) string {
 
 // Nothing is sent unless a variable says so.
 func TestNothingIsExportedUnasked(t *testing.T) {
+	t.Parallel()
 	target, settings := origin(t)
 	data := write(t, filepath.Join(t.TempDir(), "settings.json"), settings)
 	for _, env := range [][]string{
@@ -188,6 +191,7 @@ func TestNothingIsExportedUnasked(t *testing.T) {
 
 // A real Prometheus scrapes, counts sessions and keeps exemplars.
 func TestPrometheus(t *testing.T) {
+	t.Parallel()
 	prometheus, err := exec.LookPath("prometheus")
 	if err != nil {
 		if os.Getenv("CI") != "" {

@@ -122,6 +122,7 @@ func hears(t *testing.T, c io.Reader, want string) {
 const granted = chosen + "\x05\x00\x00\x01\x7f\x00\x00\x01"
 
 func TestTLSListener(t *testing.T) {
+	t.Parallel()
 	target, settings := origin(t)
 	ca := newAuthority(t, "ca")
 	cert, key := ca.server(t, "door")
@@ -206,6 +207,7 @@ func mustPort(t *testing.T, text string) uint16 {
 
 // A handshake of TLS is a part of the handshake: it has no time of its own.
 func TestStalledTLS(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t, "ca")
 	cert, key := ca.server(t, "door")
 	target := serveEcho(t, "127.0.0.1:0")
@@ -246,6 +248,7 @@ func (*recorder) SetWriteDeadline(time.Time) error { return nil }
 
 // How a side ends goes through TLS as it does through TCP.
 func TestHowASideEndsOverTLS(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t, "ca")
 	cert, key := ca.server(t, "door")
 	half := scripted(t, func(c *net.TCPConn) {
@@ -305,6 +308,7 @@ func TestHowASideEndsOverTLS(t *testing.T) {
 
 // A new certificate is used by the next connection, one that is broken by none.
 func TestCertificateReload(t *testing.T) {
+	t.Parallel()
 	_, settings := origin(t)
 	ca := newAuthority(t, "ca")
 	cert, key := ca.server(t, "door")
@@ -361,6 +365,7 @@ labels := {
 }
 
 func TestClientCertificates(t *testing.T) {
+	t.Parallel()
 	ca, other := newAuthority(t, "ca"), newAuthority(t, "other")
 	forClients := func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }
 	cert, key := ca.issue(t, "runner", func(c *x509.Certificate) {
@@ -481,6 +486,7 @@ func TestClientCertificates(t *testing.T) {
 
 // A revoked authority is not believed any more, session tickets or not.
 func TestAuthorityReload(t *testing.T) {
+	t.Parallel()
 	ca, next := newAuthority(t, "ca"), newAuthority(t, "next")
 	cert, key := ca.server(t, "door")
 	mine, myKey := ca.issue(t, "me", nil)
@@ -520,6 +526,7 @@ func TestAuthorityReload(t *testing.T) {
 }
 
 func TestManagementOverTLS(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t, "ca")
 	cert, key := ca.server(t, "door")
 	mine, myKey := ca.issue(t, "ops", nil)
@@ -537,6 +544,7 @@ func TestManagementOverTLS(t *testing.T) {
 
 // openssl, ncat and socat speak SOCKS5 or HTTP through it.
 func TestTLSTools(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t, "ca")
 	cert, key := ca.server(t, "door")
 	target := serveEcho(t, "127.0.0.1:0")

@@ -174,6 +174,7 @@ func (w *tokenWorld) told(t *testing.T) string {
 
 // Tokens by every way that a client has: SOCKS5 where they fit in, and HTTP.
 func TestTokensAsPasswords(t *testing.T) {
+	t.Parallel()
 	w := startTokens(t)
 	short := tokenOf(`{"alg":"EdDSA"}`, w.claims(), w.eddsa)
 	if len(short) > 255 {
@@ -230,6 +231,7 @@ print(s.recv(5))
 // What is not signed with a key of the provider's, for us, now, is the password
 // of nobody, by whatever way it comes and whosever name is with it.
 func TestTokensThatAreDenied(t *testing.T) {
+	t.Parallel()
 	w := startTokens(t)
 	other := newProvider(t)
 	text, der := w.publicKeys(t)
@@ -321,6 +323,7 @@ func flipped(token string) string {
 // to a log, an event, a metric or the management API, nor to the client, nor to
 // the stages after authenticate.
 func TestATokenThatIsCopiedIsRedacted(t *testing.T) {
+	t.Parallel()
 	const everywhere = `
 reason contains sprintf("it shows %s, %v", [input.credentials.token, io.jwt.decode(input.credentials.token)[2]]) if {
 	input.credentials.token != ""
@@ -382,6 +385,7 @@ explain := true
 // Whoever has shown a token stays when the keys change, though it is no user of
 // the directory, and until its token expires.
 func TestSessionsOfTokens(t *testing.T) {
+	t.Parallel()
 	w := startTokens(t)
 	shown := func(token string) *talk {
 		return dialDoor(t, w.addr).say("\x05\x01\x02" + login("any", token) + connectTo("api.github.com", w.echo.port))

@@ -90,6 +90,7 @@ server.serve_forever()
 
 // In active mode an FTP server connects to its client, who has a BIND for it.
 func TestActiveFTP(t *testing.T) {
+	t.Parallel()
 	interpreter := python(t, "pyftpdlib")
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil {
@@ -153,6 +154,7 @@ allow if {
 }
 
 func TestClientsOfUDP(t *testing.T) {
+	t.Parallel()
 	names := serveNames(t, map[string][]string{"here.example.": {"192.0.2.5"}})
 	target := servePackets(t, "127.0.0.1:0")
 	host, port, _ := net.SplitHostPort(names.addr)
@@ -183,6 +185,7 @@ for n in range(3):
 }
 
 func TestSocksify(t *testing.T) {
+	t.Parallel()
 	s, at, _ := openDoor(t, func(w http.ResponseWriter, r *http.Request) {
 		n, _ := io.Copy(io.Discard, r.Body)
 		fmt.Fprintf(w, "%s %s %d\n", r.Method, r.URL, n)

@@ -41,6 +41,7 @@ func (e *packetEcho) nothing(t *testing.T) {
 // Only the client's own address may use its association, from the first
 // datagram on, and only one of its ports.
 func TestDatagramsOfStrangers(t *testing.T) {
+	t.Parallel()
 	target := servePackets(t, "127.0.0.1:0")
 	s := openRelay(t)
 	send := func(from string, to netip.AddrPort) *net.UDPConn {
@@ -109,6 +110,7 @@ func TestDatagramsOfStrangers(t *testing.T) {
 
 // What is no datagram of RFC 1928 section 7, or goes nowhere, is dropped.
 func TestDatagramsMalformed(t *testing.T) {
+	t.Parallel()
 	target := servePackets(t, "127.0.0.1:0")
 	s := openRelay(t)
 	a := associate(t, s.addr)
@@ -155,6 +157,7 @@ func TestDatagramsMalformed(t *testing.T) {
 // Both families, whichever the client has come by; and names, which are looked
 // up where route allows, and whose addresses dial is asked about.
 func TestDatagramsBothFamiliesAndNames(t *testing.T) {
+	t.Parallel()
 	four, six := servePackets(t, "127.0.0.1:0"), servePackets(t, "[::1]:0")
 	_, port4, _ := net.SplitHostPort(four.at)
 	_, port6, _ := net.SplitHostPort(six.at)
@@ -192,6 +195,7 @@ deny contains "shut" if input.address.ip == "127.0.0.3"
 
 // A reply is told as from where the client has sent to, wherever that has led.
 func TestDatagramsRedirected(t *testing.T) {
+	t.Parallel()
 	target := servePackets(t, "127.0.0.1:0")
 	_, port, _ := net.SplitHostPort(target.at)
 	s := start(t, "--data", noneDenied(t), "--policy", dialPolicy(t), "--policy", udpPolicy(t, fmt.Sprintf(
@@ -206,6 +210,7 @@ func TestDatagramsRedirected(t *testing.T) {
 // An association ends with the connection that has asked for it, and its port
 // closes; and so it does by the limits of the policy.
 func TestDatagramsEnd(t *testing.T) {
+	t.Parallel()
 	target := servePackets(t, "127.0.0.1:0")
 	closed := func(a *association) {
 		t.Helper()
@@ -264,6 +269,7 @@ func TestDatagramsEnd(t *testing.T) {
 
 // The rate of an association is held, by what goes too fast being lost.
 func TestDatagramsPaced(t *testing.T) {
+	t.Parallel()
 	target := servePackets(t, "127.0.0.1:0")
 	s := start(t, "--policy", udpPolicy(t, "session_limits := {\"up\": \"100KiB/s\"} if input.request.command == \"associate\"\n"),
 		"--policy", dialPolicy(t), "--data", noneDenied(t))
@@ -285,6 +291,7 @@ func TestDatagramsPaced(t *testing.T) {
 // So many destinations are remembered and no more: whoever is forgotten can't
 // answer any more.
 func TestDatagramsBounded(t *testing.T) {
+	t.Parallel()
 	one, two, three := servePackets(t, "127.0.0.1:0"), servePackets(t, "127.0.0.1:0"), servePackets(t, "127.0.0.1:0")
 	for _, settings := range [][]string{
 		{"--set", "limits.flows=2"},
@@ -321,6 +328,7 @@ func TestDatagramsBounded(t *testing.T) {
 }
 
 func TestDatagramsAdvertised(t *testing.T) {
+	t.Parallel()
 	target := servePackets(t, "127.0.0.1:0")
 	probe, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -355,6 +363,7 @@ listeners:
 // What is seen of an association: the sessions API, and a decision for each
 // destination, asked once.
 func TestDatagramsSeen(t *testing.T) {
+	t.Parallel()
 	good, bad := servePackets(t, "127.0.0.1:0"), servePackets(t, "127.0.0.1:0")
 	_, port, _ := net.SplitHostPort(bad.at)
 	denied := write(t, filepath.Join(t.TempDir(), "denied.json"), `{"denied": [`+port+`]}`)
@@ -411,6 +420,7 @@ func TestDatagramsSeen(t *testing.T) {
 // Many clients at once, with many destinations each, and everything comes back
 // to whom it belongs. It is for the race detector.
 func TestDatagramsStress(t *testing.T) {
+	t.Parallel()
 	var targets []*packetEcho
 	for range 8 {
 		targets = append(targets, servePackets(t, "127.0.0.1:0"))

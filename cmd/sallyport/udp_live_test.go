@@ -10,6 +10,7 @@ import (
 // What a new policy does not allow any more ends with it: single destinations,
 // in both directions, or the whole association.
 func TestDatagramsFollowThePolicy(t *testing.T) {
+	t.Parallel()
 	one, two := servePackets(t, "127.0.0.1:0"), servePackets(t, "127.0.0.1:0")
 	_, port, _ := net.SplitHostPort(two.at)
 	names := serveNames(t, map[string][]string{"two.example.": {"127.0.0.1"}})

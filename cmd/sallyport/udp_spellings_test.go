@@ -11,6 +11,7 @@ import (
 // No spelling leads a datagram to where the default policy lets none go, either; and
 // where it does, it goes on.
 func TestNoSpellingLeadsDatagramsToLoopback(t *testing.T) {
+	t.Parallel()
 	canary := servePackets(t, ":0") // every address of this machine
 	port := canary.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 	names := serveNames(t, map[string][]string{"*": {"127.0.0.1", "::1", "10.0.0.1", "169.254.169.254"}})

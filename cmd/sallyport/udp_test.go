@@ -178,6 +178,7 @@ allow if input.address.scope == "loopback"
 }
 
 func TestDatagrams(t *testing.T) {
+	t.Parallel()
 	good, bad := servePackets(t, "127.0.0.1:0"), servePackets(t, "127.0.0.1:0")
 	_, port, _ := net.SplitHostPort(bad.at)
 	denied := write(t, filepath.Join(t.TempDir(), "denied.json"), `{"denied": [`+port+`]}`)

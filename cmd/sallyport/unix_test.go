@@ -44,6 +44,7 @@ allow if {
 }
 
 func TestUnixSockets(t *testing.T) {
+	t.Parallel()
 	target, settings := origin(t)
 	dir := shortDir(t)
 	door, management := filepath.Join(dir, "door"), filepath.Join(dir, "api")
@@ -102,6 +103,7 @@ func TestUnixSockets(t *testing.T) {
 
 // What goes through a unix socket ends as it does through TCP.
 func TestUnixHalfCloseAndReset(t *testing.T) {
+	t.Parallel()
 	dir := shortDir(t)
 	door := filepath.Join(dir, "door")
 	half := scripted(t, func(c *net.TCPConn) {
@@ -142,6 +144,7 @@ func TestUnixHalfCloseAndReset(t *testing.T) {
 
 // A policy can tell which program asks, over loopback and by unix sockets.
 func TestWhichProgramAsks(t *testing.T) {
+	t.Parallel()
 	target, settings := origin(t)
 	dir := shortDir(t)
 	curlPath, err := filepath.EvalSymlinks(installed(t, "curl"))
@@ -202,6 +205,7 @@ labels := {"pid": sprintf("%%d", [input.source.process.pid]), "exe": input.sourc
 
 // Others may be let as far as the question, and are told apart there.
 func TestAnotherUser(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("only root can be another user")
 	}
@@ -236,6 +240,7 @@ func TestAnotherUser(t *testing.T) {
 
 // socat and ncat, through a unix socket.
 func TestSocketTools(t *testing.T) {
+	t.Parallel()
 	dir := shortDir(t)
 	door := filepath.Join(dir, "door")
 	target := serveEcho(t, "127.0.0.1:0")
