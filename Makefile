@@ -25,7 +25,7 @@ run: build ## run the proxy on 127.0.0.1:1080 with the default policy (ARGS='--p
 	$(BIN)/sallyport run $(ARGS)
 
 test: lint rego ## everything that must pass before a change lands: lint, Rego, Go tests with -race
-	$(GO) test -race -timeout 25m ./...
+	$(GO) test -race -parallel 4 -timeout 25m ./...
 
 lint: $(STATICCHECK) ## gofmt, go vet, staticcheck, go mod tidy
 	@out=$$(gofmt -l .); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }

@@ -13,29 +13,7 @@ import (
 // What a scanner reports of the door, open and locked.
 func TestNmap(t *testing.T) {
 	t.Parallel()
-	_, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Server", "behind")
-		io.WriteString(w, "hello")
-	})
 	dir := t.TempDir()
-	// The script for open proxies looks a name up, at port 53 of a server, and asks
-	// for port 80 of what it finds, which is an address for documents.
-	lookup := false
-	if c, err := net.ListenPacket("udp", "127.0.0.53:53"); err == nil {
-		serveNamesOn(t, c, map[string][]string{"open.example.": {"192.0.2.1"}})
-		lookup = true
-	}
-	open := write(t, filepath.Join(dir, "route.rego"), fmt.Sprintf(`package sallyport.route
-
-default allow := false
-
-allow if {
-	input.target.host in {"192.0.2.1", "open.example"}
-	input.target.port == 80
-}
-
-redirect := {"host": "127.0.0.1", "port": %d}
-`, port))
 	locked := write(t, filepath.Join(dir, "authenticate.rego"), `package sallyport.authenticate
 
 default allow := false
@@ -61,6 +39,29 @@ methods := {"password"}
 	} {
 		t.Run(name, func(t *testing.T) {
 			nmap := installed(t, "nmap")
+			ownNetwork(t)
+			_, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Server", "behind")
+				io.WriteString(w, "hello")
+			})
+			// The script for open proxies looks a name up, at port 53 of a server, and asks
+			// for port 80 of what it finds, which is an address for documents.
+			lookup := false
+			if c, err := net.ListenPacket("udp", "127.0.0.53:53"); err == nil {
+				serveNamesOn(t, c, map[string][]string{"open.example.": {"192.0.2.1"}})
+				lookup = true
+			}
+			open := write(t, filepath.Join(t.TempDir(), "route.rego"), fmt.Sprintf(`package sallyport.route
+
+default allow := false
+
+allow if {
+	input.target.host in {"192.0.2.1", "open.example"}
+	input.target.port == 80
+}
+
+redirect := {"host": "127.0.0.1", "port": %d}
+`, port))
 			args := []string{"--data", settings(t, loopback, port), "--policy", open, "--data", usersFile(t, map[string]string{"ann": "right horse"})}
 			for _, policy := range c.policies {
 				args = append(args, "--policy", policy)
