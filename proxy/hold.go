@@ -76,7 +76,7 @@ func (l *life) banned(d *policy.Decision, name guard.Subject) error {
 		return refused
 	}
 	cause := "policy " + d.Revision + ", " + string(d.Stage) + ", decision " + d.ID
-	if err := l.proxy.Guard.Ban(of, long, cause, false); err != nil {
+	if err := l.proxy.Guard.Ban(of, long, cause); err != nil {
 		return errors.Join(refused, err)
 	}
 	return refused

@@ -18,7 +18,7 @@ import (
 func banCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ban",
-		Short: "List, set and lift the bans of the running server",
+		Short: "List, set, lift, import and export the bans of the running server",
 		Long: `List, set and lift the bans of the running server, by its management API.
 
 WHO is an address (of IPv6 that is its /64), a prefix, identity:NAME, claimed:NAME (the
@@ -81,7 +81,7 @@ user id of SOCKS4), or uid:NUMBER (who comes by a unix socket).`,
 			return print(c, "lifted "+args[0], map[string]string{"lifted": args[0]})
 		},
 	}
-	c.AddCommand(list, add, remove)
+	c.AddCommand(list, add, remove, importBansCommand(call), exportBansCommand(call))
 	return c
 }
 

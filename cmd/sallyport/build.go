@@ -111,6 +111,9 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		return nil, err
 	}
 	s.guard = guard.New(guarded)
+	if err := s.restoreBans(); err != nil {
+		return nil, err
+	}
 	if s.resolver, err = openResolver(c); err != nil {
 		return nil, err
 	}
@@ -224,6 +227,7 @@ func (s *server) run(stop, now <-chan struct{}) error {
 	defer s.close()
 	ctx, end := context.WithCancel(context.Background())
 	defer end()
+	defer s.keepBans()() // until the last session has ended
 	var serving sync.WaitGroup
 	defer serving.Wait() // for the last session's record
 	defer end()

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"time"
 
 	"sallyport/proxy/store"
 )
@@ -28,5 +30,58 @@ func (s *server) closeState() {
 	}
 	if err := s.state.Close(); err != nil {
 		s.log.Error("state is not kept", "error", err)
+	}
+}
+
+// drawer is one kind of what the state file keeps.
+type drawer struct {
+	file *store.File
+	kind string
+}
+
+func (d drawer) Each(visit func(key string, value []byte) error) error {
+	return d.file.Each(d.kind, visit)
+}
+
+// Keep puts what there is and deletes what is nil, all of it or nothing.
+func (d drawer) Keep(changes map[string][]byte) error {
+	list := make([]store.Change, 0, len(changes))
+	for key, value := range changes {
+		list = append(list, store.Change{Kind: d.kind, Key: key, Value: value})
+	}
+	return d.file.Apply(list...)
+}
+
+func (s *server) restoreBans() error {
+	if err := s.guard.Restore(drawer{s.state, "ban"}); err != nil {
+		return failure{fmt.Errorf("state.path: %w", err)}
+	}
+	return nil
+}
+
+// keepBans keeps what policies decide; what it returns writes what is left and
+// ends it.
+func (s *server) keepBans() func() {
+	ctx, end := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.guard.Keep(ctx, s.unkept())
+	}()
+	return func() { end(); <-done }
+}
+
+// unkept logs that bans are not kept: at once, and each minute while that lasts.
+func (s *server) unkept() func(error) {
+	var last time.Time
+	return func(err error) {
+		switch {
+		case err == nil:
+			last = time.Time{}
+			s.log.Info("bans are kept again")
+		case time.Since(last) >= time.Minute:
+			last = time.Now()
+			s.log.Error("bans are in force and not kept", "error", err)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -63,11 +64,11 @@ func ParseSubject(text string) (Subject, error) {
 		}
 		return Identity(name, kind == "claimed"), nil
 	case "uid":
-		n, err := strconv.ParseUint(name, 10, 32)
-		if err != nil {
+		n, err := strconv.ParseInt(name, 10, 64)
+		if err != nil || n < -1 || n > math.MaxUint32 { // -1: nobody knows who it is
 			return Subject{}, errors.New("uid: a number is missing")
 		}
-		return Subject{name: "uid:" + strconv.FormatUint(n, 10)}, nil
+		return User(n).Subject(), nil
 	}
 	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
 		return Address(ip).Subject(), nil
@@ -118,6 +119,8 @@ type bans struct {
 	of      map[Subject]*banned
 	ends    ends
 	lengths [2][129]int // how many bans there are of prefixes so long, of IPv4 and IPv6
+
+	keeping
 }
 
 type banned struct {
@@ -144,11 +147,11 @@ func (e *ends) Pop() any {
 }
 
 // Ban refuses the subject from now on for so long; 0 is until it is lifted. A
-// ban that would end sooner than the one in force changes nothing, unless anew
-// says that it replaces it.
-func (g *Guard) Ban(of Subject, long time.Duration, cause string, anew bool) error {
+// ban that would end sooner than the one in force changes nothing. It is in force
+// at once, and kept a moment later: [Guard.Keep].
+func (g *Guard) Ban(of Subject, long time.Duration, cause string) error {
 	now := time.Now()
-	b := &banned{Ban: Ban{Of: of, Since: now, Cause: cause}}
+	b := &Ban{Of: of, Since: now, Cause: cause}
 	if long > 0 {
 		b.Until = now.Add(long)
 	}
@@ -156,18 +159,28 @@ func (g *Guard) Ban(of Subject, long time.Duration, cause string, anew bool) err
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.expire(now)
-	if old := s.of[of]; old != nil {
-		if !anew && (ends{b, old}).Less(0, 1) {
-			return nil
-		}
+	if old := s.of[of]; old != nil && (ends{&banned{Ban: *b}, old}).Less(0, 1) {
+		return nil
+	}
+	return s.replace(b)
+}
+
+// replace puts a ban in force instead of the one that there is of its subject.
+func (s *bans) replace(ban *Ban) error {
+	b := &banned{Ban: *ban}
+	b.Cause = clip(b.Cause)
+	if old := s.of[b.Of]; old != nil {
 		b.refused.Store(old.refused.Load())
-		b.Since = old.Since
+		if old.Since.Before(b.Since) {
+			b.Since = old.Since
+		}
 		s.drop(old)
 	}
 	s.any.Store(true)
-	s.of[of] = b
-	s.count(of, 1)
+	s.of[b.Of] = b
+	s.count(b.Of, 1)
 	heap.Push(&s.ends, b)
+	s.touched(b.Of)
 	if len(s.ends) > s.size {
 		first := s.ends[0]
 		s.drop(first)
@@ -178,17 +191,13 @@ func (g *Guard) Ban(of Subject, long time.Duration, cause string, anew bool) err
 	return nil
 }
 
-// Lift ends a ban, and tells whether there was one.
-func (g *Guard) Lift(of Subject) bool {
-	s := &g.bans
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.expire(time.Now())
-	b := s.of[of]
-	if b != nil {
-		s.drop(b)
+// clip bounds what is remembered of a cause.
+func clip(cause string) string {
+	const most = 1 << 10 // bytes
+	if len(cause) <= most {
+		return cause
 	}
-	return b != nil
+	return strings.ToValidUTF8(cause[:most], "") + "…"
 }
 
 // Bans are those in force, those that end first first.
@@ -286,6 +295,7 @@ func (s *bans) drop(b *banned) {
 	delete(s.of, b.Of)
 	s.count(b.Of, -1)
 	s.any.Store(len(s.ends) > 0)
+	s.touched(b.Of)
 }
 
 func (s *bans) count(of Subject, n int) {

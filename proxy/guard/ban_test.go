@@ -14,7 +14,7 @@ func TestSubjects(t *testing.T) {
 		"192.0.2.1": "192.0.2.1/32", "::ffff:192.0.2.1": "192.0.2.1/32", "192.0.2.9/24": "192.0.2.0/24",
 		"2001:db8::1": "2001:db8::/64", "2001:db8::1/128": "2001:db8::1/128", "0.0.0.0/0": "0.0.0.0/0",
 		"identity:ann": "identity:ann", "identity:a:b": "identity:a:b", "claimed:ann": "claimed:ann", "uid:007": "uid:7",
-		"": "", "ann": "", "identity:": "", "uid:": "", "uid:-1": "", "192.0.2.0/33": "", "fe80::1%eth0": "", "::ffff:192.0.2.0/120": "",
+		"": "", "ann": "", "identity:": "", "uid:": "", "uid:-1": "uid:-1", "uid:-2": "", "uid:4294967296": "", "192.0.2.0/33": "", "fe80::1%eth0": "", "::ffff:192.0.2.0/120": "",
 	} {
 		if got, err := ParseSubject(text); (err == nil) != (want != "") || got.String() != want {
 			t.Errorf("%q is %q (%v), want %q", text, got, err, want)
@@ -34,7 +34,7 @@ func FuzzSubject(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if again, err := ParseSubject(s.String()); err != nil && len(text) < 256 || err == nil && again != s && len(text) < 256 {
+		if again, err := ParseSubject(s.String()); err != nil || again != s {
 			t.Errorf("%q is %q, which is %q (%v)", text, s, again, err)
 		}
 	})
@@ -52,10 +52,10 @@ func TestBans(t *testing.T) {
 		if at("192.0.2.1") != nil {
 			t.Error("somebody is banned from the start")
 		}
-		must(g.Ban(Address(netip.MustParseAddr("192.0.2.1")).Subject(), time.Minute, "x", false))
-		must(g.Ban(Of(netip.MustParsePrefix("192.0.2.0/24")), time.Hour, "x", false))
-		must(g.Ban(Address(netip.MustParseAddr("2001:db8::1")).Subject(), time.Minute, "x", false))
-		must(g.Ban(User(7).Subject(), time.Minute, "x", false))
+		must(g.Ban(Address(netip.MustParseAddr("192.0.2.1")).Subject(), time.Minute, "x"))
+		must(g.Ban(Of(netip.MustParsePrefix("192.0.2.0/24")), time.Hour, "x"))
+		must(g.Ban(Address(netip.MustParseAddr("2001:db8::1")).Subject(), time.Minute, "x"))
+		must(g.Ban(User(7).Subject(), time.Minute, "x"))
 		for ip, want := range map[string]time.Duration{
 			"192.0.2.1": time.Hour, "192.0.2.200": time.Hour, "192.0.3.1": 0,
 			"2001:db8::ffff": time.Minute, "2001:db8:0:1::1": 0, "::1": 0,
@@ -68,11 +68,11 @@ func TestBans(t *testing.T) {
 			t.Error("users of unix sockets are mixed up")
 		}
 		// A shorter ban takes nothing from a longer one, but an operator's does.
-		must(g.Ban(Of(netip.MustParsePrefix("192.0.2.0/24")), time.Second, "x", false))
+		must(g.Ban(Of(netip.MustParsePrefix("192.0.2.0/24")), time.Second, "x"))
 		if r := at("192.0.2.200"); r == nil || r.Retry != time.Hour {
 			t.Errorf("the ban was shortened: %+v", r)
 		}
-		must(g.Ban(Of(netip.MustParsePrefix("192.0.2.0/24")), time.Second, "x", true))
+		must(g.Set(Ban{Of: Of(netip.MustParsePrefix("192.0.2.0/24")), Until: time.Now().Add(time.Second)}))
 		time.Sleep(time.Second)
 		if at("192.0.2.200") != nil || at("192.0.2.1") == nil || g.ActiveBans() != 3 {
 			t.Errorf("after it has ended %d are in force", g.ActiveBans())
@@ -81,7 +81,7 @@ func TestBans(t *testing.T) {
 		if at("192.0.2.1") != nil || g.ActiveBans() != 0 || len(g.Bans()) != 0 {
 			t.Error("bans do not end")
 		}
-		if g.Lift(Of(netip.MustParsePrefix("192.0.2.0/24"))) {
+		if n, err := g.Lift(Of(netip.MustParsePrefix("192.0.2.0/24"))); n != 0 || err != nil {
 			t.Error("what is over was lifted")
 		}
 	})
@@ -94,12 +94,12 @@ func TestBansWhenFull(t *testing.T) {
 	kept := Of(netip.MustParsePrefix("198.51.100.0/24"))
 	forever := Identity("ann", false)
 	for of, long := range map[Subject]time.Duration{kept: 24 * time.Hour, forever: 0} {
-		if err := g.Ban(of, long, "x", true); err != nil {
+		if err := g.Ban(of, long, "x"); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for i := range 1000 {
-		g.Ban(Address(nth(i)).Subject(), time.Hour, "x", false)
+		g.Ban(Address(nth(i)).Subject(), time.Hour, "x")
 		enter(g, nth(i+10_000))
 	}
 	if n := g.ActiveBans(); n != 100 {
@@ -108,7 +108,7 @@ func TestBansWhenFull(t *testing.T) {
 	if g.Banned(Address(netip.MustParseAddr("198.51.100.7"))) == nil || g.BannedIdentity(forever) == nil {
 		t.Error("a ban that was to last longer has ended")
 	}
-	if err := g.Ban(Of(netip.MustParsePrefix("192.0.2.0/24")), time.Second, "x", false); !errors.Is(err, ErrBansFull) {
+	if err := g.Ban(Of(netip.MustParsePrefix("192.0.2.0/24")), time.Second, "x"); !errors.Is(err, ErrBansFull) {
 		t.Errorf("the one that would end first: %v", err)
 	}
 }
@@ -156,7 +156,7 @@ func TestTellingIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := New(10)
 		source := Address(netip.MustParseAddr("192.0.2.1"))
-		g.Ban(source.Subject(), time.Hour, "x", false)
+		g.Ban(source.Subject(), time.Hour, "x")
 		for range 3 {
 			told := 0
 			for range 1000 {
@@ -178,10 +178,10 @@ func BenchmarkBanned(b *testing.B) {
 	g := New(65536)
 	for i := range 65536 {
 		p, _ := netip.AddrFrom4([4]byte{byte(10 + i>>16), byte(i >> 8), byte(i), 1}).Prefix(21 + i%12)
-		g.Ban(Of(p), time.Hour, "x", false)
+		g.Ban(Of(p), time.Hour, "x")
 	}
 	source := Address(netip.MustParseAddr("10.7.7.1"))
-	g.Ban(source.Subject(), time.Hour, "x", false)
+	g.Ban(source.Subject(), time.Hour, "x")
 	b.ReportAllocs()
 	for b.Loop() {
 		if g.Banned(source) == nil {

@@ -1,20 +1,20 @@
 package manage
 
 import (
-	"encoding/json"
 	"errors"
-	"io"
+	"fmt"
 	"net/http"
 	"time"
 
 	"sallyport/proxy/guard"
 )
 
-// Bans are those in force.
+// Bans are those in force. What Set and Lift have done lasts, when they return
+// without an error; they do all that they are asked for or nothing.
 type Bans interface {
 	Bans() []guard.Ban
-	Ban(of guard.Subject, long time.Duration, cause string, anew bool) error
-	Lift(of guard.Subject) bool
+	Set(bans ...guard.Ban) error
+	Lift(subjects ...guard.Subject) (int, error)
 }
 
 // ban is one as it is shown.
@@ -35,20 +35,42 @@ func shown(b *guard.Ban) ban {
 	return s
 }
 
-func (s *Server) bans(w http.ResponseWriter) {
-	list := []ban{}
-	for _, b := range s.options.Bans.Bans() {
-		list = append(list, shown(&b))
+// bans lists the bans, sets many, or lifts them all and says how many it were. The
+// body of a PUT is {"bans": […]}, each as the list shows it or as readBan reads
+// it. They are set as a whole; others stay.
+func (s *Server) bans(w http.ResponseWriter, r *http.Request, c *call) {
+	switch r.Method {
+	case http.MethodDelete:
+		var all []guard.Subject
+		for _, b := range s.options.Bans.Bans() {
+			all = append(all, b.Of)
+		}
+		count, err := s.options.Bans.Lift(all...)
+		if err != nil {
+			s.unkept(w, err)
+			return
+		}
+		reply(w, http.StatusOK, map[string]any{"lifted": count})
+	case http.MethodPut:
+		list, over, err := readBans(r.Body, c.caller())
+		if err == nil {
+			err = s.options.Bans.Set(list...)
+		}
+		if err != nil {
+			s.unkept(w, err)
+			return
+		}
+		reply(w, http.StatusOK, map[string]any{"set": len(list), "over": over})
+	default:
+		list := []ban{}
+		for _, b := range s.options.Bans.Bans() {
+			list = append(list, shown(&b))
+		}
+		reply(w, http.StatusOK, map[string]any{"bans": list})
 	}
-	reply(w, http.StatusOK, map[string]any{"bans": list})
 }
 
-// ban shows one ban, sets it, or lifts it. The body of a PUT is
-//
-//	{"for": "1h", "reason": "…"}
-//
-// where for may be missing: then it is until the ban is lifted. It replaces what
-// is in force.
+// ban shows one ban, sets it, or lifts it. It replaces what is in force.
 func (s *Server) ban(w http.ResponseWriter, r *http.Request, c *call, text string) {
 	of, err := guard.ParseSubject(text)
 	if err != nil {
@@ -57,24 +79,22 @@ func (s *Server) ban(w http.ResponseWriter, r *http.Request, c *call, text strin
 	}
 	switch r.Method {
 	case http.MethodDelete:
-		if !s.options.Bans.Lift(of) {
+		switch count, err := s.options.Bans.Lift(of); {
+		case err != nil:
+			s.unkept(w, err)
+		case count == 0:
 			problem(w, http.StatusNotFound, "there is no such ban", "")
-			return
+		default:
+			w.WriteHeader(http.StatusNoContent)
 		}
-		w.WriteHeader(http.StatusNoContent)
 		return
 	case http.MethodPut:
-		long, reason, err := readBan(r.Body)
+		made, err := readBan(r.Body, of, c.caller())
+		if err == nil {
+			err = s.options.Bans.Set(made)
+		}
 		if err != nil {
-			problem(w, http.StatusBadRequest, err.Error(), "")
-			return
-		}
-		cause := c.caller()
-		if reason != "" {
-			cause += ": " + reason
-		}
-		if err := s.options.Bans.Ban(of, long, cause, true); err != nil {
-			problem(w, http.StatusConflict, err.Error(), "")
+			s.unkept(w, err)
 			return
 		}
 	}
@@ -87,26 +107,18 @@ func (s *Server) ban(w http.ResponseWriter, r *http.Request, c *call, text strin
 	problem(w, http.StatusNotFound, "there is no such ban", "")
 }
 
-// readBan reads how long a ban is to last, 0 for ever, and why.
-func readBan(body io.Reader) (time.Duration, string, error) {
-	var asked struct {
-		For    *string `json:"for"`
-		Reason string  `json:"reason"`
+// unkept answers why a ban is not set or lifted.
+func (s *Server) unkept(w http.ResponseWriter, err error) {
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, new(*guard.NotKeptError)):
+		s.options.Log.Error("a ban is not kept", "error", err)
+		problem(w, http.StatusInsufficientStorage, "nothing was changed: "+err.Error(), "")
+	case errors.Is(err, guard.ErrBansFull):
+		problem(w, http.StatusConflict, err.Error(), "")
+	case errors.As(err, &large):
+		problem(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", large.Limit), "")
+	default:
+		problem(w, http.StatusBadRequest, err.Error(), "")
 	}
-	in := json.NewDecoder(body)
-	in.DisallowUnknownFields()
-	if err := in.Decode(&asked); err != nil && !errors.Is(err, io.EOF) {
-		return 0, "", errors.New(`the body is a JSON object such as {"for": "1h", "reason": "…"}`)
-	}
-	if _, err := in.Token(); !errors.Is(err, io.EOF) {
-		return 0, "", errors.New("the body is one JSON object")
-	}
-	if asked.For == nil {
-		return 0, clip(asked.Reason), nil
-	}
-	long, err := time.ParseDuration(*asked.For)
-	if err != nil || long <= 0 {
-		return 0, "", errors.New(`for is a duration such as "15m"`)
-	}
-	return long, clip(asked.Reason), nil
 }

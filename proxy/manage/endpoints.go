@@ -64,8 +64,8 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call) {
 			s.session(w, r, c, path[2])
 		}
 	case slices.Equal(path, []string{"v1", "bans"}):
-		if methods(w, r, http.MethodGet, http.MethodHead) {
-			s.bans(w)
+		if methods(w, r, http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete) {
+			s.bans(w, r, c)
 		}
 	case len(path) == 3 && slices.Equal(path[:2], []string{"v1", "bans"}):
 		if methods(w, r, http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete) {

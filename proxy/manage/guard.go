@@ -21,7 +21,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		defer s.recovered(w, r)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		r.Body = http.MaxBytesReader(w, r.Body, mostOf(r))
 		if !s.ours(r.Host) {
 			problem(w, http.StatusMisdirectedRequest, "the Host header names neither this address, nor localhost, nor an IP address", "")
 			return
@@ -32,6 +32,14 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// mostOf is how many bytes a request's body may have.
+func mostOf(r *http.Request) int64 {
+	if r.Method == http.MethodPut && r.URL.Path == "/v1/bans" {
+		return maxList
+	}
+	return maxBody
 }
 
 // ours tells whether a Host header names this server in a way that nobody

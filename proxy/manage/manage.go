@@ -79,6 +79,7 @@ const (
 	maxConnections = 256
 	maxHeader      = 16 << 10 // bytes, the request line included
 	maxBody        = 64 << 10 // bytes
+	maxList        = 16 << 20 // bytes of a body that is a list of bans
 	headerTimeout  = 5 * time.Second
 	readTimeout    = 10 * time.Second
 	writeTimeout   = time.Minute

@@ -16,6 +16,7 @@
 package store
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -126,6 +127,10 @@ func (f *File) apply(changes []Change) error {
 	if err := f.ready(); err != nil {
 		return err
 	}
+	// In the order of the tree: bbolt takes many that come in another far more slowly.
+	// Of two changes of one key the latter counts.
+	changes = slices.Clone(changes)
+	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Key, b.Key)) })
 	held := f.held
 	err := guarded(f.path, func() error {
 		return f.db.Update(func(tx *bbolt.Tx) error {

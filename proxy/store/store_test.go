@@ -145,6 +145,36 @@ func TestFull(t *testing.T) {
 	apply(t, f, Change{"usage", "1", nil}, Change{"usage", "newer", value})
 }
 
+// The latter of two changes of one key counts, in whatever order the rest comes.
+func TestOrderOfChanges(t *testing.T) {
+	f := open(t, filepath.Join(t.TempDir(), "state.db"))
+	apply(t, f, Change{"user", "b", []byte("1")}, Change{"ban", "a", []byte("1")}, Change{"user", "b", nil}, Change{"ban", "a", []byte("2")}, Change{"user", "a", nil}, Change{"user", "a", []byte("3")})
+	if ban, user := all(t, f, "ban"), all(t, f, "user"); ban["a"] != "2" || len(user) != 1 || user["a"] != "3" {
+		t.Errorf("%v %v", ban, user)
+	}
+}
+
+func BenchmarkApply(b *testing.B) {
+	f, err := Open(filepath.Join(b.TempDir(), "state.db"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	for _, count := range []int{1, 65_536} {
+		b.Run(fmt.Sprint(count), func(b *testing.B) {
+			changes := make([]Change, count)
+			for round := 0; b.Loop(); round++ {
+				for i := range changes {
+					changes[i] = Change{"ban", fmt.Sprintf("10.%d.%d/32", i*7919%65_536, round%3), make([]byte, 150)}
+				}
+				if err := f.Apply(changes...); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 func TestPagesAreUsedAgain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	f := open(t, path)

@@ -1,0 +1,151 @@
+package manage
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"sallyport/proxy/guard"
+)
+
+// asked is a ban as a caller writes it. It may be one that was listed: then its
+// cause is kept, and since when it is. How much it has refused is not taken over.
+type asked struct {
+	Of      *string    `json:"of"`
+	For     *string    `json:"for"`
+	Until   *time.Time `json:"until"`
+	Reason  string     `json:"reason"`
+	Cause   string     `json:"cause"`
+	Since   time.Time  `json:"since"`
+	Refused int64      `json:"refused"`
+}
+
+var errBan = errors.New(`the body is a JSON object such as {"for": "1h", "reason": "…"}`)
+
+// readBan reads the body by which one ban is set,
+//
+//	{"for": "1h", "reason": "…"}
+//
+// or with until, in RFC 3339, in the place of for. Where both are missing it is
+// until the ban is lifted.
+func readBan(body io.Reader, of guard.Subject, caller string) (guard.Ban, error) {
+	text, err := io.ReadAll(body)
+	if err != nil {
+		return guard.Ban{}, err
+	}
+	var a asked
+	if len(bytes.TrimSpace(text)) > 0 {
+		if err := strictly(text, &a); err != nil {
+			return guard.Ban{}, errBan
+		}
+	}
+	if a.Of != nil {
+		return guard.Ban{}, errors.New("the path says whom the ban is of")
+	}
+	now := time.Now()
+	b, err := a.ban(of, caller, now)
+	if err == nil && over(&b, now) {
+		err = errors.New("until is over")
+	}
+	return b, err
+}
+
+// readBans reads {"bans": […]}, and tells how many of them are over already: those
+// are left out. The error has all that is wrong, a line each.
+func readBans(body io.Reader, caller string) (list []guard.Ban, expired int, err error) {
+	text, err := io.ReadAll(body)
+	if err != nil {
+		return nil, 0, err
+	}
+	var all struct {
+		Bans []json.RawMessage `json:"bans"`
+	}
+	if strictly(text, &all) != nil || all.Bans == nil {
+		return nil, 0, errors.New(`the body is a JSON object such as {"bans": [{"of": "192.0.2.0/24", "for": "1h", "reason": "…"}]}`)
+	}
+	now := time.Now()
+	var problems []string
+	for i, one := range all.Bans {
+		b, err := ParseBan(one, caller, now)
+		switch {
+		case err != nil:
+			problems = append(problems, fmt.Sprintf("bans[%d]: %v", i, err))
+		case over(&b, now):
+			expired++
+		default:
+			list = append(list, b)
+		}
+	}
+	const most = 20 // problems that are told
+	if n := len(problems); n > most {
+		problems = append(problems[:most], fmt.Sprintf("and %d more", n-most))
+	}
+	if len(problems) > 0 {
+		return nil, 0, errors.New(strings.Join(problems, "\n"))
+	}
+	return list, expired, nil
+}
+
+// ParseBan reads one ban of a list: an object with of, and what [readBan] reads or
+// what the list shows. Caller is its cause where it names none.
+func ParseBan(text []byte, caller string, now time.Time) (guard.Ban, error) {
+	var a asked
+	if err := strictly(text, &a); err != nil {
+		return guard.Ban{}, err
+	}
+	if a.Of == nil {
+		return guard.Ban{}, errors.New("of is missing: whom the ban is of")
+	}
+	of, err := guard.ParseSubject(*a.Of)
+	if err != nil {
+		return guard.Ban{}, err
+	}
+	return a.ban(of, caller, now)
+}
+
+func (a *asked) ban(of guard.Subject, caller string, now time.Time) (guard.Ban, error) {
+	b := guard.Ban{Of: of, Since: a.Since, Cause: a.Cause}
+	switch {
+	case a.For != nil && a.Until != nil:
+		return b, errors.New("for and until exclude one another")
+	case a.Reason != "" && a.Cause != "":
+		return b, errors.New("reason and cause exclude one another")
+	case a.Reason != "":
+		b.Cause = caller + ": " + a.Reason
+	case a.Cause == "":
+		b.Cause = caller
+	}
+	b.Cause = clip(b.Cause)
+	if a.For != nil {
+		long, err := time.ParseDuration(*a.For)
+		if err != nil || long <= 0 {
+			return b, errors.New(`for is a duration such as "15m"`)
+		}
+		b.Until = now.Add(long)
+	}
+	if a.Until != nil {
+		if b.Until = *a.Until; b.Until.IsZero() {
+			return b, errors.New("until is no time; without it the ban lasts until it is lifted")
+		}
+	}
+	return b, nil
+}
+
+func over(b *guard.Ban, now time.Time) bool { return !b.Until.IsZero() && !now.Before(b.Until) }
+
+// strictly reads one JSON value that has nothing but what is known.
+func strictly(text []byte, into any) error {
+	in := json.NewDecoder(bytes.NewReader(text))
+	in.DisallowUnknownFields()
+	if err := in.Decode(into); err != nil {
+		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+	}
+	if _, err := in.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("there is more than one JSON value")
+	}
+	return nil
+}
