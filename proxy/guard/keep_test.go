@@ -146,6 +146,7 @@ func TestWhatAPolicyDecidesIsKeptBehind(t *testing.T) {
 		}
 		g.Ban(net24(600), time.Hour, "policy")
 		time.Sleep(gather)
+		synctest.Wait()
 		stop()
 		<-done
 		if len(s.kept) != 502 {
