@@ -158,8 +158,8 @@ func TestIdleConnections(t *testing.T) {
 func TestEveryMeasurement(t *testing.T) {
 	c := contenderFor(t, "socks5", tiny(t, honest))
 	r := run{rounds: 1, settings: settings{duration: 50 * time.Millisecond, idle: 40}, measure: measurements(), progress: io.Discard}
-	o, err := r.all(t.Context(), []*contender{c})
-	if err != nil {
+	o := warm([]*contender{c})
+	if err := r.turns(t.Context(), []*contender{c}, o); err != nil {
 		t.Fatal(err)
 	}
 	if len(o.failures) > 0 {
@@ -168,7 +168,7 @@ func TestEveryMeasurement(t *testing.T) {
 	found := o.medians(c.name)
 	for _, row := range rows() {
 		value, ok := found[row.figure]
-		if row.figure == "forward_cpu_us" { // is of those who are asked by HTTP
+		if row.figure == "forward_cpu_us" || strings.HasPrefix(row.figure, "chained_") { // are of others
 			continue
 		}
 		switch {
@@ -414,6 +414,25 @@ func TestCommand(t *testing.T) {
 			t.Errorf("%s: %v", result.Name, m)
 		}
 	}
+
+	stdout, err = runCommand(t, "--sallyport", program, "--only", "sallyport,sallyport-pool", "--tests", "chained,chained-cpu",
+		"--rounds", "1", "--duration", "300ms", "--settle", "50ms", "--round-trip", "20ms", "--format", "json")
+	r = report{}
+	if err != nil || json.Unmarshal([]byte(stdout), &r) != nil || r.Chains == nil || len(r.Chains.Results) != 2 {
+		t.Fatalf("%v: %s", err, stdout)
+	}
+	for by, trips := range map[string]float64{"http": 2, "https": 3, "socks5": 4} {
+		far, ahead := r.Chains.Results[0].Medians, r.Chains.Results[1].Medians
+		if took := far["chained_"+by+"_p50_ms"]; took < 20*trips {
+			t.Errorf("%s takes %v ms, and %v trips of 20 ms", by, took, trips)
+		}
+		if took := ahead["chained_"+by+"_p50_ms"]; took < 20 {
+			t.Errorf("%s with a pool takes %v ms, and a trip of 20 ms", by, took)
+		}
+		if far["chained_"+by+"_cpu_us"] <= 0 || ahead["chained_"+by+"_cpu_us"] <= 0 {
+			t.Errorf("%s costs no processor time: %v, %v", by, far, ahead)
+		}
+	}
 }
 
 func runCommand(t *testing.T, arguments ...string) (string, error) {
@@ -447,7 +466,8 @@ func TestCommandAgainstARunningProxy(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := (&run{rounds: 1, measure: measurements(), progress: io.Discard}).all(ctx, []*contender{contenderFor(t, "direct", "")}); err == nil {
+	direct := []*contender{contenderFor(t, "direct", "")}
+	if err := (&run{rounds: 1, measure: measurements(), progress: io.Discard}).turns(ctx, direct, warm(direct)); err == nil {
 		t.Error("an interrupt is not heard")
 	}
 }

@@ -24,21 +24,29 @@ type outcome struct {
 	failures []string
 }
 
-func (r *run) all(ctx context.Context, contenders []*contender) (*outcome, error) {
+// warm has each contender ready to be measured.
+func warm(contenders []*contender) *outcome {
 	o := &outcome{samples: map[string]map[string][]float64{}}
 	for _, c := range contenders {
 		o.samples[c.name] = map[string][]float64{}
+	}
+	for _, c := range contenders {
 		if err := warmUp(&c.client); err != nil {
 			o.failures = append(o.failures, fmt.Sprintf("%s: %v", c.name, err))
 		}
 	}
+	return o
+}
+
+// turns adds to the outcome what the rounds find.
+func (r *run) turns(ctx context.Context, contenders []*contender, o *outcome) error {
 	for round := range r.rounds {
 		for _, m := range r.measure {
 			for i := range contenders {
 				c := contenders[(i+round)%len(contenders)] // nobody is always the first
 				found, err := m.run(ctx, c, r.settings)
 				if ctx.Err() != nil {
-					return nil, context.Cause(ctx)
+					return context.Cause(ctx)
 				}
 				if err != nil {
 					o.failures = append(o.failures, fmt.Sprintf("%s: %s: %v", c.name, m.name, err))
@@ -50,7 +58,7 @@ func (r *run) all(ctx context.Context, contenders []*contender) (*outcome, error
 		}
 		fmt.Fprintf(r.progress, "round %d of %d done\n", round+1, r.rounds)
 	}
-	return o, nil
+	return nil
 }
 
 // warmUp has everything done that is done once: pages are touched, a password

@@ -6,7 +6,8 @@
 // that runs already. target.go is where the connections lead, client.go how they
 // are opened, measure.go and verify.go what is done with them, process.go what
 // that has cost a proxy. start.go and sallyport.go know how each proxy is
-// started, compare.go has the rounds and table.go the result.
+// started, compare.go has the rounds and table.go the result. chain.go has those that
+// lead through one proxy far away, and path.go the distance.
 //
 // What is compared is processor time: rates and latencies mostly tell how the
 // machine was shared between the proxy, this program and everybody else.
@@ -45,6 +46,8 @@ func main() {
 // options are the flags.
 type options struct {
 	run
+	chained   []measurement // of proxies that lead through another one
+	roundTrip time.Duration // to that one
 	format    string
 	tests     []string
 	only      []string
@@ -58,7 +61,7 @@ type options struct {
 func command() *cobra.Command {
 	var o options
 	var names []string
-	for _, m := range measurements() {
+	for _, m := range append(measurements(), chainMeasurements()...) {
 		names = append(names, m.name)
 	}
 	c := &cobra.Command{
@@ -80,6 +83,7 @@ processor time and memory are known where it runs on this machine.`,
 	f.IntVar(&o.rounds, "rounds", 3, "`ROUNDS`, of which the median is told")
 	f.DurationVar(&o.settings.duration, "duration", time.Second, "`DURATION` of each measurement")
 	f.DurationVar(&o.settings.settle, "settle", 500*time.Millisecond, "`DURATION` between a load's end and the reading of what it has cost")
+	f.DurationVar(&o.roundTrip, "round-trip", 50*time.Millisecond, "`DURATION` of the way to the far proxy of a chain and back")
 	f.IntVar(&o.settings.idle, "idle", 2000, "`CONNECTIONS` that are held idle")
 	f.StringSliceVar(&o.tests, "tests", names, "`MEASUREMENTS` to do")
 	f.StringSliceVar(&o.only, "only", nil, "`NAMES` to measure of those that would be")
@@ -133,19 +137,14 @@ func (o *options) do(c *cobra.Command) error {
 	}
 	s := &stable{dir: dir, target: target, limit: limit}
 	defer s.stop()
-	contenders, missing, err := o.contenders(ctx, s)
-	if err != nil {
-		return err
-	}
 	o.progress = c.ErrOrStderr()
-	found, err := o.run.all(ctx, contenders)
+	r, err := o.single(ctx, s)
+	if err == nil {
+		r.Chains, err = o.chains(ctx, s)
+	}
 	if err != nil {
 		return err
 	}
-	r := newReport(found, contenders, func(name string) bool {
-		return name == contenders[0].name || len(o.proxies) == 0 && (name == "egress" || name == "sallyport-http")
-	})
-	r.Machine, r.Rounds, r.Missing = machine(), o.rounds, missing
 	write := r.text
 	if o.format == "json" {
 		write = r.json
@@ -153,26 +152,78 @@ func (o *options) do(c *cobra.Command) error {
 	if err := write(c.OutOrStdout()); err != nil {
 		return err
 	}
-	if n := len(r.Failures); n > 0 {
+	if n := r.failed(); n > 0 {
 		return fmt.Errorf("%d measurements went wrong", n)
 	}
 	return nil
 }
 
+// single measures proxies by themselves. The report has nothing in it where nobody
+// wants that.
+func (o *options) single(ctx context.Context, s *stable) (*report, error) {
+	r := &report{}
+	if len(o.measure) > 0 {
+		contenders, missing, err := o.contenders(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		found := warm(contenders)
+		if err := o.turns(ctx, contenders, found); err != nil {
+			return nil, err
+		}
+		r = newReport(found, contenders, func(name string) bool {
+			return name == contenders[0].name || len(o.proxies) == 0 && (name == "egress" || name == "sallyport-http")
+		})
+		r.Missing = missing
+	}
+	r.Machine, r.Rounds = machine(), o.rounds
+	return r, nil
+}
+
+// chains measures proxies that lead through another one, unless the proxies are
+// running ones. It returns nil where nobody wants that.
+func (o *options) chains(ctx context.Context, s *stable) (*report, error) {
+	if len(o.chained) == 0 || len(o.proxies) > 0 {
+		return nil, nil
+	}
+	far, err := s.startFar(ctx, o.sallyport)
+	if err != nil {
+		return nil, fmt.Errorf("far proxy: %w", err)
+	}
+	defer far.close()
+	contenders, err := s.startChains(ctx, far, o.sallyport, o.wanted)
+	if err != nil || len(contenders) == 0 {
+		return nil, err
+	}
+	measuring := run{rounds: o.rounds, settings: o.settings, measure: o.chained, progress: o.progress}
+	found := warm(contenders)
+	far.take(o.roundTrip)
+	if err := measuring.turns(ctx, contenders, found); err != nil {
+		return nil, err
+	}
+	r := newReport(found, contenders, func(name string) bool { return name == "sallyport" || name == "sallyport-pool" })
+	r.Machine, r.Rounds = fmt.Sprintf("chains, %v to the far proxy and back", o.roundTrip), o.rounds
+	return r, nil
+}
+
+func (o *options) wanted(name string) bool { return len(o.only) == 0 || slices.Contains(o.only, name) }
+
 func (o *options) check() error {
-	known := measurements()
 	for _, name := range o.tests {
-		i := slices.IndexFunc(known, func(m measurement) bool { return m.name == name })
-		if i < 0 {
+		is := func(m measurement) bool { return m.name == name }
+		if known := measurements(); slices.ContainsFunc(known, is) {
+			o.measure = append(o.measure, known[slices.IndexFunc(known, is)])
+		} else if known := chainMeasurements(); slices.ContainsFunc(known, is) {
+			o.chained = append(o.chained, known[slices.IndexFunc(known, is)])
+		} else {
 			return fmt.Errorf("--tests: there is no %q", name)
 		}
-		o.measure = append(o.measure, known[i])
 	}
 	switch {
 	case o.format != "text" && o.format != "json":
 		return fmt.Errorf("--format: want text or json, got %q", o.format)
-	case o.rounds < 1 || o.settings.duration <= 0 || o.settings.idle < 1:
-		return errors.New("--rounds, --duration and --idle must be more than none")
+	case o.rounds < 1 || o.settings.duration <= 0 || o.settings.idle < 1 || o.roundTrip <= 0:
+		return errors.New("--rounds, --duration, --round-trip and --idle must be more than none")
 	case len(o.pids) > 0 && len(o.proxies) != 1:
 		return errors.New("--pid goes with one --proxy")
 	}
@@ -181,7 +232,6 @@ func (o *options) check() error {
 
 // contenders are started, or found running. The way without a proxy comes last.
 func (o *options) contenders(ctx context.Context, s *stable) (all []*contender, missing []string, err error) {
-	wanted := func(name string) bool { return len(o.only) == 0 || slices.Contains(o.only, name) }
 	for _, text := range o.proxies {
 		c, err := running(text, s.target)
 		if err != nil {
@@ -190,13 +240,13 @@ func (o *options) contenders(ctx context.Context, s *stable) (all []*contender, 
 		if len(o.pids) > 0 {
 			c.processes = o.pids
 		}
-		if wanted(c.name) {
+		if o.wanted(c.name) {
 			all = append(all, c)
 		}
 	}
 	var packages []string
 	for _, r := range recipes(o.sallyport, o.with) {
-		if len(o.proxies) > 0 || !wanted(r.name) {
+		if len(o.proxies) > 0 || !o.wanted(r.name) {
 			continue
 		}
 		c, err := s.start(ctx, r)
@@ -211,7 +261,7 @@ func (o *options) contenders(ctx context.Context, s *stable) (all []*contender, 
 			all = append(all, c)
 		}
 	}
-	if wanted("direct") {
+	if o.wanted("direct") {
 		c := &contender{name: "direct"}
 		c.through.scheme, c.targets = "direct", s.target.addrs
 		all = append(all, c)

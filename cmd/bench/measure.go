@@ -16,8 +16,9 @@ import (
 type contender struct {
 	name string
 	client
-	processes      // none: its processor time and memory are not known
-	held      bool // idle connections have grown its memory before
+	processes        // none: its processor time and memory are not known
+	chained   string // by what it leads through another one; empty: it does not
+	held      bool   // idle connections have grown its memory before
 }
 
 // figures are what one measurement found, by name.

@@ -253,3 +253,11 @@ func (s *stable) stop() {
 		kill.Stop()
 	}
 }
+
+func appendTo(path, text string) error {
+	before, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return write(path, string(before)+text)
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -30,6 +31,12 @@ func rows() []row {
 		{"idle_kernel_kib", "idle connection: kernel, KiB"},
 		{"idle_descriptors_left", "descriptors left afterwards"},
 		{"verified_percent", "verified, %"},
+		{"chained_http_p50_ms", "set-up by http, ms"},
+		{"chained_https_p50_ms", "set-up by https, ms"},
+		{"chained_socks5_p50_ms", "set-up by socks5, password, ms"},
+		{"chained_http_cpu_us", "CPU per connection by http, µs"},
+		{"chained_https_cpu_us", "CPU per connection by https, µs"},
+		{"chained_socks5_cpu_us", "CPU per connection by socks5, µs"},
 	}
 }
 
@@ -43,6 +50,7 @@ type report struct {
 	Ratios   []reportRatios `json:"ratios"`
 	Missing  []string       `json:"missing,omitempty"`  // peers that are not installed
 	Failures []string       `json:"failures,omitempty"` // measurements that went wrong
+	Chains   *report        `json:"chains,omitempty"`   // of those that lead through another one
 }
 
 type reportResult struct {
@@ -57,10 +65,14 @@ type reportRatios struct {
 	Ratios map[string]float64 `json:"ratios"`
 }
 
-// newReport compares each of ours with each of the others.
+// newReport compares each of ours with each of the others. Contenders of one name
+// are one column.
 func newReport(o *outcome, contenders []*contender, ours func(name string) bool) *report {
 	r := &report{Failures: o.failures}
-	for _, c := range contenders {
+	for i, c := range contenders {
+		if slices.ContainsFunc(contenders[:i], func(before *contender) bool { return before.name == c.name }) {
+			continue
+		}
 		r.Results = append(r.Results, reportResult{c.name, o.medians(c.name), o.samples[c.name]})
 	}
 	for _, of := range r.Results {
@@ -73,10 +85,21 @@ func newReport(o *outcome, contenders []*contender, ours func(name string) bool)
 	return r
 }
 
+// failed is how many measurements went wrong.
+func (r *report) failed() int {
+	if r == nil {
+		return 0
+	}
+	return len(r.Failures) + r.Chains.failed()
+}
+
 func (r *report) json(w io.Writer) error { return json.NewEncoder(w).Encode(r) }
 
 func (r *report) text(w io.Writer) error {
 	fmt.Fprintf(w, "%s; %d rounds, medians\n\n", r.Machine, r.Rounds)
+	if len(r.Results) == 0 {
+		return r.Chains.text(w)
+	}
 	var names []string
 	var columns []map[string]float64
 	for _, result := range r.Results {
@@ -105,7 +128,11 @@ func (r *report) text(w io.Writer) error {
 		fmt.Fprintf(w, "\nfailed: %s", failure)
 	}
 	_, err := fmt.Fprintln(w)
-	return err
+	if err != nil || r.Chains == nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	return r.Chains.text(w)
 }
 
 // table leaves out rows in which there is nothing.

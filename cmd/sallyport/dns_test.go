@@ -30,10 +30,12 @@ type unbound struct {
 	log               strings.Builder
 }
 
-func serveUnbound(t *testing.T) *unbound {
+func serveUnbound(t *testing.T) *unbound { return serveUnboundAt(t, "127.0.0.1") }
+
+func serveUnboundAt(t *testing.T, ip string) *unbound {
 	t.Helper()
 	path, dir := installed(t, "unbound", "/usr/sbin/unbound"), t.TempDir()
-	u := &unbound{plain: freeAddress(t), tls: freeAddress(t), https: freeAddress(t)}
+	u := &unbound{plain: freeAddressAt(t, ip), tls: freeAddressAt(t, ip), https: freeAddressAt(t, ip)}
 	u.ca = selfSigned(t, dir)
 	zone := `$ORIGIN corp.example.
 @ 300 SOA ns host 1 3600 600 86400 40
@@ -58,6 +60,7 @@ denied 60 A 127.0.0.1
   interface: `+at(u.plain)+`
   interface: `+at(u.tls)+`
   interface: `+at(u.https)+`
+  access-control: 192.0.2.0/24 allow
   tls-port: `+tlsPort+`
   https-port: `+httpsPort+`
   tls-service-key: "`+filepath.Join(dir, "key.pem")+`"
@@ -116,9 +119,11 @@ func (u *unbound) said() string {
 	return u.log.String()
 }
 
-func freeAddress(t *testing.T) string {
+func freeAddress(t *testing.T) string { return freeAddressAt(t, "127.0.0.1") }
+
+func freeAddressAt(t *testing.T, ip string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
