@@ -2,13 +2,11 @@ package main
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -292,37 +290,6 @@ func TestDialIsAskedThroughUpstreams(t *testing.T) {
 		dialDoor(t, s.addr).say(greeting).hear(chosen).say(request).hear("\x05\x07").Close()
 	}
 }
-
-// An upstream that dies in the middle of a transfer ends it, and the next session
-// goes by another one.
-func TestKilledUpstream(t *testing.T) {
-	micro, squid := startMicrosocks(t), startSquid(t)
-	s := startVia(t, upstreamsFile(map[string]string{"micro": "socks5h://" + micro.addr, "squid": "http://" + squid.addr}),
-		map[string]any{"*": []any{map[string]any{"any": []string{"micro", "squid"}, "by": "order"}}})
-	open := func() *talk {
-		port := scripted(t, func(c *net.TCPConn) { io.Copy(c, zeros{}) })
-		c := dialDoor(t, s.addr).say(greeting).hear(chosen).say(connectTo("127.0.0.1", port)).hear("\x05\x00")
-		io.ReadFull(c, make([]byte, 1<<20))
-		return c
-	}
-	c := open()
-	micro.kill()
-	if n, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("after the upstream's death %d bytes come, and then nothing", n)
-	}
-	c.Close()
-	if r := s.wait(t, 0, "session"); r["outcome"] != "ok" || fmt.Sprint(r["via"]) != "[micro]" {
-		t.Errorf("the record says %v", r)
-	}
-	open().Close()
-	if r := s.wait(t, 1, "session"); fmt.Sprint(r["via"]) != "[squid]" {
-		t.Errorf("the record says %v", r)
-	}
-}
-
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // What the target sends with the upstream's answer is not lost, nor what the
 // client sends with its request.
