@@ -157,7 +157,7 @@ func TestIdleConnections(t *testing.T) {
 // be.
 func TestEveryMeasurement(t *testing.T) {
 	c := contenderFor(t, "socks5", tiny(t, honest))
-	r := run{rounds: 1, settings: settings{duration: 50 * time.Millisecond, idle: 40}, measure: measurements(), progress: io.Discard}
+	r := run{rounds: 1, settings: settings{duration: 300 * time.Millisecond, idle: 40}, measure: measurements(), progress: io.Discard}
 	o := warm([]*contender{c})
 	if err := r.turns(t.Context(), []*contender{c}, o); err != nil {
 		t.Fatal(err)

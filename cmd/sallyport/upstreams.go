@@ -65,6 +65,7 @@ func probeOf(p config.Probe) (upstream.Probe, error) {
 	}
 	return upstream.Probe{
 		To:       dial.Endpoint{Name: host.Name, IP: host.IP, Port: uint16(number)},
+		Via:      p.Via,
 		Interval: p.Interval, Timeout: p.Timeout, Rise: p.Rise, Fall: p.Fall,
 	}, nil
 }

@@ -190,6 +190,30 @@ func TestProbeTargetIsDown(t *testing.T) {
 	s.wait(t, 1, "upstream is not healthy")
 }
 
+// An upstream that is behind another one is probed through that.
+func TestProbeThroughAnotherUpstream(t *testing.T) {
+	target := serveEcho(t, "127.0.0.1:0")
+	near, inner := startVia(t, "", map[string]any{"*": []any{}}), startSquid(t)
+	s := startVia(t, fmt.Sprintf(`upstreams:
+  near: {url: "socks5h://%s"}
+  inner: {url: "http://%s", probe: {address: "127.0.0.1:%d", via: [near], interval: 1s, rise: 1, fall: 1}}
+`, near.addr, inner.addr, target.port), map[string]any{"*": []string{"inner"}})
+	_, port, _ := net.SplitHostPort(inner.addr)
+	probed := func(outcome string) {
+		t.Helper()
+		near.waitFor(t, "a probe of inner", func(r map[string]any) bool {
+			return r["msg"] == "session" && fmt.Sprint(r["server.port"]) == port && r["outcome"] == outcome
+		})
+	}
+	probed("ok")
+	<-target.peers
+	inner.kill()
+	probed("refused")
+	if line := s.wait(t, 0, "upstream is not healthy"); line["upstream"] != "inner" || line["reason"] != "refused: so says upstream near" {
+		t.Errorf("the log says %v", line)
+	}
+}
+
 // Nobody can turn an upstream unhealthy by the targets that he asks for.
 func TestTargetsSpeakAgainstNoUpstream(t *testing.T) {
 	dies := fmt.Sprintf("socks5h://%s", scriptedFor(t, func(c *net.TCPConn) {

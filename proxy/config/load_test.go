@@ -99,8 +99,9 @@ upstreams:
     source_address: 192.0.2.2
     tls: {ca: ca.pem, certificate: me.pem, key: key.pem, server_name: proxy.example}
     labels: {country: de}
-    probe: {address: "192.0.2.9:443", interval: 20s, timeout: 3s, rise: 1, fall: 4}
+    probe: {address: "192.0.2.9:443", via: [eu-2], interval: 20s, timeout: 3s, rise: 1, fall: 4}
     pool: {idle: 4, max_age: 5s}
+  eu-2: {url: "http://192.0.2.3"}
 log: {level: debug, format: text, file: /tmp/log}
 telemetry: {prometheus: false}
 shutdown: {grace: 0s}
@@ -129,7 +130,8 @@ shutdown: {grace: 0s}
 	"upstreams": {"eu-1": {"url": "https://192.0.2.1:3128", "source_address": "192.0.2.2",
 		"tls": {"ca": "ca.pem", "certificate": "me.pem", "key": "key.pem", "server_name": "proxy.example"},
 		"labels": {"country": "de"}, "pool": {"idle": 4, "max_age": 5},
-		"probe": {"address": "192.0.2.9:443", "interval": 20, "timeout": 3, "rise": 1, "fall": 4}}},
+		"probe": {"address": "192.0.2.9:443", "via": ["eu-2"], "interval": 20, "timeout": 3, "rise": 1, "fall": 4}},
+		"eu-2": {"url": "http://192.0.2.3"}},
 	"state": {"path": "/var/lib/sallyport.db"},
 	"limits": {"connections": 1000, "memory": 67108864, "handshake": "5s", "dial": 7, "idle": "1h", "bind": "1m", "flows": 5, "flows_total": 6, "flow_idle": "8s"},
 	"management": {"address": ":9080", "tokens": {"Ops.One": {"token": "0123456789abcdef", "roles": ["admin", "read:all"]}}},
@@ -141,7 +143,8 @@ shutdown: {grace: 0s}
 	"c.toml": `
 geoip.databases = ["country.mmdb", "asn.mmdb"]
 dns = {servers = ["192.0.2.1", "tls://dns.example:8853"], bootstrap = {"dns.example" = ["2001:db8::1"]}, ca = "ca.pem", family = "ipv4", timeout = "1s", cache = {entries = 5, min_ttl = 1, max_ttl = "1m", negative_ttl = 2}}
-upstreams.eu-1 = {url = "https://192.0.2.1:3128", source_address = "192.0.2.2", tls = {ca = "ca.pem", certificate = "me.pem", key = "key.pem", server_name = "proxy.example"}, labels.country = "de", probe = {address = "192.0.2.9:443", interval = 20, timeout = "3s", rise = 1, fall = 4}, pool = {idle = 4, max_age = "5s"}}
+upstreams.eu-1 = {url = "https://192.0.2.1:3128", source_address = "192.0.2.2", tls = {ca = "ca.pem", certificate = "me.pem", key = "key.pem", server_name = "proxy.example"}, labels.country = "de", probe = {address = "192.0.2.9:443", via = ["eu-2"], interval = 20, timeout = "3s", rise = 1, fall = 4}, pool = {idle = 4, max_age = "5s"}}
+upstreams.eu-2 = {url = "http://192.0.2.3"}
 log.level = "debug"
 log.format = 'text'
 log.file = "/tmp/log"
@@ -249,9 +252,9 @@ func TestWholeInEachFormat(t *testing.T) {
 			URL: "https://192.0.2.1:3128", SourceAddress: netip.MustParseAddr("192.0.2.2"),
 			TLS:    UpstreamTLS{CA: "ca.pem", Certificate: "me.pem", Key: "key.pem", ServerName: "proxy.example"},
 			Labels: map[string]string{"country": "de"},
-			Probe:  Probe{Address: "192.0.2.9:443", Interval: 20 * time.Second, Timeout: 3 * time.Second, Rise: 1, Fall: 4},
+			Probe:  Probe{Address: "192.0.2.9:443", Via: []string{"eu-2"}, Interval: 20 * time.Second, Timeout: 3 * time.Second, Rise: 1, Fall: 4},
 			Pool:   Pool{Idle: 4, MaxAge: 5 * time.Second},
-		}},
+		}, "eu-2": {URL: "http://192.0.2.3"}},
 		State: State{Path: "/var/lib/sallyport.db"},
 		Limits: Limits{Connections: 1000, Memory: 64 << 20, Handshake: 5 * time.Second, Dial: 7 * time.Second, Idle: time.Hour,
 			Bind: time.Minute, Flows: 5, FlowsTotal: 6, FlowIdle: 8 * time.Second},

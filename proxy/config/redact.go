@@ -33,9 +33,6 @@ func (c Config) redact(value reflect.Value, path string) any {
 	case NameServer:
 		return value.String()
 	case netip.Addr:
-		if !value.IsValid() {
-			return ""
-		}
 		return value.String()
 	case netip.Prefix:
 		return value.String()
@@ -53,7 +50,7 @@ func (c Config) redact(value reflect.Value, path string) any {
 	case reflect.Struct:
 		shown := map[string]any{}
 		for field, member := range value.Fields() {
-			if key := field.Tag.Get("key"); key != "" && !(member.Kind() == reflect.Pointer && member.IsNil()) {
+			if key := field.Tag.Get("key"); key != "" && !unsaid(member) {
 				shown[key] = c.redact(member, join(path, key))
 			}
 		}
@@ -181,3 +178,13 @@ func (c Config) LogValue() slog.Value { return slog.AnyValue(c.Redacted()) }
 
 // Format prints [Config.Redacted], whatever the verb is.
 func (c Config) Format(state fmt.State, verb rune) { fmt.Fprint(state, c.Redacted()) }
+
+// unsaid tells of what nobody has said that it has no value to be shown by which
+// would load again.
+func unsaid(value reflect.Value) bool {
+	switch value.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Map:
+		return value.IsNil()
+	}
+	return value.Type() == reflect.TypeFor[netip.Addr]() && value.IsZero()
+}

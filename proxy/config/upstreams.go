@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,6 +38,7 @@ type Upstream struct {
 // Probe is how it is found out whether an upstream works. What is not said has a default.
 type Probe struct {
 	Address  string        `key:"address" doc:"HOST:PORT that the upstream is asked to connect to; a name is left to it"`
+	Via      []string      `key:"via" doc:"the upstreams that a probe goes through before, the first one first, where this one is reached only through them; none: it goes to this one directly"`
 	Interval time.Duration `key:"interval" doc:"the time between two probes, give or take a tenth; 0s: 10s"`
 	Timeout  time.Duration `key:"timeout" doc:"how long a probe may take; 0s: 5s"`
 	Rise     int           `key:"rise" doc:"successes in a row that make it healthy again; 0: 2"`
@@ -161,17 +163,25 @@ func (v *validator) upstreams() {
 		if upstream.SourceAddress.IsUnspecified() || upstream.SourceAddress.IsMulticast() {
 			v.add(key+".source_address", "want an address of this machine")
 		}
-		v.probe(key+".probe", upstream.Probe)
+		v.probe(name, key+".probe", upstream.Probe)
 		v.pool(key+".pool", upstream.Pool)
 	}
 }
 
-func (v *validator) probe(key string, p Probe) {
+func (v *validator) probe(name, key string, p Probe) {
 	if p.Address == "" {
-		if p != (Probe{}) {
+		if !reflect.ValueOf(p).IsZero() {
 			v.add(key, "wants an address")
 		}
 		return
+	}
+	for _, before := range p.Via {
+		if _, known := v.config.Upstreams[before]; !known || before == name {
+			v.add(key+".via", "there is no other upstream %q", before)
+		}
+	}
+	if len(p.Via) > mostBefore {
+		v.add(key+".via", "want at most %d upstreams", mostBefore)
 	}
 	if host, port, err := net.SplitHostPort(p.Address); err != nil || host == "" {
 		v.add(key+".address", "want HOST:PORT")
@@ -192,6 +202,9 @@ func (v *validator) probe(key string, p Probe) {
 		v.add(key+".fall", "want 1 to %d", mostMarks)
 	}
 }
+
+// mostBefore bounds how far an upstream may be that is probed.
+const mostBefore = 8
 
 // mostMarks bounds how long an upstream that has changed is taken for what it was.
 const mostMarks = 100

@@ -61,6 +61,9 @@ func TestUpstreams(t *testing.T) {
   h: {url: "http://h", pool: {idle: 257, max_age: 1ms}, labels: {a: [b]}, probe: {interval: 9s}}
   i: {url: "http://h", probe: {address: "h", interval: 1ms, timeout: 1ms, rise: -1, fall: 101}}
   j: {url: "http://h", probe: {address: "h:0"}}
+  k: {url: "http://h", probe: {address: "h:1", via: [g, k, nobody]}}
+  l: {url: "http://h", probe: {via: [g]}}
+  m: {url: "http://h", probe: {address: "h:1", via: [g, g, g, g, g, g, g, g, g]}}
 `)})
 	want := `c.yaml:2: upstreams.direct: want a name of at most 60 letters, digits, hyphens and underscores, and not direct
 c.yaml:3: upstreams."a.b": want a name of at most 60 letters, digits, hyphens and underscores, and not direct
@@ -79,7 +82,11 @@ c.yaml:10: upstreams.i.probe.interval: want at least 1s
 c.yaml:10: upstreams.i.probe.timeout: want at least 100ms
 c.yaml:10: upstreams.i.probe.rise: want 1 to 100
 c.yaml:10: upstreams.i.probe.fall: want 1 to 100
-c.yaml:11: upstreams.j.probe.address: want a port from 1 to 65535`
+c.yaml:11: upstreams.j.probe.address: want a port from 1 to 65535
+c.yaml:12: upstreams.k.probe.via: there is no other upstream "k"
+c.yaml:12: upstreams.k.probe.via: there is no other upstream "nobody"
+c.yaml:13: upstreams.l.probe: wants an address
+c.yaml:14: upstreams.m.probe.via: want at most 8 upstreams`
 	if got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -188,6 +189,40 @@ func TestProbes(t *testing.T) {
 			t.Errorf("after it has hung it is %+v", one)
 		}
 		end() // in the middle of a probe, perhaps
+		<-ended
+	})
+}
+
+// A probe that fails at an upstream before the one that it is of says nothing of it.
+func TestProbesThroughOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{Upstreams: []Upstream{{Hop: &dial.Hop{Name: "before"}}, {
+			Hop: &dial.Hop{Name: "a"}, Probe: Probe{To: dial.Endpoint{Name: "x", Port: 443}, Via: []string{"before"}, Interval: time.Second, Timeout: time.Second, Rise: 1, Fall: 1},
+		}}, Open: func(string) int64 { return 0 }, Log: setOf().log})
+		var failing atomic.Pointer[string]
+		fails := func(hop string) { failing.Store(&hop); time.Sleep(10 * time.Second); synctest.Wait() }
+		s.try = func(ctx context.Context, m *member) error {
+			if hop := *failing.Load(); hop != "" {
+				return &dial.HopError{Hop: hop, Failure: dial.HopRefused}
+			}
+			return nil
+		}
+		failing.Store(new(string))
+		ctx, end := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); s.Run(ctx) }()
+		for _, step := range []struct {
+			hop     string
+			healthy bool
+		}{{"before", true}, {"a", false}, {"before", false}, {"", true}} {
+			if fails(step.hop); s.List()[0].Healthy != step.healthy {
+				t.Errorf("while %q fails it is %+v", step.hop, s.List()[0])
+			}
+		}
+		if before := s.List()[1]; !before.Healthy {
+			t.Errorf("the one before, which nobody probes, is %+v", before)
+		}
+		end()
 		<-ended
 	})
 }

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -14,6 +15,7 @@ import (
 // value asks never.
 type Probe struct {
 	To       dial.Endpoint // where it is asked to connect to; Port 0: there is no probe
+	Via      []string      // the upstreams before it, which are known; none: it is connected to directly
 	Interval time.Duration // from one probe to the next, give or take a tenth
 	Timeout  time.Duration // of each
 	Rise     int           // successes in a row that make it healthy
@@ -56,6 +58,7 @@ func (s *Set) probe(ctx context.Context, m *member) {
 		switch {
 		case ctx.Err() != nil:
 			return
+		case err != nil && !of(err, m): // of one before it, and so nothing is known
 		case err != nil:
 			s.note(m, reasonOf(err))
 		default:
@@ -64,10 +67,20 @@ func (s *Set) probe(ctx context.Context, m *member) {
 	}
 }
 
+// of tells whether an error speaks of an upstream, and not of one before it.
+func of(err error, m *member) bool {
+	var failed *dial.HopError
+	return !errors.As(err, &failed) || failed.Hop == m.hop.Name
+}
+
 // connect is one probe: the whole way into the upstream and, through it, to the
 // target. Nothing is said there.
 func (s *Set) connect(ctx context.Context, m *member) error {
-	way, err := s.dialer.Through(ctx, s.names, []*dial.Hop{m.hop}, m.probe.To, netip.Addr{}, &stopwatch{m})
+	hops := make([]*dial.Hop, 0, len(m.probe.Via)+1)
+	for _, before := range m.probe.Via {
+		hops = append(hops, s.known[before].hop)
+	}
+	way, err := s.dialer.Through(ctx, s.names, append(hops, m.hop), m.probe.To, netip.Addr{}, &stopwatch{m})
 	if err != nil {
 		return err
 	}
@@ -78,8 +91,13 @@ func (s *Set) connect(ctx context.Context, m *member) error {
 type stopwatch struct{ m *member }
 
 func (*stopwatch) Began(string)                                      {}
-func (w *stopwatch) Ready(_ string, took time.Duration)              { w.m.ready(took) }
 func (*stopwatch) Done(string, netip.AddrPort, time.Duration, error) {}
+
+func (w *stopwatch) Ready(hop string, took time.Duration) {
+	if hop == w.m.hop.Name {
+		w.m.ready(took)
+	}
+}
 
 // revive takes an upstream that nobody probes for healthy again after a while.
 func (s *Set) revive(ctx context.Context, m *member) {
