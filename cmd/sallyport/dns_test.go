@@ -119,8 +119,6 @@ func (u *unbound) said() string {
 	return u.log.String()
 }
 
-func freeAddress(t *testing.T) string { return freeAddressAt(t, "127.0.0.1") }
-
 func freeAddressAt(t *testing.T, ip string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))

@@ -29,8 +29,7 @@ func TestUpstreamsUnderLoss(t *testing.T) {
 			t.Fatalf("without loss by %s", got)
 		}
 		to := func(o *outsider) string { return "tcp dport " + o.addr[strings.LastIndex(o.addr, ":")+1:] }
-		n.run("nft", "add table inet loss; add chain inet loss in { type filter hook input priority 0; }; "+
-			"add rule inet loss in "+to(bad)+" numgen random mod 100 < 99 drop; add rule inet loss in "+to(fair)+" numgen random mod 100 < 10 drop")
+		n.lose(to(bad)+" numgen random mod 100 < 99", to(fair)+" numgen random mod 100 < 10")
 
 		var sessions sync.WaitGroup
 		replies := make(chan string, 100)
@@ -106,10 +105,9 @@ func TestNamesUnderLoss(t *testing.T) {
 		s := start(t, "--data", settings(t, loopback, target.port), "--set", "dns.family=ipv4", "--set", "dns.timeout=1500ms",
 			"--set", "dns.servers="+silent.plain+","+lossy.plain)
 		port := func(u *unbound) string { return u.plain[strings.LastIndex(u.plain, ":")+1:] }
-		n.run("nft", "add table inet loss; add chain inet loss in { type filter hook input priority 0; }; "+
-			"add rule inet loss in udp dport "+port(silent)+" drop; add rule inet loss in tcp dport "+port(silent)+" drop; "+
-			"add rule inet loss in udp dport "+port(lossy)+" numgen inc mod 2 0 drop; "+ // every other one, and the first
-			"add rule inet loss in tcp dport "+port(lossy)+" numgen inc mod 3 0 drop")
+		n.lose("udp dport "+port(silent), "tcp dport "+port(silent),
+			"udp dport "+port(lossy)+" numgen inc mod 2 0", // every other one, and the first
+			"tcp dport "+port(lossy)+" numgen inc mod 3 0")
 		reach := func(name string) {
 			t.Helper()
 			dialDoor(t, s.addr).say(greeting).hear(chosen).say(connectTo(name+".corp.example", target.port)).hear("\x05\x00").Close()
@@ -131,7 +129,7 @@ func TestNamesUnderLoss(t *testing.T) {
 		if said := silent.said(); strings.Contains(said, "corp.example. A IN") {
 			t.Errorf("what is lost has arrived:\n%s", said)
 		}
-		n.run("nft", "insert rule inet loss in meta l4proto { tcp, udp } th dport { "+port(silent)+", "+port(lossy)+" } drop")
+		n.lose("udp dport "+port(lossy), "tcp dport "+port(lossy)) // as well
 		before := len(lossy.said())
 		for _, name := range []string{"here", "alias", "large"} { // which are remembered
 			reach(name)

@@ -92,11 +92,15 @@ func (n *namespace) join(other *namespace, here, there string) {
 	n.run("ip", "route", "add", "default", "via", there)
 }
 
-// lose drops packets that arrive within: those that an nft expression is about, by
-// another, such as "numgen random mod 100 < 30" or "numgen inc mod 2 0".
-func (n *namespace) lose(what, which string) {
+// lose drops packets that arrive within: those that one of the nft expressions is about,
+// such as "udp dport 53 numgen random mod 100 < 30" or "tcp dport 53 numgen inc mod 2 0".
+func (n *namespace) lose(which ...string) {
 	n.t.Helper()
-	n.run("nft", "add table inet loss; add chain inet loss in { type filter hook input priority 0; }; add rule inet loss in "+what+" "+which+" drop")
+	rules := "add table inet loss; add chain inet loss in { type filter hook input priority 0; }"
+	for _, expression := range which {
+		rules += "; add rule inet loss in " + expression + " drop"
+	}
+	n.run("nft", rules)
 }
 
 // loseNothing ends the losses.
