@@ -230,7 +230,7 @@ type API struct {
 	Method      string              `fact:"method" doc:"HTTP method"`
 	Path        []string            `fact:"path" doc:"the path's segments"`
 	Query       map[string][]string `fact:"query" doc:"the query's parameters"`
-	Body        APIBody             `fact:"body" pending:"true" doc:"where a user is written"`
+	Body        APIBody             `fact:"body" doc:"of a user that is written"`
 	Token       APIToken            `fact:"token" doc:"the bearer token's owner; only when the token is valid"`
 	Certificate Certificate         `fact:"certificate" doc:"the client certificate, only of a verified chain"`
 	Peer        Peer                `fact:"peer" doc:"the process at the other end of a unix socket"`
@@ -240,7 +240,7 @@ type API struct {
 // APIBody is the part of a written user that a policy may judge.
 type APIBody struct {
 	Name   string   `fact:"name" doc:"the user's name"`
-	Groups []string `fact:"groups" doc:"the user's groups"`
+	Groups []string `fact:"groups" doc:"the groups that the user will have"`
 }
 
 // APIToken is the owner of a valid token.

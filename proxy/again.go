@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,15 +42,11 @@ type asker struct {
 	answer policy.Decision
 }
 
-// again asks about a live session: the user directory first, then route with
-// what the client had asked for, then dial about the address in use. The error
-// cuts the session, unless it is a fault. Neither admit and authenticate nor
-// what is counted has a say.
-func (a *asker) again(l *life, under *epoch) error {
+// again asks about a live session: route with what the client had asked for,
+// then dial about the address in use. The error cuts the session, unless it is a
+// fault. Neither admit and authenticate nor what is counted has a say.
+func (a *asker) again(l *life) error {
 	a.life = l
-	if err := l.standing(under); err != nil {
-		return err
-	}
 	l.mu.Lock()
 	over := l.over // then the session may be at another request
 	protocol, to, address := l.session.Way()
@@ -138,14 +136,14 @@ func refusedAgain(d *policy.Decision) error {
 	return withdrawn(d.Revision, why, refused)
 }
 
-// attend does what is to be done about a live session: it asks again where it
-// was answered in another epoch, or else looks after its user only.
+// attend does what is to be done about a live session: it looks after its user,
+// and asks again where another policy has answered or the user is not as he was.
 func (a *asker) attend(l *life) (asked bool, err error) {
 	present := l.proxy.live.epoch.Load()
-	if asked = l.answered != present; asked {
-		err = a.again(l, present)
-	} else {
-		err = l.standing(present)
+	if err = l.standing(present); err != nil {
+		asked = l.answered != present
+	} else if asked = l.user.changed || !l.answered.samePolicy(present); asked {
+		err = a.again(l)
 	}
 	var cut session.ErrCut
 	switch {
@@ -156,7 +154,7 @@ func (a *asker) attend(l *life) (asked bool, err error) {
 	case err != nil:
 		l.faulted = present
 	default:
-		l.answered = present
+		l.answered, l.user.changed = present, false
 	}
 	return asked, err
 }
@@ -184,6 +182,9 @@ func (l *life) standing(under *epoch) error {
 		return nil
 	}
 	now := l.proxy.Verify.Lookup(l.user.name)
+	if now.Ended == "" && !now.Since.Equal(l.user.since) {
+		now.Ended = "gone" // whoever has the name now is another one
+	}
 	if now.Ended != "" {
 		why := "is " + now.Ended
 		if now.Ended == "expired" {
@@ -192,12 +193,20 @@ func (l *life) standing(under *epoch) error {
 		return withdrawn(under.name(), ": the user "+why, nil)
 	}
 	l.user.expires = l.until(now.Expires)
+	groups, attributes := l.who.Groups, l.who.Attributes
 	if l.user.groups {
-		l.who.Groups = now.Groups
+		groups = now.Groups
 	}
 	if l.user.attributes {
-		l.who.Attributes = now.Attributes
+		attributes = now.Attributes
 	}
+	if !slices.Equal(groups, l.who.Groups) || !reflect.DeepEqual(attributes, l.who.Attributes) {
+		l.user.changed = true
+		if l.association != nil && under != nil {
+			l.association.since.Store(under.number)
+		}
+	}
+	l.who.Groups, l.who.Attributes = groups, attributes
 	return nil
 }
 

@@ -14,7 +14,7 @@ func TestWhatIsOverIsNotCut(t *testing.T) {
 	l.opening = &opening{limits: relay.Limits{}}
 	one := l.follow()
 	f.policies.active.Store(&activePolicy{"2", denyAll})
-	f.Proxy.live.epoch.Store(&epoch{"2"})
+	f.Proxy.live.epoch.Store(&epoch{revision: "2", policy: 2})
 	if asked, err := new(asker).attend(one); !asked || err == nil || isCut(l) == "" {
 		t.Errorf("of one that goes on: %t, %v, %q", asked, err, isCut(l))
 	}
@@ -25,7 +25,7 @@ func TestWhatIsOverIsNotCut(t *testing.T) {
 	one = l.follow()
 	l.unfollow(one)
 	f.policies.active.Store(&activePolicy{"2", denyAll})
-	f.Proxy.live.epoch.Store(&epoch{"2"})
+	f.Proxy.live.epoch.Store(&epoch{revision: "2", policy: 2})
 	if _, err := new(asker).attend(one); err != nil || one.cut(errBroken) || isCut(l) != "" {
 		t.Errorf("of one that is over: %v, %q", err, isCut(l))
 	}

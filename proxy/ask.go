@@ -88,6 +88,8 @@ type user struct {
 	groups     bool      // the identity has those of the entry
 	attributes bool      // the identity has those of the entry
 	expires    time.Time // the entry or the client's certificate, whichever does first; zero: never
+	since      time.Time // another user of the name has another
+	changed    bool      // groups or attributes are not those that were decided about
 }
 
 // begin gathers what is known when a client has connected.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sallyport/policy"
@@ -55,6 +56,8 @@ type association struct {
 	facts   policy.Facts
 	who     policy.Identity // when it was granted
 	decided sync.WaitGroup
+
+	since atomic.Int64 // the epoch from which on the user is as he is now
 
 	mu       sync.Mutex
 	table    destinations

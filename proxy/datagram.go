@@ -131,9 +131,10 @@ func (a *association) count(cause string, n int) {
 }
 
 // holds tells whether a decision still counts, or is about to be made: it is
-// kept for a while, and dies with its policy.
+// kept for a while, and dies with its policy and with what is said of the user.
 func (a *association) holds(d *destination, now time.Time) bool {
-	return d.state == deciding || d.state != unknown && now.Before(d.until) && d.epoch == a.life.proxy.live.epoch.Load()
+	return d.state == deciding || d.state != unknown && now.Before(d.until) &&
+		d.epoch.samePolicy(a.life.proxy.live.epoch.Load()) && (d.epoch == nil || d.epoch.number >= a.since.Load())
 }
 
 // keep copies a datagram until its destination is decided about.

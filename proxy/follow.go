@@ -14,15 +14,29 @@ import (
 
 // epoch is the time of one policy and one set of users, until the next is
 // active. A session remembers the epoch in which it began to be decided about:
-// if that is not the present one when it is granted, it is asked about again.
-// So a new policy misses no session, whatever it was doing at that moment.
-type epoch struct{ revision string }
+// if that is not the present one when it is granted, its user is looked up anew,
+// and it is asked about again if the policy is another one or says so of the
+// user. So a new policy misses no session, whatever it was doing at that moment.
+type epoch struct {
+	revision string
+	policy   int64 // counts policies
+	number   int64 // counts epochs
+}
 
 func (e *epoch) name() string {
 	if e == nil {
 		return ""
 	}
 	return e.revision
+}
+
+// samePolicy tells whether the policy is the same in both. Nil is the time before
+// the first one.
+func (e *epoch) samePolicy(other *epoch) bool {
+	if e == nil || other == nil {
+		return e == other
+	}
+	return e.policy == other.policy
 }
 
 const (
@@ -53,9 +67,30 @@ type live struct {
 // forgotten. Follow asks about every live session again; those
 // that are yet to be granted are seen to as well. It does not wait.
 func (p *Proxy) Reask(revision string) {
-	p.live.epoch.Store(&epoch{revision})
+	p.live.enter(func(e *epoch) { e.revision, e.policy = revision, e.policy+1 })
 	p.Guard.Forget()
 	p.live.wake()
+}
+
+// Recheck says that the user directory has changed under the same policy. Follow
+// looks the users of all live sessions up anew, and asks again about those of
+// whom something else is said now. It does not wait.
+func (p *Proxy) Recheck() {
+	p.live.enter(func(*epoch) {})
+	p.live.wake()
+}
+
+// enter begins another epoch, which is the present one but for the change.
+func (v *live) enter(change func(*epoch)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var next epoch
+	if present := v.epoch.Load(); present != nil {
+		next = *present
+	}
+	next.number++
+	change(&next)
+	v.epoch.Store(&next)
 }
 
 // wake makes Follow look. It does not wait.
@@ -114,12 +149,13 @@ func (p *Proxy) Follow(ctx context.Context) {
 	for {
 		now, present := time.Now(), v.epoch.Load()
 		retry := pause > 0 && !now.Before(then)
-		round := p.round(ctx, v.due(present, retry, now))
-		if round.Asked > 0 && (round.Faults == 0 || alarmed != present) {
+		round := p.round(ctx, v.due(present, now), retry)
+		anew := alarmed == nil || !alarmed.samePolicy(present)
+		if round.Asked > 0 && (round.Faults == 0 || anew) {
 			p.Observe.Reasked(&round)
 		}
 		switch {
-		case round.Faults > 0 && alarmed != present:
+		case round.Faults > 0 && anew:
 			alarmed, pause = present, firstRetry
 			then = now.Add(round.Took + pause)
 		case round.Faults > 0 && (retry || pause == 0):
@@ -144,14 +180,13 @@ func (p *Proxy) Follow(ctx context.Context) {
 }
 
 // due are the lives that have something to be done about: those that were
-// decided about in another epoch, and those whose users may have expired. Those
-// that have failed in this epoch wait for the retry.
-func (v *live) due(present *epoch, retry bool, now time.Time) []*life {
+// decided about in another epoch, and those whose users may have expired.
+func (v *live) due(present *epoch, now time.Time) []*life {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var due []*life
 	for l := range v.lives {
-		stale := l.answered != present && (retry || l.faulted != present)
+		stale := l.answered != present
 		expired := !l.user.expires.IsZero() && !now.Before(l.user.expires)
 		if (stale || expired) && l.session.Context().Err() == nil {
 			due = append(due, l)
@@ -180,7 +215,8 @@ func (v *live) expiry(now time.Time) time.Duration {
 
 // round sees to some lives, a few at a time, so that new decisions find an
 // evaluator free, and each under the policy that is active when its turn comes.
-func (p *Proxy) round(ctx context.Context, lives []*life) session.Round {
+// Those on which that policy has failed wait for the retry.
+func (p *Proxy) round(ctx context.Context, lives []*life, retry bool) session.Round {
 	if len(lives) == 0 {
 		return session.Round{}
 	}
@@ -188,6 +224,9 @@ func (p *Proxy) round(ctx context.Context, lives []*life) session.Round {
 	present := p.live.epoch.Load()
 	round := session.Round{Revision: present.name()}
 	lives = p.dismiss(lives, present, &round)
+	if !retry {
+		lives = slices.DeleteFunc(lives, func(l *life) bool { return l.faulted != nil && l.faulted.samePolicy(present) })
+	}
 	var mu sync.Mutex // guards round
 	var next atomic.Int64
 	var asking sync.WaitGroup

@@ -173,7 +173,7 @@ func TestUsersOfWhatIsOverCutNothing(t *testing.T) {
 	due := []*life{one}
 	l.unfollow(one)
 	f.set("ann", identity.Standing{Ended: "disabled"})
-	if r := f.round(t.Context(), due); isCut(l) != "" || r.Cut != 0 {
+	if r := f.round(t.Context(), due, false); isCut(l) != "" || r.Cut != 0 {
 		t.Errorf("%q, %+v", isCut(l), r)
 	}
 }
@@ -350,6 +350,77 @@ func TestIdentityIsLookedUpAnew(t *testing.T) {
 		synctest.Wait()
 		if isCut(own) != "cut: policy 3: the user is gone" || isCut(given) != "cut: policy 3: the user is gone" || isCut(none) != "" {
 			t.Errorf("once ann is gone: %q, %q, %q", isCut(own), isCut(given), isCut(none))
+		}
+	})
+}
+
+// A change of the users under the same policy cuts whom it locks out, asks again
+// about those of whom something else is said now, and leaves all others alone.
+func TestUsersChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFollowing(10)
+		defer f.begin()()
+		f.activate(f.Proxy, "2", func(_ policy.Stage, facts *policy.Facts) error {
+			if facts.Target.Host == "fault.test" {
+				return errBroken
+			}
+			if facts.Identity.Name != "" && len(facts.Identity.Groups) == 0 {
+				return errors.New("in no group")
+			}
+			return nil
+		})
+		in := identity.Standing{Groups: []string{"ops"}}
+		for _, name := range []string{"gone", "disabled", "anew", "out", "attributes", "same"} {
+			f.set(name, in)
+		}
+		f.activate(f.Proxy, "3", f.policies.active.Load().deny)
+		sessions := map[string]*life{}
+		for name := range f.users {
+			sessions[name] = f.grant(t, name, "host.test")
+			sessions[name].who.Groups = in.Groups
+		}
+		sessions["given"] = f.grant(t, "out", "host.test")
+		sessions["given"].user.groups, sessions["given"].who.Groups = false, in.Groups
+		fault := f.grant(t, "", "fault.test")
+		f.activate(f.Proxy, "4", f.policies.active.Load().deny)
+		synctest.Wait()
+
+		before := f.asked.Load()
+		delete(f.users, "gone")
+		f.set("disabled", identity.Standing{Ended: "disabled"})
+		f.set("anew", identity.Standing{Groups: in.Groups, Since: time.Now()})
+		f.set("out", identity.Standing{})
+		f.set("attributes", identity.Standing{Groups: in.Groups, Attributes: map[string]any{"of": "new"}})
+		f.Proxy.Recheck()
+		synctest.Wait()
+		for name, want := range map[string]string{
+			"gone": "cut: policy 4: the user is gone", "disabled": "cut: policy 4: the user is disabled", "anew": "cut: policy 4: the user is gone",
+			"out": "cut: policy 4 denies (route): in no group", "attributes": "", "same": "", "given": "",
+		} {
+			if got := isCut(sessions[name]); got != want {
+				t.Errorf("%s: %q, want %q", name, got, want)
+			}
+		}
+		if got := f.asked.Load() - before; got != 3 { // route of two, and dial of the one that it allows
+			t.Errorf("%d questions", got)
+		}
+		if isCut(fault) != "" || f.Sessions.Len() == 0 {
+			t.Error("what the policy fails on is cut")
+		}
+		if last := f.rounds[len(f.rounds)-1]; last.Asked != 5 || last.Cut != 4 || last.Faults != 0 {
+			t.Errorf("the round is %+v", last)
+		}
+
+		// Who was being decided about meanwhile is found as well.
+		late := f.grant(t, "same", "host.test")
+		f.Proxy.live.remove(late) // as if it were yet to be granted
+		f.set("same", identity.Standing{Ended: "disabled"})
+		f.Proxy.Recheck()
+		synctest.Wait()
+		f.Proxy.live.add(late)
+		synctest.Wait()
+		if got := isCut(late); got != "cut: policy 4: the user is disabled" {
+			t.Errorf("a session that is granted later: %q", got)
 		}
 	})
 }

@@ -266,7 +266,7 @@ func (l *life) identify(p *presented, known identity.Result, change *policy.Iden
 		who.Name, claimed = p.username, true
 	}
 	if known.Verified && known.Known { // and not by a certificate alone, which no directory can withdraw
-		l.user = user{name: p.username, groups: change.Groups == nil, attributes: change.Attributes == nil}
+		l.user = user{name: p.username, groups: change.Groups == nil, attributes: change.Attributes == nil, since: known.Since}
 	}
 	l.user.expires = l.until(known.Expires)
 	if change.Name != nil {

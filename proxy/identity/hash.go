@@ -132,6 +132,13 @@ func parseBcrypt(text string) (hash, error) {
 	return hash{text: text}, nil
 }
 
+func (h *hash) algorithm() Algorithm {
+	if h.key != nil {
+		return Argon2id
+	}
+	return Bcrypt
+}
+
 // longestBcrypt is as much of a password as bcrypt looks at.
 const longestBcrypt = 72
 

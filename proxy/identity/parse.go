@@ -30,10 +30,10 @@ func Parse(v any) (*Users, []error) {
 		return nil, []error{&problem{[]string{"users"}, fmt.Sprintf("data.users: want an object, from names to users; is %s", kind(v))}}
 	}
 	var problems []error
-	entries := make([]entry, 0, len(object))
+	entries := make([]*entry, 0, len(object))
 	for _, name := range slices.Sorted(maps.Keys(object)) {
-		r := reader{name: name}
-		e := entry{name: name}
+		r := reader{name: name, place: "data.users"}
+		e := &entry{name: name}
 		if name == "" {
 			r.problem("a user's name may not be empty")
 		}
@@ -50,11 +50,12 @@ func Parse(v any) (*Users, []error) {
 // reader reads one user and collects what is wrong with it.
 type reader struct {
 	name     string
+	place    string // of all users
 	problems []error
 }
 
 func (r *reader) problem(format string, args ...any) {
-	text := fmt.Sprintf("data.users[%q]: ", r.name) + fmt.Sprintf(format, args...)
+	text := fmt.Sprintf("%s[%q]: ", r.place, r.name) + fmt.Sprintf(format, args...)
 	r.problems = append(r.problems, &problem{[]string{"users", r.name}, text})
 }
 
@@ -146,7 +147,7 @@ func (r *reader) expires(u *User, v any) {
 	switch v := v.(type) {
 	case string:
 		t, err := time.Parse(time.RFC3339, v)
-		if err != nil || t.Unix() <= 0 {
+		if err != nil || t.Unix() <= 0 || t.UTC().Year() > 9999 {
 			r.problem("expires: %q is not %s", v, kinds)
 			return
 		}

@@ -122,14 +122,14 @@ func TestParseTellsEveryProblem(t *testing.T) {
 // An unknown name meets the parameters that the users have, as often as they
 // have them, and the same after a restart.
 func TestStandIns(t *testing.T) {
-	entries := func() []entry {
-		var all []entry
+	entries := func() []*entry {
+		var all []*entry
 		for i := range 400 {
 			text := cheapBcrypt(i)
 			if i%4 == 0 {
 				text = fmt.Sprintf("$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQ$%04dEOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4", i)
 			}
-			all = append(all, entry{name: fmt.Sprint("user", i), user: new(User), hash: mustParse(t, text)})
+			all = append(all, &entry{name: fmt.Sprint("user", i), user: new(User), hash: mustParse(t, text)})
 		}
 		return all
 	}

@@ -21,6 +21,7 @@ type Result struct {
 	Groups     []string
 	Attributes map[string]any
 	Expires    time.Time // of a verified user; zero: never
+	Since      time.Time // of a verified user of the store: when the name was taken in
 }
 
 // Standing is what is known now of a user that was verified before. Groups and
@@ -30,6 +31,7 @@ type Standing struct {
 	Groups     []string
 	Attributes map[string]any
 	Expires    time.Time // zero: never
+	Since      time.Time // of a user of the store: when the name was taken in; else it is another user
 }
 
 // Verifier verifies passwords, so many at once and no more.
@@ -83,7 +85,7 @@ func (v *Verifier) Verify(ctx context.Context, username, password string) (Resul
 	}
 	return Result{
 		Known: true, Verified: true,
-		Groups: e.user.Groups, Attributes: e.user.Attributes, Expires: e.user.Expires,
+		Groups: e.user.Groups, Attributes: e.user.Attributes, Expires: e.user.Expires, Since: e.user.Created,
 	}, nil
 }
 
@@ -100,7 +102,7 @@ func (v *Verifier) Lookup(username string) Standing {
 	case !e.user.active(time.Now()):
 		return Standing{Ended: "expired"}
 	}
-	return Standing{Groups: e.user.Groups, Attributes: e.user.Attributes, Expires: e.user.Expires}
+	return Standing{Groups: e.user.Groups, Attributes: e.user.Attributes, Expires: e.user.Expires, Since: e.user.Created}
 }
 
 // verify answers from memory, with somebody else's work, or with its own. The

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sallyport/policy"
+	"sallyport/proxy/identity"
 	"sallyport/proxy/secret"
 )
 
@@ -20,6 +21,9 @@ import (
 type call struct {
 	facts    policy.API
 	decision policy.Decision
+
+	edit identity.Edit // of a user that is to be written
+	bad  error         // what is wrong with it
 }
 
 // serve answers one call: the probes at once, all others as the policy decides.
@@ -42,6 +46,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		c.facts.Certificate = policy.CertificateOf(r.TLS.VerifiedChains[0][0])
 	}
 	c.facts.Peer = peerOf(r.Context())
+	s.edit(r, c)
 	// A caller that goes away must not look like a policy that fails.
 	s.ask(context.WithoutCancel(r.Context()), c)
 	defer s.log(w.(*response), r, c)

@@ -71,6 +71,14 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call) {
 		if methods(w, r, http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete) {
 			s.ban(w, r, c, path[2])
 		}
+	case slices.Equal(path, []string{"v1", "users"}):
+		if methods(w, r, http.MethodGet, http.MethodHead, http.MethodPut) {
+			s.users(w, r, c)
+		}
+	case len(path) == 3 && slices.Equal(path[:2], []string{"v1", "users"}):
+		if methods(w, r, http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete) {
+			s.user(w, r, c, path[2])
+		}
 	default:
 		problem(w, http.StatusNotFound, "there is nothing at this path", "")
 	}

@@ -36,8 +36,11 @@ func (s *Server) guard(next http.Handler) http.Handler {
 
 // mostOf is how many bytes a request's body may have.
 func mostOf(r *http.Request) int64 {
-	if r.Method == http.MethodPut && r.URL.Path == "/v1/bans" {
+	switch {
+	case r.Method == http.MethodPut && r.URL.Path == "/v1/bans":
 		return maxList
+	case r.Method == http.MethodPut && r.URL.Path == "/v1/users":
+		return maxImport
 	}
 	return maxBody
 }

@@ -6,7 +6,8 @@
 // so that a stranger cannot learn which there are. guard.go has what goes before
 // that question and is no policy: protocol hygiene against other web sites,
 // oversized requests and our own panics. endpoints.go has what a call does once
-// it is allowed, token.go the token that is made where none is configured.
+// it is allowed, bans.go and users.go that of bans and users, token.go the token
+// that is made where none is configured.
 //
 // An error is answered as
 //
@@ -65,6 +66,7 @@ type Options struct {
 	Tokens    map[string]Token // by name
 	Sessions  Sessions
 	Bans      Bans
+	Users     Users
 	Policy    func() any                                 // what /v1/policy shows
 	Upstreams func() any                                 // the list that /v1/upstreams shows
 	Ready     func() error                               // nil, or why the server is not ready
@@ -89,13 +91,14 @@ const (
 
 // Server is the management API.
 type Server struct {
-	options Options
-	handler http.Handler
+	options   Options
+	handler   http.Handler
+	importing chan struct{} // one for each import that goes on
 }
 
 // New makes a server; Serve starts it.
 func New(o Options) *Server {
-	s := &Server{options: o}
+	s := &Server{options: o, importing: make(chan struct{}, 1)}
 	s.handler = s.guard(http.HandlerFunc(s.serve))
 	return s
 }
