@@ -1,11 +1,7 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -92,34 +88,4 @@ type banned struct {
 	Until   *time.Time `json:"until"`
 	Cause   string     `json:"cause"`
 	Refused int64      `json:"refused"`
-}
-
-// decode reads an answer of the API, or the error that it is.
-func decode(response *http.Response, into any) error {
-	const most = 64 << 20
-	body, err := io.ReadAll(io.LimitReader(response.Body, most))
-	if err != nil {
-		return fmt.Errorf("management API: %w", err)
-	}
-	if response.StatusCode >= 300 {
-		var refused struct {
-			Error    string `json:"error"`
-			Decision string `json:"decision_id"`
-		}
-		if json.Unmarshal(body, &refused) != nil || refused.Error == "" {
-			refused.Error = response.Status
-		}
-		text := "management API: " + refused.Error
-		if refused.Decision != "" {
-			text += " (decision " + refused.Decision + ")"
-		}
-		return errors.New(text)
-	}
-	if into == nil {
-		return nil
-	}
-	if err := json.NewDecoder(bytes.NewReader(body)).Decode(into); err != nil {
-		return fmt.Errorf("management API: %w", err)
-	}
-	return nil
 }

@@ -55,6 +55,7 @@ type server struct {
 	geo       *geo.Databases
 	tls       map[string]*listen.TLS // by the listener's name; the management API's by ""
 	verifier  *identity.Verifier
+	users     *identity.Directory
 	sessions  *session.Table
 	guard     *guard.Guard
 	upstreams *upstream.Set
@@ -122,6 +123,9 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		return nil, err
 	}
 	s.verifier = identity.NewVerifier(runtime.GOMAXPROCS(0))
+	if s.users, err = identity.NewDirectory(s.verifier, s.state, func() { s.proxy.Recheck() }); err != nil {
+		return nil, err
+	}
 	s.telemetry, err = telemetry.New(ctx, telemetry.Options{
 		Log: s.log, LogExport: s.logExport, Prometheus: c.Telemetry.Prometheus, Version: version,
 		ActiveSessions: func() int64 { return int64(s.sessions.Len()) },
@@ -310,7 +314,7 @@ func (s *server) management(ctx context.Context) (func() error, error) {
 	}
 	s.log.Info("management", "address", shown)
 	options := manage.Options{
-		Address: c.Address, Decide: s.engine, Observe: s.telemetry, Tokens: tokens, Sessions: s.sessions, Bans: s.guard,
+		Address: c.Address, Decide: s.engine, Observe: s.telemetry, Tokens: tokens, Sessions: s.sessions, Bans: s.guard, Users: s.users,
 		Policy: s.policy, Upstreams: func() any { return s.upstreams.List() }, Ready: s.ready, Reload: s.reload, Log: s.log,
 	}
 	if t := s.tls[""]; t != nil {

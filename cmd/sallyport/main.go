@@ -4,12 +4,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"runtime"
@@ -17,10 +15,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"sallyport/proxy/config"
-	"sallyport/proxy/identity"
 )
 
 // version is set by the linker.
@@ -232,62 +228,6 @@ TERM and INT let sessions finish for shutdown.grace; a second one stops at once.
 	}
 	o = configFlags(c)
 	return c
-}
-
-func userCommand() *cobra.Command {
-	c := &cobra.Command{Use: "user", Short: "Make what the user directory holds"}
-	needsCommand(c)
-	var bcrypt bool
-	hash := &cobra.Command{
-		Use:   "hash",
-		Short: "Make the hash that data.users.NAME.password holds",
-		Long:  "Make the hash that data.users.NAME.password holds, of a password on standard input or at a prompt.",
-		Example: `  sallyport user hash
-  sallyport user hash < password.txt`,
-		Args: noArguments,
-		RunE: func(c *cobra.Command, _ []string) error {
-			password, err := readPassword()
-			if err != nil {
-				return err
-			}
-			algorithm := identity.Argon2id
-			if bcrypt {
-				algorithm = identity.Bcrypt
-			}
-			made, err := identity.Hash(password, algorithm)
-			if err != nil {
-				return err
-			}
-			return print(c, made, map[string]string{"hash": made})
-		},
-	}
-	hash.Flags().BoolVar(&bcrypt, "bcrypt", false, "bcrypt instead of argon2id")
-	c.AddCommand(hash)
-	return c
-}
-
-// readPassword takes one line; RFC 1929 ends at 255 bytes.
-func readPassword() ([]byte, error) {
-	var password []byte
-	var err error
-	if in := int(os.Stdin.Fd()); term.IsTerminal(in) {
-		fmt.Fprint(os.Stderr, "Password: ")
-		password, err = term.ReadPassword(in)
-		fmt.Fprintln(os.Stderr)
-	} else {
-		password, err = bufio.NewReader(io.LimitReader(os.Stdin, 1024)).ReadBytes('\n')
-		if errors.Is(err, io.EOF) {
-			err = nil
-		}
-		password = []byte(strings.TrimRight(string(password), "\r\n"))
-	}
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("read the password: %w", err)
-	case len(password) == 0 || len(password) > 255:
-		return nil, errors.New("a password has 1 to 255 bytes")
-	}
-	return password, nil
 }
 
 func versionCommand() *cobra.Command {

@@ -120,7 +120,10 @@ func (s *server) decided(o *distribute.Outcome) {
 		return
 	}
 	users, _ := identity.Parse(o.Snapshot.Data("users")) // the engine's check has seen the errors
-	s.verifier.SetUsers(users)
+	if hidden := s.users.SetPolicy(users); len(hidden) > 0 {
+		const few = 10
+		s.log.Warn("users of the store are hidden by those of data.users", "count", len(hidden), "names", hidden[:min(len(hidden), few)])
+	}
 	s.engine.Activate(o.Snapshot)
 	if s.decisions != nil {
 		s.decisions.Follow(o.Snapshot)

@@ -53,7 +53,7 @@ func alwaysLogged() [][]string {
 		{"target", "host"}, {"target", "port"}, {"target", "kind"}, {"target", "suffixes"},
 		{"target", "ip"}, {"target", "prefixes"}, {"target", "scope"}, {"asked"},
 		{"address", "ip"}, {"address", "family"}, {"address", "prefixes"}, {"address", "scope"}, {"address", "names"},
-		{"api", "method"}, {"api", "path"}, {"api", "query"}, {"api", "token"}, {"api", "peer"},
+		{"api", "method"}, {"api", "path"}, {"api", "query"}, {"api", "body"}, {"api", "token"}, {"api", "peer"},
 		{"api", "source", "ip"}, {"api", "source", "port"},
 	}
 }

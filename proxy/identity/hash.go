@@ -74,6 +74,12 @@ func parseHash(text string) (hash, error) {
 	return hash{}, errNotHashed
 }
 
+// CheckHash says what is wrong with a hash that is to be stored; nil: nothing.
+func CheckHash(text string) error {
+	_, err := parseHash(text)
+	return err
+}
+
 // phc is the encoding of salts and keys in the PHC string format.
 var phc = base64.RawStdEncoding.Strict()
 
