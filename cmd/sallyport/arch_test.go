@@ -33,7 +33,7 @@ var rooms = map[string][]string{
 	"proxy/geo":         {"policy"},
 	"proxy/guard":       {},
 	"proxy/process":     {"policy"},
-	"proxy/identity":    {"proxy/store"},
+	"proxy/identity":    {"proxy/secret", "proxy/store"},
 	"proxy/listen":      {},
 	"proxy/session":     {"proxy/relay"},
 	"proxy":             {"policy", "proxy/dial", "proxy/guard", "proxy/identity", "proxy/listen", "proxy/relay", "proxy/session", "proxy/wire/http", "proxy/wire/sniff", "proxy/wire/socks4", "proxy/wire/socks5", "proxy/wire/target"},

@@ -142,7 +142,7 @@ func readLocal(name string, text []byte) (*local, error) {
 		return nil, problems[0]
 	}
 	l.user.Created, l.user.Changed = times["created"], times["changed"]
-	l.size = len(name) + len(l.user.text())
+	l.size = len(name) + len(text)
 	return l, nil
 }
 

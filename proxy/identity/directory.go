@@ -50,7 +50,8 @@ type Directory struct {
 type local struct {
 	user *User
 	hash hash
-	size int // bytes as it is stored, its name included
+	size int    // bytes as it is stored, its name included
+	text []byte // as it is stored, until it is
 }
 
 // NewDirectory reads the users of the store. A user there that cannot be read is
@@ -148,7 +149,7 @@ func (d *Directory) apply(writes map[string]*local) error {
 		if l != nil {
 			count++
 			stored += l.size
-			c.Value = l.user.text()
+			c.Value = l.text
 		}
 		changes = append(changes, c)
 	}
@@ -171,6 +172,7 @@ func (d *Directory) remember(writes map[string]*local) {
 		if l == nil {
 			delete(d.local, name)
 		} else {
+			l.text = nil
 			d.local[name] = l
 		}
 	}

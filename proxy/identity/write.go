@@ -12,6 +12,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"sallyport/proxy/secret"
 )
 
 // Edit is what is to become of one user: an object as data.users has it, but that
@@ -19,7 +21,7 @@ import (
 // hash stays as it is.
 type Edit struct {
 	Name     string
-	Password string // in the clear; nobody but the hash sees it
+	Password secret.String // in the clear; nobody but the hash sees it
 	Hash     string
 	Fields   map[string]any // groups, attributes, disabled, expires
 }
@@ -50,7 +52,7 @@ func ParseEdit(name string, object map[string]any) (Edit, error) {
 		switch {
 		case v == nil:
 		case key == "password":
-			e.Password = text(key, v)
+			e.Password = secret.New(text(key, v))
 		case key == "hash":
 			e.Hash = text(key, v)
 		case key == "name":
@@ -159,7 +161,8 @@ func (d *Directory) draft(terms Terms, e *Edit, hash string, now time.Time) (*lo
 		return nil, problems
 	}
 	l.user.Created, l.user.Changed = created, now
-	if l.size = len(e.Name) + len(l.user.text()); l.size > maxRecord {
+	l.text = l.user.text()
+	if l.size = len(e.Name) + len(l.text); l.size > maxRecord {
 		return nil, []error{fmt.Errorf("users[%q]: takes %d bytes; %d are the most", e.Name, l.size, maxRecord)}
 	}
 	return l, nil
@@ -199,7 +202,8 @@ func (e *nameError) Unwrap() error { return e.err }
 // hash makes the hash of a password, one at a time. It is "" where there is
 // nothing to make it of.
 func (d *Directory) hash(ctx context.Context, e *Edit) (string, error) {
-	if e.Password == "" {
+	password := e.Password.Reveal()
+	if password == "" {
 		return e.Hash, nil
 	}
 	select {
@@ -208,7 +212,7 @@ func (d *Directory) hash(ctx context.Context, e *Edit) (string, error) {
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
-	text, err := Hash([]byte(e.Password), Argon2id)
+	text, err := Hash([]byte(password), Argon2id)
 	if err != nil {
 		return "", Problems{fmt.Errorf("users[%q]: %w", e.Name, err)}
 	}
@@ -223,12 +227,13 @@ func (e *Edit) check() (problems []error) {
 	if err := CheckName(e.Name); err != nil {
 		problems = append(problems, err)
 	}
+	password := e.Password.Reveal()
 	switch {
-	case e.Password != "" && e.Hash != "":
+	case password != "" && e.Hash != "":
 		problem("has both a password and a hash")
-	case len(e.Password) > maxPassword:
-		problem("the password has %d bytes; %d are the most", len(e.Password), maxPassword)
-	case isHash(e.Password):
+	case len(password) > maxPassword:
+		problem("the password has %d bytes; %d are the most", len(password), maxPassword)
+	case isHash(password):
 		problem("the password has the form of a hash, which is given as hash")
 	case e.Hash != "":
 		if _, err := parseHash(e.Hash); err != nil {
