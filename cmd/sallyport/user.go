@@ -264,18 +264,21 @@ func (u *users) load() *cobra.Command {
 	var groups []string
 	var update bool
 	htpasswd := &cobra.Command{
-		Use: "htpasswd FILE", Short: "Add the users of a file of Apache's htpasswd", Args: cobra.ExactArgs(1),
+		Use: "htpasswd FILE|-", Short: "Add the users of a file of Apache's htpasswd", Args: cobra.ExactArgs(1),
 		Long: `Add the users of a file of Apache's htpasswd, all or none. Their hashes are bcrypt, as
 ` + "`htpasswd -B`" + ` makes them, or argon2id. MD5, SHA and crypt are refused, line by line: whoever gets hold
 of them guesses the passwords too fast.`,
 		Example: `  sallyport user import htpasswd /etc/apache2/htpasswd --group staff
   sallyport user import htpasswd /etc/apache2/htpasswd --update`,
 		RunE: func(c *cobra.Command, args []string) error {
-			file, err := os.Open(args[0])
-			if err != nil {
-				return err
+			file := os.Stdin
+			if args[0] != "-" {
+				var err error
+				if file, err = os.Open(args[0]); err != nil {
+					return err
+				}
+				defer file.Close()
 			}
-			defer file.Close()
 			edits, problems := identity.ParseHtpasswd(file)
 			if problems != nil {
 				for i, p := range problems {

@@ -16,15 +16,15 @@ import (
 	"sallyport/proxy/identity"
 )
 
-// keeper is a running sallyport whose users are written.
-type keeper struct {
+// userKeeper is a running sallyport whose users are written.
+type userKeeper struct {
 	*process
 	at, token, tokenFile string
 }
 
-func keep(t *testing.T, args ...string) *keeper {
+func keepUsers(t *testing.T, args ...string) *userKeeper {
 	t.Helper()
-	k := &keeper{process: start(t, args...)}
+	k := &userKeeper{process: start(t, args...)}
 	k.at = k.wait(t, 0, "management")["address"].(string)
 	k.tokenFile = k.wait(t, 0, "management token")["file"].(string)
 	k.token = strings.TrimSpace(readFile(t, k.tokenFile))
@@ -32,14 +32,14 @@ func keep(t *testing.T, args ...string) *keeper {
 }
 
 // user runs `sallyport user`, with what it reads.
-func (k *keeper) user(in string, args ...string) (string, int) {
+func (k *userKeeper) user(in string, args ...string) (string, int) {
 	c := program(append([]string{"user", "--management", k.at, "--token-file", k.tokenFile}, args...)...)
 	c.Stdin = strings.NewReader(in)
 	out, _ := c.CombinedOutput()
 	return string(out), c.ProcessState.ExitCode()
 }
 
-func (k *keeper) users(t *testing.T, in string, args ...string) string {
+func (k *userKeeper) users(t *testing.T, in string, args ...string) string {
 	t.Helper()
 	out, exit := k.user(in, args...)
 	if exit != 0 {
@@ -49,7 +49,7 @@ func (k *keeper) users(t *testing.T, in string, args ...string) string {
 }
 
 // api makes one call with a body.
-func (k *keeper) api(t *testing.T, method, path, body string, headers ...string) (*http.Response, string) {
+func (k *userKeeper) api(t *testing.T, method, path, body string, headers ...string) (*http.Response, string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, "http://"+k.at+path, strings.NewReader(body))
 	must(t, err)
@@ -67,7 +67,7 @@ func (k *keeper) api(t *testing.T, method, path, body string, headers ...string)
 }
 
 // put writes users, by name, with hashes that cost little.
-func (k *keeper) put(t *testing.T, users map[string]string) {
+func (k *userKeeper) put(t *testing.T, users map[string]string) {
 	t.Helper()
 	var file struct{ Users map[string]map[string]any }
 	must(t, json.Unmarshal([]byte(readFile(t, usersFile(t, users))), &file))
@@ -81,7 +81,7 @@ func (k *keeper) put(t *testing.T, users map[string]string) {
 }
 
 // logsIn tells whether a name comes in by SOCKS5 with a password.
-func (k *keeper) logsIn(t *testing.T, name, password string) bool {
+func (k *userKeeper) logsIn(t *testing.T, name, password string) bool {
 	t.Helper()
 	c := dialDoor(t, k.addr).say("\x05\x01\x02" + login(name, password))
 	defer c.Close()
@@ -95,6 +95,7 @@ func (k *keeper) logsIn(t *testing.T, name, password string) bool {
 // A user of the store is added, let in, locked out and removed by the command, as
 // real clients see it; a restart forgets nothing.
 func TestUserCommand(t *testing.T) {
+	t.Parallel()
 	target, reach := origin(t)
 	dir := t.TempDir()
 	args := []string{"--data", write(t, filepath.Join(dir, "settings.json"), reach), "--set", "state.path=" + filepath.Join(dir, "state.db"),
@@ -108,8 +109,8 @@ allow if {
 	input.credentials.attributes.team == "blue"
 }
 `)}
-	k := keep(t, args...)
-	come := func(k *keeper, name, password string, in bool) {
+	k := keepUsers(t, args...)
+	come := func(k *userKeeper, name, password string, in bool) {
 		t.Helper()
 		login := url.UserPassword(name, password).String() + "@" + k.addr
 		if out, code := curl(t, "-x", "socks5h://"+login, target); (code == 0) != in || strings.Contains(out, "hello") != in {
@@ -187,7 +188,7 @@ allow if {
 	}
 
 	k.terminate(t)
-	k = keep(t, args...)
+	k = keepUsers(t, args...)
 	come(k, "ann", "battery staple", true)
 	come(k, "bob", "third", true)
 	if again := k.users(t, "", "show", "ann"); again != shown {
@@ -196,14 +197,15 @@ allow if {
 	k.users(t, "", "remove", "ann")
 	come(k, "ann", "battery staple", false)
 	k.terminate(t)
-	k = keep(t, args...)
+	k = keepUsers(t, args...)
 	come(k, "ann", "battery staple", false)
 }
 
 // Names are compared whole, byte by byte.
 func TestUserNames(t *testing.T) {
+	t.Parallel()
 	e := serveEcho(t, "127.0.0.1:0")
-	k := keep(t, "--data", settings(t, loopback, e.port))
+	k := keepUsers(t, "--data", settings(t, loopback, e.port))
 	long := strings.Repeat("é", 127) + "n"
 	passwords := map[string]string{"ann": "p", "Ann": "q", "ann ": "r", " ann": "s", long: "t", "jürgen": "u", "ju\u0308rgen": "v", "a/b": "w", "a:b": "x", "%2e": "y", "..": "z"}
 	k.put(t, passwords)
@@ -235,8 +237,9 @@ func TestUserNames(t *testing.T) {
 // Whoever is removed, locked out or replaced loses the tunnels that are open, and
 // of whom other groups are said is asked about again; all others notice nothing.
 func TestUserLosesTunnels(t *testing.T) {
+	t.Parallel()
 	e := serveEcho(t, "127.0.0.1:0")
-	k := keep(t, "--data", settings(t, loopback, e.port), "--policy", write(t, filepath.Join(t.TempDir(), "route.rego"), `package sallyport.route
+	k := keepUsers(t, "--data", settings(t, loopback, e.port), "--policy", write(t, filepath.Join(t.TempDir(), "route.rego"), `package sallyport.route
 
 default allow := false
 
@@ -282,7 +285,8 @@ allow if not "barred" in input.identity.groups
 
 // What two write at the same time is not lost.
 func TestUserWriters(t *testing.T) {
-	k := keep(t)
+	t.Parallel()
+	k := keepUsers(t)
 	k.users(t, "p", "add", "ann", "--password-stdin")
 	const writers = 6
 	var all sync.WaitGroup
@@ -325,11 +329,12 @@ func TestUserWriters(t *testing.T) {
 
 // Where the policy's data and the store have one name, it is the policy's.
 func TestUserOfBothPlaces(t *testing.T) {
+	t.Parallel()
 	e := serveEcho(t, "127.0.0.1:0")
 	dir := t.TempDir()
 	folder := filepath.Join(dir, "data.json")
 	write(t, folder, `{}`)
-	k := keep(t, "--data", settings(t, loopback, e.port), "--policy", folder)
+	k := keepUsers(t, "--data", settings(t, loopback, e.port), "--policy", folder)
 	in := func(name, password string) bool { return k.logsIn(t, name, password) }
 	k.put(t, map[string]string{"ann": "store", "bob": "store"})
 	tunnel := dialDoor(t, k.addr).say("\x05\x01\x02" + login("ann", "store") + connectTo("127.0.0.1", e.port))
@@ -363,7 +368,8 @@ func TestUserOfBothPlaces(t *testing.T) {
 
 // A policy says who may write whom, of each user of an import as of a single one.
 func TestUserPolicy(t *testing.T) {
-	k := keep(t, "--policy", write(t, filepath.Join(t.TempDir(), "manage.rego"), `package sallyport.manage
+	t.Parallel()
+	k := keepUsers(t, "--policy", write(t, filepath.Join(t.TempDir(), "manage.rego"), `package sallyport.manage
 
 default allow := false
 
@@ -426,9 +432,10 @@ _mine if {
 // A password is found nowhere but in the client: not in logs, decision logs,
 // metrics, answers or the state.
 func TestUserPasswordsAreSecret(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	state := filepath.Join(dir, "state.db")
-	k := keep(t, "--set", "log.level=debug", "--set", "policy.opa.decision_logs.console=true", "--set", "state.path="+state)
+	k := keepUsers(t, "--set", "log.level=debug", "--set", "policy.opa.decision_logs.console=true", "--set", "state.path="+state)
 	var output bytes.Buffer
 	read := make(chan struct{})
 	go func() { defer close(read); io.Copy(&output, k.stdout) }()

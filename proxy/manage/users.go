@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"sallyport/proxy/identity"
@@ -55,9 +54,9 @@ func readObject(body io.Reader) (map[string]any, error) {
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return nil, fmt.Errorf("the body has more than %d bytes", large.Limit)
+		return nil, fmt.Errorf("the body has more than %d bytes: %w", large.Limit, large)
 	case err != nil:
-		return nil, errors.New("the body has not arrived")
+		return nil, errors.New("the body did not arrive")
 	}
 	var object map[string]any
 	in := json.NewDecoder(bytes.NewReader(text))
@@ -120,7 +119,7 @@ func (s *Server) user(w http.ResponseWriter, r *http.Request, c *call, name stri
 		return
 	case http.MethodPut:
 		if c.bad != nil {
-			problem(w, http.StatusBadRequest, c.bad.Error(), "")
+			unread(w, c.bad)
 			return
 		}
 		terms := identity.Terms{Match: match}
@@ -191,7 +190,7 @@ func (s *Server) importUsers(w http.ResponseWriter, r *http.Request, c *call) {
 		edits, update, err = s.parseImport(object)
 	}
 	if err != nil {
-		problem(w, http.StatusBadRequest, err.Error(), "")
+		unread(w, err)
 		return
 	}
 	for i := range edits {
@@ -256,10 +255,18 @@ func (s *Server) parseImport(object map[string]any) (edits []identity.Edit, upda
 	return edits, update, nil
 }
 
+// unread tells what is wrong with a body.
+func unread(w http.ResponseWriter, err error) {
+	if errors.As(err, new(*http.MaxBytesError)) {
+		problem(w, http.StatusRequestEntityTooLarge, err.Error(), "")
+		return
+	}
+	problem(w, http.StatusBadRequest, err.Error(), "")
+}
+
 // unwritten tells why a user was not written.
 func (s *Server) unwritten(w http.ResponseWriter, r *http.Request, err error) {
 	var problems identity.Problems
-	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 	switch {
 	case errors.Is(err, identity.ErrUnknown):
 		problem(w, http.StatusNotFound, err.Error(), "")
@@ -275,11 +282,8 @@ func (s *Server) unwritten(w http.ResponseWriter, r *http.Request, err error) {
 		problem(w, http.StatusBadRequest, err.Error(), "")
 	case r.Context().Err() != nil: // the caller has gone
 		problem(w, http.StatusServiceUnavailable, "nothing was written", "")
-	case full:
-		s.options.Log.Error("users are not written", "error", err.Error())
-		problem(w, http.StatusInsufficientStorage, "nothing was written: "+err.Error(), "")
 	default:
-		s.options.Log.Error("users are not written", "error", err.Error())
-		problem(w, http.StatusInternalServerError, "nothing was written: "+err.Error(), "")
+		s.options.Log.Error("a user is not written", "error", err)
+		problem(w, http.StatusInsufficientStorage, "nothing was changed: "+err.Error(), "")
 	}
 }

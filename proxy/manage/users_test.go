@@ -119,7 +119,7 @@ func TestUsers(t *testing.T) {
 		{"PUT", "/v1/users/ann", "", nil, 400, "the body is a JSON object", ""},
 		{"PUT", "/v1/users/ann", "null", nil, 400, "the body is a JSON object", ""},
 		{"PUT", "/v1/users/ann", "{} {}", nil, 400, "the body is one JSON object", ""},
-		{"PUT", "/v1/users/ann", `{"password": "` + strings.Repeat("x", maxBody) + `"}`, nil, 400, "more than 65536 bytes", ""},
+		{"PUT", "/v1/users/ann", `{"password": "` + strings.Repeat("x", maxBody) + `"}`, nil, 413, "more than 65536 bytes", ""},
 		{"PUT", "/v1/users/ann", `{"password": "p", "admin": 1, "groups": 7}`, nil, 400, "is not known", ""},
 		{"PUT", "/v1/users", `{"users": {}}`, nil, 400, "1 to 100000 users", ""},
 		{"PUT", "/v1/users", `{"users": {"a": 1, "b": {"x": 1}}}`, nil, 400, "want an object", ""},
@@ -151,11 +151,11 @@ func TestUsersThatAreNotWritten(t *testing.T) {
 	}{
 		{identity.ErrUnknown, 404, false}, {identity.ErrExists, 409, false}, {fmt.Errorf("ann: %w", identity.ErrPolicy), 409, false}, {identity.ErrChanged, 412, false},
 		{identity.ErrFull, 507, false}, {identity.Problems{errors.New("bad")}, 400, false},
-		{fmt.Errorf("write: %w", syscall.ENOSPC), 507, true}, {fmt.Errorf("write: %w", syscall.EDQUOT), 507, true}, {errors.New("broken"), 500, true},
+		{fmt.Errorf("write: %w", syscall.ENOSPC), 507, true}, {errors.New("broken"), 507, true},
 	} {
 		d.err = c.err
 		for _, call := range [][2]string{{"PUT", "/v1/users/ann"}, {"DELETE", "/v1/users/ann"}, {"PUT", "/v1/users"}} {
-			logged := strings.Count(b.log.String(), "users are not written")
+			logged := strings.Count(b.log.String(), "a user is not written")
 			body := `{"password": "p"}`
 			if call[1] == "/v1/users" {
 				body = `{"users": {"ann": ` + body + `}}`
@@ -163,7 +163,7 @@ func TestUsersThatAreNotWritten(t *testing.T) {
 			if got := b.send(t, call[0], call[1], body); got.status != c.status || !strings.Contains(got.body, c.err.Error()) {
 				t.Errorf("%v is told as %d %s", c.err, got.status, got.body)
 			}
-			if now := strings.Count(b.log.String(), "users are not written"); (now > logged) != c.logged {
+			if now := strings.Count(b.log.String(), "a user is not written"); (now > logged) != c.logged {
 				t.Errorf("%v is logged: %v", c.err, now > logged)
 			}
 		}
