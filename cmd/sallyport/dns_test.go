@@ -21,9 +21,10 @@ import (
 	"time"
 )
 
-// unbound is a name server that nobody here has written: a zone over UDP, TCP,
-// TLS and HTTPS. It logs what it is asked.
+// unbound is a name server that nobody here has written, of that make or another: a
+// zone over UDP, TCP, TLS and HTTPS. It logs what it is asked.
 type unbound struct {
+	question          string // how its log has one for an address, in lower case; $ is the name
 	plain, tls, https string // where it is
 	ca                string // the file of who vouches for it, as dns.example
 	mu                sync.Mutex
@@ -35,24 +36,8 @@ func serveUnbound(t *testing.T) *unbound { return serveUnboundAt(t, "127.0.0.1")
 func serveUnboundAt(t *testing.T, ip string) *unbound {
 	t.Helper()
 	path, dir := installed(t, "unbound", "/usr/sbin/unbound"), t.TempDir()
-	u := &unbound{plain: freeAddressAt(t, ip), tls: freeAddressAt(t, ip), https: freeAddressAt(t, ip)}
+	u := &unbound{question: " $. a in", plain: freeAddressAt(t, ip), tls: freeAddressAt(t, ip), https: freeAddressAt(t, ip)}
 	u.ca = selfSigned(t, dir)
-	zone := `$ORIGIN corp.example.
-@ 300 SOA ns host 1 3600 600 86400 40
-@ 300 NS ns
-ns 300 A 127.0.0.1
-here 60 A 127.0.0.1
-alias 60 CNAME middle
-middle 60 CNAME here
-outside 60 CNAME tracker
-tracker 60 A 127.0.0.1
-private 60 A 10.0.0.1
-nothing 60 TXT "x"
-denied 60 A 127.0.0.1
-`
-	for i := range 100 {
-		zone += fmt.Sprintf("large 60 A 127.0.1.%d\n", i+1)
-	}
 	at := func(address string) string { return strings.Replace(address, ":", "@", 1) }
 	_, tlsPort, _ := net.SplitHostPort(u.tls)
 	_, httpsPort, _ := net.SplitHostPort(u.https)
@@ -79,11 +64,67 @@ remote-control:
   control-enable: no
 auth-zone:
   name: "corp.example."
-  zonefile: "`+write(t, filepath.Join(dir, "zone"), zone)+`"
+  zonefile: "`+zoneFile(t, dir)+`"
   for-upstream: no
   for-downstream: yes
 `)
-	c := exec.Command(path, "-d", "-p", "-c", config)
+	u.serve(t, "start of service", path, "-d", "-p", "-c", config)
+	return u
+}
+
+// serveBind is the same by BIND.
+func serveBind(t *testing.T) *unbound {
+	t.Helper()
+	path, dir := installed(t, "named", "/usr/sbin/named"), t.TempDir()
+	u := &unbound{question: " query: $ in a ", plain: freeAddressAt(t, "127.0.0.1"), tls: freeAddressAt(t, "127.0.0.1"), https: freeAddressAt(t, "127.0.0.1")}
+	u.ca = selfSigned(t, dir)
+	port := func(address string) string { return address[strings.LastIndex(address, ":")+1:] }
+	config := write(t, filepath.Join(dir, "named.conf"), `tls own { cert-file "`+u.ca+`"; key-file "`+filepath.Join(dir, "key.pem")+`"; };
+options {
+  directory "`+dir+`";
+  pid-file none;
+  session-keyfile none;
+  recursion no;
+  querylog yes;
+  listen-on-v6 { none; };
+  listen-on port `+port(u.plain)+` { 127.0.0.1; };
+  listen-on port `+port(u.tls)+` tls own { 127.0.0.1; };
+  listen-on port `+port(u.https)+` tls own http default { 127.0.0.1; };
+};
+controls { };
+zone "corp.example" { type primary; file "`+zoneFile(t, dir)+`"; };
+`)
+	u.serve(t, " running", path, "-g", "-n", "1", "-c", config)
+	return u
+}
+
+// zoneFile is what the servers know.
+func zoneFile(t *testing.T, dir string) string {
+	t.Helper()
+	zone := `$ORIGIN corp.example.
+@ 300 SOA ns host 1 3600 600 86400 40
+@ 300 NS ns
+ns 300 A 127.0.0.1
+here 60 A 127.0.0.1
+alias 60 CNAME middle
+middle 60 CNAME here
+outside 60 CNAME tracker
+tracker 60 A 127.0.0.1
+private 60 A 10.0.0.1
+nothing 60 TXT "x"
+denied 60 A 127.0.0.1
+`
+	for i := range 100 {
+		zone += fmt.Sprintf("large 60 A 127.0.1.%d\n", i+1)
+	}
+	return write(t, filepath.Join(dir, "zone"), zone)
+}
+
+// serve runs a server until the test ends, and returns once its log says that it is
+// ready.
+func (u *unbound) serve(t *testing.T, ready, path string, arguments ...string) {
+	t.Helper()
+	c := exec.Command(path, arguments...)
 	stderr, err := c.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -95,11 +136,12 @@ auth-zone:
 	go func() {
 		defer close(ended)
 		lines := bufio.NewScanner(stderr)
-		for lines.Scan() {
+		for begun := false; lines.Scan(); {
 			u.mu.Lock()
 			fmt.Fprintln(&u.log, lines.Text())
 			u.mu.Unlock()
-			if strings.Contains(lines.Text(), "start of service") {
+			if !begun && strings.Contains(lines.Text(), ready) {
+				begun = true
 				close(started)
 			}
 		}
@@ -108,9 +150,8 @@ auth-zone:
 	select {
 	case <-started:
 	case <-ended:
-		t.Fatalf("unbound: %s", u.said())
+		t.Fatalf("%s: %s", path, u.said())
 	}
-	return u
 }
 
 func (u *unbound) said() string {
@@ -156,7 +197,15 @@ func selfSigned(t *testing.T, dir string) string {
 
 func TestNamesByUnbound(t *testing.T) {
 	t.Parallel()
-	u := serveUnbound(t)
+	testNames(t, serveUnbound(t))
+}
+
+func TestNamesByBind(t *testing.T) {
+	t.Parallel()
+	testNames(t, serveBind(t))
+}
+
+func testNames(t *testing.T, u *unbound) {
 	target, _ := origin(t)
 	at, _ := url.Parse(target)
 	data := write(t, filepath.Join(t.TempDir(), "d.json"), `{"settings": {"allow_private": ["127.0.0.0/8"]}}`)
@@ -209,7 +258,7 @@ explain := true
 			}
 			asked := u.said()[before:]
 			for _, name := range []string{"here", "alias", "large", "unknown", "nothing", "private", "outside"} {
-				if n := strings.Count(strings.ToLower(asked), " "+name+".corp.example. a in"); n != 1 && (n != 2 || name != "large" || server != u.plain) {
+				if n := strings.Count(strings.ToLower(asked), strings.ReplaceAll(u.question, "$", name+".corp.example")); n != 1 && (n != 2 || name != "large" || server != u.plain) {
 					t.Errorf("%s was asked about %d times", name, n)
 				}
 			}

@@ -12,6 +12,7 @@ import (
 // gets one reply and in time, health does not follow every packet, and what has
 // recovered is taken for healthy again.
 func TestUpstreamsUnderLoss(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.in(func() {
 		bad, fair, good := startMicrosocks(t), startMicrosocks(t), startSquid(t)
@@ -98,6 +99,7 @@ func outcome(c *talk) string {
 // are sent again, there is another server, TCP carries what is too large, and what
 // is remembered needs no server at all.
 func TestNamesUnderLoss(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.in(func() {
 		silent, lossy := serveUnbound(t), serveUnbound(t)

@@ -15,6 +15,7 @@ import (
 // packets of a network none has it. Names are told from each other by one label, and
 // no length of one is a control character that a protocol has.
 func TestCaptureHasNoNameThatIsNotLookedUp(t *testing.T) {
+	t.Parallel()
 	const (
 		open     = "here"             // .corp.example is looked up here
 		denied   = "refusedname"      // by route

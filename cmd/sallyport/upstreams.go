@@ -82,7 +82,7 @@ func hopOf(name string, u config.Upstream) (hop *dial.Hop, below string, err err
 	}
 	hop = &dial.Hop{
 		Name: name, At: dial.Endpoint{Name: host.Name, IP: host.IP, Port: parts.Port},
-		Username: parts.Username, Password: parts.Password, Source: u.SourceAddress,
+		Username: parts.Username, Password: parts.Password, Source: u.SourceAddress, Relays: u.UDPRelays,
 	}
 	switch parts.Scheme {
 	case config.SchemeSOCKS5:

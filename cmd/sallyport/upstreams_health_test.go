@@ -192,6 +192,7 @@ func TestProbeTargetIsDown(t *testing.T) {
 
 // An upstream that is behind another one is probed through that.
 func TestProbeThroughAnotherUpstream(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	near, inner := startVia(t, "", map[string]any{"*": []any{}}), startSquid(t)
 	s := startVia(t, fmt.Sprintf(`upstreams:

@@ -15,6 +15,7 @@ import (
 // connects to the target costs its session one reply, or the other upstream's success;
 // and the next session goes by that one. Whoever has made it.
 func TestKilledUpstream(t *testing.T) {
+	t.Parallel()
 	for name, begin := range map[string]func(t *testing.T) (url string, kill func()){
 		"dante":      func(t *testing.T) (string, func()) { o := startDante(t); return "socks5h://" + o.addr, o.kill },
 		"dante4":     func(t *testing.T) (string, func()) { o := startDante(t); return "socks4a://" + o.addr, o.kill },

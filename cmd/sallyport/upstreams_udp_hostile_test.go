@@ -26,7 +26,12 @@ type falseRelay struct {
 // whatever of that a test wants to be told instead.
 func serveFalseRelay(t *testing.T, told func(at netip.AddrPort) netip.AddrPort) *falseRelay {
 	t.Helper()
-	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	return serveFalseRelayAt(t, "127.0.0.1", told)
+}
+
+func serveFalseRelayAt(t *testing.T, ip string, told func(at netip.AddrPort) netip.AddrPort) *falseRelay {
+	t.Helper()
+	c, err := net.ListenPacket("udp", ip+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,6 +105,9 @@ func TestUpstreamsWithoutUDP(t *testing.T) {
 		"beside": relayAt("127.0.0.2:53"), "inside": relayAt("169.254.169.254:53"), "six": relayAt("[::1]:53"), "portless": relayAt("127.0.0.1:0"),
 		"dante": "socks5h://" + startDante(t).addr,
 	}
+	known := "{url: %q, udp_relays: [127.0.0.2, 192.0.2.0/24, \"::1\"]}\n"
+	config := upstreamsFile(urls) + fmt.Sprintf("  believed: "+known+"  unknown: "+known+"  family: "+known,
+		relayAt("127.0.0.2:53"), relayAt("127.0.0.3:53"), relayAt("[::1]:53"))
 	for _, c := range []struct {
 		via     string
 		reply   byte
@@ -119,15 +127,22 @@ func TestUpstreamsWithoutUDP(t *testing.T) {
 		{`["inside"]`, 1, "upstream_malformed"},
 		{`["six"]`, 1, "upstream_malformed"},
 		{`["portless"]`, 1, "upstream_malformed"},
+		{`["believed"]`, 0, "ok"},
+		{`["unknown"]`, 1, "upstream_malformed"},
+		{`["family"]`, 1, "upstream_malformed"},
 		{`["nobody"]`, 1, "fault"},
 		{`[{"any": []}]`, 1, "upstream_none"},
 		{`[{"any": ["gone", "http", "again", "dante"], "by": "order"}]`, 0, "ok"},
 	} {
-		s, _ := startUDPVia(t, upstreamsFile(urls), `{"denied": [], "via": `+c.via+`}`, "--set", "limits.dial=2s")
+		s, _ := startUDPVia(t, config, `{"denied": [], "via": `+c.via+`}`, "--set", "limits.dial=2s")
 		d := dialDoor(t, s.addr).say(greeting).hear(chosen).say(askAssociate).hear("\x05" + string([]byte{c.reply}))
 		d.Close()
 		r := s.wait(t, 0, "session")
-		if r["outcome"] != c.outcome || c.reply == 0 && fmt.Sprint(r["via"]) != "[dante]" {
+		want := "[dante]"
+		if c.via == `["believed"]` {
+			want = "[believed]"
+		}
+		if r["outcome"] != c.outcome || c.reply == 0 && fmt.Sprint(r["via"]) != want {
 			t.Errorf("%s: %v: %v", c.via, r["outcome"], r["cause"])
 		}
 		s.terminate(t)
@@ -253,4 +268,23 @@ func TestDatagramsThroughUpstreamsFollowThePolicy(t *testing.T) {
 	if want := fmt.Sprintf("cut: policy %v leads through two", r["policy.revision"]); r["outcome"] != "cut" || r["cause"] != want {
 		t.Errorf("%v: %v", r["outcome"], r["cause"])
 	}
+}
+
+// A relay at another address than the upstream's takes datagrams where the
+// configuration knows of it, and nobody else answers for it.
+func TestRelayAtAnotherAddress(t *testing.T) {
+	t.Parallel()
+	f := serveFalseRelayAt(t, "127.0.0.2", func(at netip.AddrPort) netip.AddrPort { return at })
+	s, _ := startUDPVia(t, fmt.Sprintf("upstreams:\n  far: {url: \"socks5h://127.0.0.1:%d\", udp_relays: [127.0.0.2]}\n", f.port), `{"denied": [], "via": ["far"]}`)
+	a := associate(t, s.addr)
+	a.send("127.0.0.1:53", "there")
+	_, from := f.hear("there")
+	own, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", netip.MustParseAddrPort(f.LocalAddr().String()).Port()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	own.(*net.UDPConn).WriteToUDPAddrPort(datagram(t, "127.0.0.1:53", "from the upstream's own address"), from)
+	f.WriteToUDPAddrPort(datagram(t, "127.0.0.1:53", "and back"), from)
+	a.want("and back", "127.0.0.1:53")
 }

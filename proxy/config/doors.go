@@ -2,6 +2,7 @@ package config
 
 import (
 	"io/fs"
+	"net/netip"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -78,13 +79,20 @@ func (v *validator) proxyProtocol(key string, listener *Listener) {
 	}
 	for i, network := range listener.ProxyProtocol.Trusted {
 		at := index(key+".trusted", i)
-		switch {
-		case network != network.Masked():
-			v.add(at, "%s has bits behind its prefix; want %s", v.show(at, network.String()), v.show(at, network.Masked().String()))
-		case network.Bits() == 0:
+		if network.Bits() == 0 {
 			v.add(at, "everybody could claim to be anybody; want the addresses of those that send a PROXY header")
-		case network.Addr().Is4In6():
-			v.add(at, "want an IPv4 network, such as 10.0.0.0/8")
+			continue
 		}
+		v.network(at, network)
+	}
+}
+
+// network judges how one is written.
+func (v *validator) network(at string, network netip.Prefix) {
+	switch {
+	case network != network.Masked():
+		v.add(at, "%s has bits behind its prefix; want %s", v.show(at, network.String()), v.show(at, network.Masked().String()))
+	case network.Addr().Is4In6():
+		v.add(at, "want an IPv4 network, such as 10.0.0.0/8")
 	}
 }

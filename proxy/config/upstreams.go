@@ -26,9 +26,10 @@ const (
 
 // Upstream is a proxy that sessions can be led through.
 type Upstream struct {
-	URL           URL         `key:"url" doc:"SCHEME://[USER[:PASSWORD]@]HOST[:PORT]; the scheme is socks5, socks5h, socks4a, http or https, see [Upstreams](upstreams.md)"`
-	SourceAddress netip.Addr  `key:"source_address" doc:"the local address to connect to it from; the policy's source_address goes before it"`
-	TLS           UpstreamTLS `key:"tls" doc:"of https: how it is known, and how this proxy is known to it"`
+	URL           URL            `key:"url" doc:"SCHEME://[USER[:PASSWORD]@]HOST[:PORT]; the scheme is socks5, socks5h, socks4a, http or https, see [Upstreams](upstreams.md)"`
+	SourceAddress netip.Addr     `key:"source_address" doc:"the local address to connect to it from; the policy's source_address goes before it"`
+	UDPRelays     []netip.Prefix `key:"udp_relays" doc:"of socks5 and socks5h: addresses and networks at which it may take datagrams beside its own address, such as 192.0.2.7"`
+	TLS           UpstreamTLS    `key:"tls" doc:"of https: how it is known, and how this proxy is known to it"`
 
 	Labels map[string]string `key:"labels" doc:"what policies see as input.upstreams[name].labels"`
 	Probe  Probe             `key:"probe" doc:"how it is found out whether it works; without an address: by the sessions through it only"`
@@ -162,6 +163,12 @@ func (v *validator) upstreams() {
 		}
 		if upstream.SourceAddress.IsUnspecified() || upstream.SourceAddress.IsMulticast() {
 			v.add(key+".source_address", "want an address of this machine")
+		}
+		if len(upstream.UDPRelays) > 0 && wrong == "" && parts.Scheme != SchemeSOCKS5 && parts.Scheme != SchemeSOCKS5H {
+			v.add(key+".udp_relays", "counts for SOCKS5 only, and this is %s://", parts.Scheme)
+		}
+		for i, network := range upstream.UDPRelays {
+			v.network(index(key+".udp_relays", i), network)
 		}
 		v.probe(name, key+".probe", upstream.Probe)
 		v.pool(key+".pool", upstream.Pool)

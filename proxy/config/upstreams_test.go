@@ -63,6 +63,8 @@ func TestUpstreams(t *testing.T) {
   j: {url: "http://h", probe: {address: "h:0"}}
   k: {url: "http://h", probe: {address: "h:1", via: [g, k, nobody]}}
   l: {url: "http://h", probe: {via: [g]}}
+  n: {url: "socks5://h", udp_relays: [192.0.2.7, 192.0.2.1/24, "::ffff:192.0.2.0/120"]}
+  o: {url: "http://h", udp_relays: [192.0.2.7]}
   m: {url: "http://h", probe: {address: "h:1", via: [g, g, g, g, g, g, g, g, g]}}
 `)})
 	want := `c.yaml:2: upstreams.direct: want a name of at most 60 letters, digits, hyphens and underscores, and not direct
@@ -86,7 +88,10 @@ c.yaml:11: upstreams.j.probe.address: want a port from 1 to 65535
 c.yaml:12: upstreams.k.probe.via: there is no other upstream "k"
 c.yaml:12: upstreams.k.probe.via: there is no other upstream "nobody"
 c.yaml:13: upstreams.l.probe: wants an address
-c.yaml:14: upstreams.m.probe.via: want at most 8 upstreams`
+c.yaml:14: upstreams.n.udp_relays[1]: "192.0.2.1/24" has bits behind its prefix; want "192.0.2.0/24"
+c.yaml:14: upstreams.n.udp_relays[2]: want an IPv4 network, such as 10.0.0.0/8
+c.yaml:15: upstreams.o.udp_relays: counts for SOCKS5 only, and this is http://
+c.yaml:16: upstreams.m.probe.via: want at most 8 upstreams`
 	if got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}

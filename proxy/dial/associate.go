@@ -3,6 +3,7 @@ package dial
 import (
 	"net"
 	"net/netip"
+	"slices"
 
 	"sallyport/proxy/wire/socks5"
 )
@@ -25,17 +26,28 @@ func (c *chain) takesPackets() error {
 }
 
 // bindRelay takes in where a hop wants its datagrams. That is at its own address,
-// whether it says so or leaves it out: one that could name any other would have
-// this machine send to where no policy was asked about.
-func (c *chain) bindRelay(bound socks5.Address) error {
-	hop := c.conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+// whether it says so or leaves it out, or at one that the configuration knows of: one
+// that could name any other would have this machine send to where no policy was asked
+// about.
+func (c *chain) bindRelay(hop *Hop, bound socks5.Address) error {
+	own := c.conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 	ip := bound.IP.Unmap()
+	if bound.Host == "" && (ip.IsUnspecified() || ip == own.WithZone("")) {
+		ip = own
+	}
 	switch {
 	case bound.Port == 0:
 		return &hopAnswer{failure: HopMalformed, detail: "its relay has no port"}
-	case bound.Host != "" || !ip.IsUnspecified() && ip != hop.WithZone(""):
-		return &hopAnswer{failure: HopMalformed, detail: "its relay is at another address than it is itself"}
+	case ip == own:
+	case !hop.relaysAt(ip) || ip.Is4() != own.Is4():
+		return &hopAnswer{failure: HopMalformed, detail: "its relay is at another address than it is itself, which its udp_relays do not have"}
 	}
-	c.bound = netip.AddrPortFrom(hop, bound.Port)
+	c.bound = netip.AddrPortFrom(ip, bound.Port)
 	return nil
+}
+
+// relaysAt tells whether the configuration knows of relays at an address, which may
+// be none.
+func (h *Hop) relaysAt(ip netip.Addr) bool {
+	return slices.ContainsFunc(h.Relays, func(network netip.Prefix) bool { return network.Contains(ip) })
 }

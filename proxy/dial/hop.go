@@ -31,9 +31,10 @@ type Hop struct {
 	Username string
 	Password secret.String
 
-	Local  bool        // the name of the next hop is looked up here, not by this one
-	TLS    *tls.Config // nil: plain TCP
-	Source netip.Addr  // the local address to connect from, where it is the first hop; invalid: any
+	Local  bool           // the name of the next hop is looked up here, not by this one
+	TLS    *tls.Config    // nil: plain TCP
+	Relays []netip.Prefix // where its relays of datagrams may be, beside its own address
+	Source netip.Addr     // the local address to connect from, where it is the first hop; invalid: any
 }
 
 // Endpoint is where a hop, or a connection through hops, leads: Name or IP, not

@@ -80,14 +80,14 @@ func (c *chain) greet(hop *Hop) error {
 func (c *chain) ask(hop *Hop, to Endpoint) error {
 	switch hop.Protocol {
 	case SOCKS5:
-		return c.askSOCKS5(to)
+		return c.askSOCKS5(hop, to)
 	case SOCKS4A:
 		return c.askSOCKS4(hop, to)
 	}
 	return c.askHTTP(hop, to)
 }
 
-func (c *chain) askSOCKS5(to Endpoint) error {
+func (c *chain) askSOCKS5(hop *Hop, to Endpoint) error {
 	wanted := socks5.Request{Command: socks5.Connect, Address: socks5.Address{Host: to.Name, IP: to.IP, Port: to.Port}}
 	if to.Packets {
 		wanted = associateRequest
@@ -107,7 +107,7 @@ func (c *chain) askSOCKS5(to Endpoint) error {
 	switch reply {
 	case socks5.Succeeded:
 		if to.Packets {
-			return c.bindRelay(bound)
+			return c.bindRelay(hop, bound)
 		}
 		c.bound = netip.AddrPortFrom(bound.IP.Unmap(), bound.Port)
 		return nil
