@@ -264,6 +264,10 @@ func serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		text[i] ^= head[2+i%4]
 	}
 	c.Write(append([]byte{0x81, byte(len(text))}, text...))
+	// The end is agreed on: the client's close, masked, and ours.
+	if _, err := io.ReadFull(b, head); err == nil {
+		c.Write([]byte{0x88, 0})
+	}
 	io.Copy(io.Discard, b)
 }
 

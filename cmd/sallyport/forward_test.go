@@ -3,10 +3,12 @@ package main
 import (
 	"bufio"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -322,7 +324,6 @@ func TestForwardedAnswers(t *testing.T) {
 		{"GET 1.1", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "http_protocol_error"},
 		{"GET 1.1", ok + "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "http_response_transfer_coding"},
 		{"GET 1.1", ok + "X: " + long + "\r\n\r\n", "http_response_header_section_size"},
-		{"GET 1.1", strings.Repeat("HTTP/1.1 103 x\r\n\r\n", 5000) + plainAnswer, "CUT"},
 		{"GET 1.1", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nhello", "http_upgrade_failed"},
 		{"GET 1.0", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello", "http_upgrade_failed"},
 		{"GET 1.1", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello", "http_upgrade_failed"},
@@ -339,8 +340,8 @@ func TestForwardedAnswers(t *testing.T) {
 				t.Errorf("behind the answer to %.80q comes %q, %v", c.answer, got, err)
 			}
 		case c.want == "CUT":
-			if got, err := d.rest(); err == nil {
-				t.Errorf("%.80q, which is cut short, is passed on as %.200q", c.answer, got)
+			if got, err := d.rest(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%.80q, which is cut short, is passed on as %.200q, %v", c.answer, got, err)
 			}
 		default:
 			d.CloseWrite()

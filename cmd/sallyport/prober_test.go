@@ -214,10 +214,16 @@ func TestMethodNegotiation(t *testing.T) {
 	if n := target.came.Load(); n != 0 {
 		t.Errorf("%d came to the target without a method", n)
 	}
-	for _, version := range "\x00\x01\x02\x03\x04\x06\x7f" {
+	for _, version := range "\x00\x01\x02\x03\x06\x7f" {
 		if got := exchange(t, s.addr, string(version)+"\x01\x00"); got != "" {
 			t.Errorf("version %d is answered by % x", version, got)
 		}
+	}
+	// Version 4 there is, and this is no request of it.
+	d := dialDoor(t, s.addr).say("\x04\x01\x00")
+	d.CloseWrite()
+	if got, err := d.rest(); got != "" || err != nil {
+		t.Errorf("a part of a request of version 4 is answered by % x, %v", got, err)
 	}
 	// A version that is wrong later can be answered, and ends the talk.
 	for send, want := range map[string]string{

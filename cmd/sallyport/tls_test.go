@@ -413,10 +413,10 @@ func TestClientCertificates(t *testing.T) {
 			io.WriteString(conn, c.say)
 			if c.hear != "" {
 				hears(t, conn, c.hear)
-				conn.Close()
 			} else if got, err := io.ReadAll(conn); len(got) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("%+v: heard %q, %v", c, got, err)
 			}
+			conn.Close() // who has been turned away may take a moment to read why
 		}
 		r := s.wait(t, 0, "session")
 		labels, _ := r["labels"].(map[string]any)
