@@ -143,8 +143,7 @@ func TestUnixHalfCloseAndReset(t *testing.T) {
 }
 
 // A policy can tell which program asks, over loopback and by unix sockets.
-func TestWhichProgramAsks(t *testing.T) {
-	t.Parallel()
+func TestWhichProgramAsks(t *testing.T) { // alone: a program that another test is about to start has our sockets for a moment
 	target, settings := origin(t)
 	dir := shortDir(t)
 	curlPath, err := filepath.EvalSymlinks(installed(t, "curl"))
