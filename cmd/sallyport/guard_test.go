@@ -28,6 +28,7 @@ ban := {"for": "15m"} if {
 // A source that has failed too often is refused by every protocol, and told so;
 // others don't notice.
 func TestBan(t *testing.T) {
+	t.Parallel()
 	e := serveEcho(t, "127.0.0.1:0")
 	dir := t.TempDir()
 	s := start(t, "--data", settings(t, loopback, e.port), "--data", usersFile(t, map[string]string{"ann": "right"}),
@@ -65,6 +66,7 @@ func TestBan(t *testing.T) {
 // A ban is of the prefix or the identity that is named, and route may ban too;
 // what is kept of a connection is refused as well.
 func TestBanWhom(t *testing.T) {
+	t.Parallel()
 	_, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") })
 	dir := t.TempDir()
 	s := start(t, "--data", settings(t, loopback, port), "--data", usersFile(t, map[string]string{"ann": "right", "bob": "right"}),
@@ -108,7 +110,9 @@ ban := {"for": 60, "identity": true} if input.target.host == "identity.test"
 		t.Errorf("another of the prefix: %q", got)
 	}
 	// A prefix that is not the source's is a fault, and bans nobody.
-	if got, _ := dialFrom(t, "127.0.10.1", s.addr).say("GET http://prefix.test/ HTTP/1.1\r\nHost: prefix.test\r\n\r\n").rest(); !strings.HasPrefix(got, "HTTP/1.1 503 ") {
+	strange := dialFrom(t, "127.0.10.1", s.addr).say("GET http://prefix.test/ HTTP/1.1\r\nHost: prefix.test\r\n\r\n")
+	strange.CloseWrite()
+	if got, _ := strange.rest(); !strings.HasPrefix(got, "HTTP/1.1 503 ") {
 		t.Errorf("a prefix of others: %q", got)
 	}
 }
@@ -116,6 +120,7 @@ ban := {"for": 60, "identity": true} if input.target.host == "identity.test"
 // A source's limits bind it by the next connection, an identity's at once; both
 // are told, and forgotten with the policy.
 func TestLimits(t *testing.T) {
+	t.Parallel()
 	e := serveEcho(t, "127.0.0.1:0")
 	dir := t.TempDir()
 	s := start(t, "--data", settings(t, loopback, e.port), "--data", usersFile(t, map[string]string{"ann": "right", "bob": "right"}),
@@ -160,6 +165,7 @@ limits := {"connections": 1} if input.credentials.username == "ann"
 // A delay keeps a client waiting, which ends with the client, and with the
 // server.
 func TestDelay(t *testing.T) {
+	t.Parallel()
 	e := serveEcho(t, "127.0.0.1:0")
 	dir := t.TempDir()
 	s := start(t, "--set", "limits.handshake=30s", "--data", settings(t, loopback, e.port), "--policy",
@@ -194,6 +200,7 @@ delay := "1h" if input.source.ip in {"127.0.0.8", "127.0.0.9"}
 
 // Bans are set, seen and lifted by the command and by the API, of whomever.
 func TestBanCommand(t *testing.T) {
+	t.Parallel()
 	e := serveEcho(t, "127.0.0.1:0")
 	s := start(t, "--data", settings(t, loopback, e.port), "--data", usersFile(t, map[string]string{"ann": "right"}))
 	at := s.wait(t, 0, "management")["address"].(string)
@@ -258,6 +265,7 @@ func TestBanCommand(t *testing.T) {
 
 // Users of a unix socket are sources by their number.
 func TestBanOfAUnixUser(t *testing.T) {
+	t.Parallel()
 	e := serveEcho(t, "127.0.0.1:0")
 	path := filepath.Join(t.TempDir(), "door.sock")
 	s := listening(t, fmt.Sprintf(`[{name: main, address: "unix:%s"}]`, path), "--data", settings(t, loopback, e.port), "--policy",
@@ -334,6 +342,7 @@ ban := {"for": "1h"} if startswith(input.source.ip, "127.9.")
 // A guesser with a real tool finds the password where nobody stops it, and not
 // where the third failure bans.
 func TestBruteForce(t *testing.T) {
+	t.Parallel()
 	nmap := installed(t, "nmap")
 	dir := t.TempDir()
 	names := write(t, filepath.Join(dir, "names"), "ann\n")

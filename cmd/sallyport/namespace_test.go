@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,7 +17,7 @@ import (
 )
 
 // namespace_test.go makes networks that nothing else is in, for tests that look at
-// every packet, or lose some.
+// every packet, or lose some, or need a port that somebody may have.
 
 // namespace is a network of its own, with its loopback up. It ends with what is in
 // it.
@@ -31,7 +32,7 @@ func newNamespace(t *testing.T) *namespace {
 	n := &namespace{t: t}
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with this goroutine
-		err := unix.Unshare(unix.CLONE_NEWNET)
+		err := isolate()
 		if err == nil {
 			n.file, err = os.Open("/proc/thread-self/ns/net")
 		}
@@ -44,8 +45,40 @@ func newNamespace(t *testing.T) *namespace {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { n.file.Close() })
-	n.run("ip", "link", "set", "lo", "up")
 	return n
+}
+
+// isolate gives this thread a network of its own, with its loopback up.
+func isolate() error {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(socket)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(socket, unix.SIOCSIFFLAGS, lo)
+}
+
+// ownNetwork puts the rest of a test, and every program that it starts from its own
+// goroutine, into a network of its own: each port of it is free, whoever else listens
+// on this machine, and nothing leads out. It tells whether it could; root can.
+func ownNetwork(t *testing.T) bool {
+	t.Helper()
+	runtime.LockOSThread() // for good: the thread ends with the goroutine, and the network with the thread
+	err := isolate()
+	if errors.Is(err, unix.EPERM) {
+		runtime.UnlockOSThread()
+		return false
+	}
+	must(t, err)
+	return true
 }
 
 // in has f done within: the sockets that its goroutine opens, and the processes

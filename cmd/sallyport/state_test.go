@@ -93,6 +93,7 @@ ban := {"for": "1h"} if startswith(input.source.ip, "127.9.")
 
 // A restart forgets no ban, whoever has set it, and brings none back.
 func TestBansOutliveARestart(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	e := serveEcho(t, "127.0.0.1:0")
 	args := []string{"--data", settings(t, loopback, e.port), "--policy", write(t, filepath.Join(dir, "admit.rego"), admitBans)}
@@ -152,6 +153,7 @@ func sameBan(a, b banned) bool {
 // Nothing that was acknowledged is lost when the process is killed while operators
 // and policies ban, and what was lifted stays so.
 func TestKilledWhileItKeeps(t *testing.T) {
+	t.Parallel()
 	const rounds, writers, enough = 12, 4, 40
 	dir := t.TempDir()
 	args := []string{"--policy", write(t, filepath.Join(dir, "admit.rego"), admitBans)}
@@ -236,6 +238,7 @@ func TestKilledWhileItKeeps(t *testing.T) {
 
 // Import and export.
 func TestBanLists(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := keeper(t, dir)
 	token := write(t, filepath.Join(dir, "token"), opsToken+"\n")

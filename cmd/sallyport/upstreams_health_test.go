@@ -108,6 +108,7 @@ else := [{"any": sort(_german), "by": "order"}]
 `
 
 func TestUpstreamDiesAndReturns(t *testing.T) {
+	t.Parallel()
 	micro, squid, other := startMicrosocks(t, "-u", "alice", "-P", "horse"), startSquid(t), startMicrosocks(t)
 	target := serveEcho(t, "0.0.0.0:0")
 	probe := fmt.Sprintf(`probe: {address: "127.0.0.1:%d", interval: 1s, timeout: 2s, rise: 2, fall: 2}`, target.port)
@@ -176,6 +177,7 @@ func TestUpstreamDiesAndReturns(t *testing.T) {
 
 // A probe's target that is down says nothing good of the upstream; sessions do.
 func TestProbeTargetIsDown(t *testing.T) {
+	t.Parallel()
 	micro := startMicrosocks(t)
 	target := serveEcho(t, "0.0.0.0:0")
 	s := startVia(t, fmt.Sprintf("upstreams:\n  a: {url: \"socks5h://%s\", probe: {address: \"127.0.0.1:1\", interval: 1s, rise: 1, fall: 1}}\n", micro.addr),
@@ -217,6 +219,7 @@ func TestProbeThroughAnotherUpstream(t *testing.T) {
 
 // Nobody can turn an upstream unhealthy by the targets that he asks for.
 func TestTargetsSpeakAgainstNoUpstream(t *testing.T) {
+	t.Parallel()
 	dies := fmt.Sprintf("socks5h://%s", scriptedFor(t, func(c *net.TCPConn) {
 		c.Read(make([]byte, 100))
 		io.WriteString(c, chosen)

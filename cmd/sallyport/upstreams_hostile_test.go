@@ -14,6 +14,7 @@ import (
 
 // What a misbehaving upstream does costs its session one clear reply, and no more.
 func TestMisbehavingUpstreams(t *testing.T) {
+	t.Parallel()
 	const wrongVersion, socksOK = "\x04\x00", "\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"
 	says := func(answers ...string) func(c *net.TCPConn) {
 		return func(c *net.TCPConn) {
@@ -166,6 +167,7 @@ func TestMisbehavingUpstreams(t *testing.T) {
 
 // A way that leaves a choice goes on where one upstream fails, and never directly.
 func TestFailOver(t *testing.T) {
+	t.Parallel()
 	silent := scripted(t, func(c *net.TCPConn) { io.Copy(io.Discard, c) })
 	denies := scripted(t, func(c *net.TCPConn) {
 		c.Read(make([]byte, 100))
@@ -237,6 +239,7 @@ func TestFailOver(t *testing.T) {
 
 // A name goes to the upstream, unless the policy says that it is looked up here.
 func TestWhoLooksNamesUp(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	known := map[string][]string{"inside.example.": {"127.0.0.1"}, "beyond.example.": {"127.0.0.5"}}
 	farNames, nearNames := serveNames(t, known), serveNames(t, map[string][]string{"inside.example.": {"127.0.0.1"}})
@@ -273,6 +276,7 @@ func TestWhoLooksNamesUp(t *testing.T) {
 }
 
 func TestDialIsAskedThroughUpstreams(t *testing.T) {
+	t.Parallel()
 	micro := startMicrosocks(t)
 	near := serveNames(t, map[string][]string{"public.example.": {"192.0.2.1"}})
 	s := startVia(t, upstreamsFile(map[string]string{"u": "socks5://" + micro.addr}), map[string]any{"*": []string{"u"}},
@@ -294,6 +298,7 @@ func TestDialIsAskedThroughUpstreams(t *testing.T) {
 // What the target sends with the upstream's answer is not lost, nor what the
 // client sends with its request.
 func TestEarlyBytesThroughUpstreams(t *testing.T) {
+	t.Parallel()
 	answers := map[string]string{
 		"socks5h": "\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00",
 		"socks4a": "\x00\x5a\x00\x00\x00\x00\x00\x00",

@@ -13,6 +13,7 @@ import (
 // A live session stays where a new policy may still lead it, and is cut where it
 // leads another way.
 func TestLiveWays(t *testing.T) {
+	t.Parallel()
 	micro, squid := startMicrosocks(t), startSquid(t)
 	target := serveEcho(t, "0.0.0.0:0")
 	dir := t.TempDir()

@@ -60,6 +60,7 @@ via := [{"any": ["gone", "micro"], "by": "order"}, "squid"]
 
 // An https upstream may want a certificate instead of a password.
 func TestCertificateForAnUpstream(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t, "ca")
 	cert, key := ca.issue(t, "egress", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
 	far, target := certificates(t, ca, "", `["certificate"]`)
@@ -84,6 +85,7 @@ func TestCertificateForAnUpstream(t *testing.T) {
 // Of several addresses an upstream is asked for one after the other, of those that
 // dial has allowed.
 func TestAddressesThroughUpstreams(t *testing.T) {
+	t.Parallel()
 	target := serveEcho(t, "127.0.0.1:0")
 	near := serveNames(t, map[string][]string{
 		"some.example.": {"127.0.0.2", "10.0.0.1", "127.0.0.1", "127.0.0.3"}, "none.example.": {"127.0.0.4", "10.0.0.2", "127.0.0.5", "127.0.0.6"},
@@ -113,6 +115,7 @@ func TestAddressesThroughUpstreams(t *testing.T) {
 
 // A forwarded request that goes on through an upstream is asked about again.
 func TestForwardedRequestsThroughUpstreamsFollowThePolicy(t *testing.T) {
+	t.Parallel()
 	micro, squid := startMicrosocks(t), startSquid(t)
 	release := make(chan struct{})
 	at, _ := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {

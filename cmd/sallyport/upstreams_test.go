@@ -160,6 +160,7 @@ func upstreamsFile(urls map[string]string) string {
 }
 
 func TestChainsOfOthers(t *testing.T) {
+	t.Parallel()
 	micro, open, dante := startMicrosocks(t, "-u", "alice", "-P", "horse"), startMicrosocks(t), startDante(t)
 	squid, tiny := startSquid(t), startTinyproxy(t)
 	target := serveEcho(t, "0.0.0.0:0")
@@ -242,6 +243,7 @@ func pemOf(der []byte) string {
 
 // A request of plain HTTP goes through a tunnel, which the next one may use again.
 func TestForwardThroughUpstreams(t *testing.T) {
+	t.Parallel()
 	micro, squid := startMicrosocks(t), startSquid(t)
 	came := make(chan string, 10)
 	o := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -70,6 +70,7 @@ func (f *falseRelay) hear(want string) (d socks5.Datagram, from netip.AddrPort) 
 // An upstream that does not take datagrams costs the client one clear reply, and
 // where there is another one that is asked.
 func TestUpstreamsWithoutUDP(t *testing.T) {
+	t.Parallel()
 	answers := func(code byte) string {
 		return fmt.Sprintf("socks5h://127.0.0.1:%d", scripted(t, func(c *net.TCPConn) {
 			c.Read(make([]byte, 100))
@@ -155,6 +156,7 @@ func TestUpstreamsWithoutUDP(t *testing.T) {
 // What an upstream's relay sends gets to the client as from whom it says, where
 // something was sent there, and nothing else does.
 func TestFalseRelay(t *testing.T) {
+	t.Parallel()
 	f := serveFalseRelay(t, func(at netip.AddrPort) netip.AddrPort {
 		return netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port()) // which is its own
 	})
@@ -231,6 +233,7 @@ func TestFalseRelay(t *testing.T) {
 
 // Another way, or another answer, is for associations through upstreams too.
 func TestDatagramsThroughUpstreamsFollowThePolicy(t *testing.T) {
+	t.Parallel()
 	one, two := serveFalseRelay(t, func(at netip.AddrPort) netip.AddrPort { return at }), startDante(t)
 	config := fmt.Sprintf("upstreams:\n  one: {url: \"socks5h://127.0.0.1:%d\"}\n  two: {url: \"socks5h://%s\"}\n", one.port, two.addr)
 	s, file := startUDPVia(t, config, `{"denied": [], "via": ["one"]}`)

@@ -27,6 +27,7 @@ func startUDPVia(t *testing.T, config, data string, more ...string) (s *process,
 // Datagrams go through a SOCKS5 server of another make, and through sallyport, and
 // are told of as the direct ones are.
 func TestDatagramsThroughUpstreams(t *testing.T) {
+	t.Parallel()
 	dante := startDante(t)
 	far := openRelay(t, "--set", "dns.servers="+serveNames(t, map[string][]string{"echo.example.": {"127.0.0.1"}}).addr)
 	good, bad := servePackets(t, "127.0.0.1:0"), servePackets(t, "127.0.0.1:0")
@@ -74,6 +75,7 @@ func TestDatagramsThroughUpstreams(t *testing.T) {
 // A name goes with the datagrams to the upstream, or it is looked up here and dial
 // is asked.
 func TestWhoLooksNamesOfDatagramsUp(t *testing.T) {
+	t.Parallel()
 	known := map[string][]string{"echo.example.": {"127.0.0.1"}, "beyond.example.": {"127.0.0.1"}}
 	there, here := serveNames(t, known), serveNames(t, map[string][]string{"echo.example.": {"127.0.0.1"}, "public.example.": {"192.0.2.1"}})
 	far := openRelay(t, "--set", "dns.servers="+there.addr)
@@ -106,6 +108,7 @@ func TestWhoLooksNamesOfDatagramsUp(t *testing.T) {
 }
 
 func TestClientsOfUDPThroughUpstreams(t *testing.T) {
+	t.Parallel()
 	names := serveNames(t, map[string][]string{"here.example.": {"192.0.2.5"}})
 	target := servePackets(t, "127.0.0.1:0")
 	host, port, _ := net.SplitHostPort(names.addr)
