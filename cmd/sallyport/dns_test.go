@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -284,25 +283,8 @@ explain := true
 // everywhere is the port of a server like origin's on every address of loopback.
 func everywhere(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp4", "0.0.0.0:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	t.Cleanup(func() { cancel(); l.Close() })
-	go func() {
-		for ctx.Err() == nil {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				bufio.NewReader(c).ReadString('\n')
-				fmt.Fprint(c, "HTTP/1.0 200 OK\r\n\r\nhello 0")
-			}()
-		}
-	}()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+	return fmt.Sprint(serve(t, "0.0.0.0:0", func(c *net.TCPConn) {
+		bufio.NewReader(c).ReadString('\n')
+		fmt.Fprint(c, "HTTP/1.0 200 OK\r\n\r\nhello 0")
+	}))
 }

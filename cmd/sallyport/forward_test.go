@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -27,30 +26,16 @@ type answering struct {
 
 func serveAnswer(t *testing.T, answer string) *answering {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := &answering{at: l.Addr().String(), port: l.Addr().(*net.TCPAddr).AddrPort().Port(), heard: make(chan string, 64)}
+	o := &answering{heard: make(chan string, 64)}
 	o.answer.Store(&answer)
-	var serving sync.WaitGroup
-	t.Cleanup(func() { l.Close(); serving.Wait() })
-	serving.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			serving.Go(func() {
-				defer c.Close()
-				c.SetDeadline(time.Now().Add(20 * time.Second))
-				o.heard <- readMessage(bufio.NewReader(c))
-				io.WriteString(c, *o.answer.Load())
-				c.(*net.TCPConn).CloseWrite()
-				io.Copy(io.Discard, c)
-			})
-		}
+	o.port = serve(t, "127.0.0.1:0", func(c *net.TCPConn) {
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		o.heard <- readMessage(bufio.NewReader(c))
+		io.WriteString(c, *o.answer.Load())
+		c.CloseWrite()
+		io.Copy(io.Discard, c)
 	})
+	o.at = fmt.Sprintf("127.0.0.1:%d", o.port)
 	return o
 }
 

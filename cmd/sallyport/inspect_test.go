@@ -101,26 +101,11 @@ func TestInspect(t *testing.T) {
 // connection at its end how many bytes that were.
 func serveCounted(t *testing.T) (port uint16, received chan int64) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
 	received = make(chan int64, 64)
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				n, _ := io.Copy(c, c)
-				received <- n
-			}()
-		}
-	}()
-	return l.Addr().(*net.TCPAddr).AddrPort().Port(), received
+	return serve(t, "127.0.0.1:0", func(c *net.TCPConn) {
+		n, _ := io.Copy(c, c)
+		received <- n
+	}), received
 }
 
 // clientHello is what crypto/tls says first.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
@@ -110,11 +111,26 @@ type echo struct {
 
 func serveEcho(t *testing.T, address string) *echo {
 	t.Helper()
+	e := &echo{peers: make(chan net.Addr, 64)}
+	e.port = serve(t, address, func(c *net.TCPConn) {
+		e.came.Add(1)
+		select {
+		case e.peers <- c.RemoteAddr():
+		default:
+		}
+		io.Copy(c, c)
+	})
+	return e
+}
+
+// serve has each connection to an address handled on its own, and closed after that
+// or with the test, and returns the port.
+func serve(t *testing.T, address string, handle func(c *net.TCPConn)) uint16 {
+	t.Helper()
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &echo{port: l.Addr().(*net.TCPAddr).AddrPort().Port(), peers: make(chan net.Addr, 64)}
 	var serving sync.WaitGroup
 	t.Cleanup(func() { l.Close(); serving.Wait() })
 	serving.Go(func() {
@@ -123,18 +139,14 @@ func serveEcho(t *testing.T, address string) *echo {
 			if err != nil {
 				return
 			}
-			e.came.Add(1)
-			select {
-			case e.peers <- c.RemoteAddr():
-			default:
-			}
-			go func() {
+			serving.Go(func() {
 				defer c.Close()
-				io.Copy(c, c)
-			}()
+				defer context.AfterFunc(t.Context(), func() { c.Close() })()
+				handle(c.(*net.TCPConn))
+			})
 		}
 	})
-	return e
+	return l.Addr().(*net.TCPAddr).AddrPort().Port()
 }
 
 // settings let the default policy reach loopback at these ports.
