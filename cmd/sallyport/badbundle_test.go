@@ -5,7 +5,6 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -21,7 +20,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -315,42 +313,6 @@ bundles: {main: {service: web, resource: "main.tar.gz?sig=hunter3hunter3", signi
 			t.Errorf("the log shows %s", secret)
 		}
 	}
-}
-
-// waitAfter waits for a line of the log behind the first ones.
-func (s *process) waitAfter(t *testing.T, lines int, what string, f func(line map[string]any) bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	defer context.AfterFunc(ctx, s.more.Broadcast)()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for !slices.ContainsFunc(s.log[lines:], f) {
-		if ctx.Err() != nil {
-			var others []string
-			for _, line := range s.log[lines:] {
-				if line["msg"] != "session" {
-					others = append(others, fmt.Sprint(line["msg"], ": ", line["error"]))
-				}
-			}
-			t.Fatalf("no line in the log that tells %s: %q", what, others)
-		}
-		s.more.Wait()
-	}
-}
-
-// lines is how many lines the log has.
-func (s *process) lines() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.log)
-}
-
-// says tells whether the log has a text in it.
-func (s *process) says(text string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return strings.Contains(fmt.Sprint(s.log), text)
 }
 
 // signedAs signs what `opa build` would refuse to build, by `opa sign`.

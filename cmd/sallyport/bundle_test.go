@@ -11,7 +11,6 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -163,37 +162,6 @@ func startBundles(t *testing.T, opa string, args ...string) *process {
 
 func indent(text, by string) string {
 	return by + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n"+by) + "\n"
-}
-
-// get asks the management API.
-func (s *process) get(t *testing.T, path string) (int, map[string]any) {
-	t.Helper()
-	api := "http://" + s.wait(t, 0, "management")["address"].(string)
-	file, _ := s.wait(t, 0, "management token")["file"].(string)
-	token, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	status, body := call(t, "GET", api+path, strings.TrimSpace(string(token)))
-	shown := map[string]any{"body": body}
-	json.Unmarshal([]byte(body), &shown)
-	return status, shown
-}
-
-// waitFor waits for a line of the log.
-func (s *process) waitFor(t *testing.T, what string, f func(line map[string]any) bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	defer context.AfterFunc(ctx, s.more.Broadcast)()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for !slices.ContainsFunc(s.log, f) {
-		if ctx.Err() != nil {
-			t.Fatalf("no line in the log that tells %s: %v", what, s.log)
-		}
-		s.more.Wait()
-	}
 }
 
 func TestABundleOverHTTP(t *testing.T) {

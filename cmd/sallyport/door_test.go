@@ -1,25 +1,18 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
-	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // The test binary is the program, too, where this variable is set.
@@ -59,95 +52,6 @@ func program(args ...string) *exec.Cmd {
 	c := exec.Command(os.Args[0], args...)
 	c.Env = append(os.Environ(), asProgram+"=1")
 	return c
-}
-
-// process is a running sallyport whose log lines can be waited for.
-type process struct {
-	cmd    *exec.Cmd
-	addr   string
-	stdout io.Reader
-	mu     sync.Mutex
-	more   *sync.Cond
-	log    []map[string]any
-}
-
-func start(t *testing.T, args ...string) *process {
-	t.Helper()
-	return follow(t, program(append([]string{"run", "--listen", "127.0.0.1:0", "--management", "127.0.0.1:0",
-		"--set", "state.path=" + filepath.Join(t.TempDir(), "state.db")}, args...)...))
-}
-
-// listening is start with listeners of its own, in YAML.
-func listening(t *testing.T, listeners string, args ...string) *process {
-	t.Helper()
-	return follow(t, program(append([]string{"run", "--management", "127.0.0.1:0", "--set", "listeners=" + listeners,
-		"--set", "state.path=" + filepath.Join(t.TempDir(), "state.db")}, args...)...))
-}
-
-// follow starts a `sallyport run` and waits until it listens.
-func follow(t *testing.T, cmd *exec.Cmd) *process {
-	t.Helper()
-	s := &process{cmd: cmd}
-	s.more = sync.NewCond(&s.mu)
-	s.stdout, _ = s.cmd.StdoutPipe()
-	stderr, err := s.cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		lines := bufio.NewScanner(stderr)
-		for lines.Scan() {
-			entry := map[string]any{"raw": lines.Text()}
-			json.Unmarshal(lines.Bytes(), &entry)
-			s.mu.Lock()
-			s.log = append(s.log, entry)
-			s.mu.Unlock()
-			s.more.Broadcast()
-		}
-		s.mu.Lock()
-		s.log = append(s.log, map[string]any{"msg": "eof"})
-		s.mu.Unlock()
-		s.more.Broadcast()
-	}()
-	t.Cleanup(func() { s.cmd.Process.Kill(); s.cmd.Wait() })
-	s.addr, _ = s.wait(t, 0, "listening")["address"].(string)
-	return s
-}
-
-// wait returns the first entry with that message after the first skip ones of
-// its kind.
-func (s *process) wait(t *testing.T, skip int, msg string) map[string]any {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	defer context.AfterFunc(ctx, s.more.Broadcast)()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for {
-		seen := 0
-		for _, e := range s.log {
-			if e["msg"] == msg {
-				if seen == skip {
-					return e
-				}
-				seen++
-			}
-		}
-		if ctx.Err() != nil || (len(s.log) > 0 && s.log[len(s.log)-1]["msg"] == "eof") {
-			t.Fatalf("no %q in the log: %v", msg, s.log)
-		}
-		s.more.Wait()
-	}
-}
-
-// forget drops the entries with that message, so that wait skips none of them.
-func (s *process) forget(msg string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.log = slices.DeleteFunc(s.log, func(e map[string]any) bool { return e["msg"] == msg })
 }
 
 // curl returns the body, the status and curl's exit code.
@@ -264,20 +168,6 @@ func TestCurlThroughTheDoor(t *testing.T) {
 			t.Errorf("a password is in the log: %s", raw)
 		}
 	}
-}
-
-// exchange sends text and returns all that comes back.
-func exchange(t *testing.T, addr, text string) string {
-	t.Helper()
-	c, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(20 * time.Second))
-	io.WriteString(c, text)
-	out, _ := io.ReadAll(c)
-	return string(out)
 }
 
 func TestSOCKS5Replies(t *testing.T) {

@@ -7,14 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 )
 
 // edit changes a file of an example as somebody would who has copied it. The
@@ -220,21 +218,6 @@ func archive(t *testing.T, folder string) string {
 		t.Fatal(err)
 	}
 	return f.Name()
-}
-
-// dialFrom is dialDoor from an address of this machine; empty: the usual one.
-func dialFrom(t *testing.T, from, addr string) *talk {
-	t.Helper()
-	if from == "" {
-		return dialDoor(t, addr)
-	}
-	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second))
-	return &talk{c.(*net.TCPConn), t}
 }
 
 func byHTTP(t *testing.T, c *talk, a ask) {

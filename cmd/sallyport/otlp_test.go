@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -24,32 +23,6 @@ func (c *collector) exported(protocol string) []string {
 	return []string{
 		"OTEL_EXPORTER_OTLP_ENDPOINT=" + endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL=" + protocol,
 		"OTEL_BSP_SCHEDULE_DELAY=10", "OTEL_BLRP_SCHEDULE_DELAY=10", "OTEL_METRIC_EXPORT_INTERVAL=50",
-	}
-}
-
-// startWith starts the program with variables in its environment.
-func startWith(t *testing.T, env []string, args ...string) *process {
-	t.Helper()
-	cmd := program(append([]string{"run", "--listen", "127.0.0.1:0", "--management", "127.0.0.1:0",
-		"--set", "state.path=" + filepath.Join(t.TempDir(), "state.db")}, args...)...)
-	cmd.Env = append(cmd.Env, env...)
-	return follow(t, cmd)
-}
-
-// ended waits for the n-th session's line in the log.
-func (s *process) ended(t *testing.T, n int) (id string, line map[string]any) {
-	t.Helper()
-	line = s.wait(t, n, "session")
-	id, _ = line["session.id"].(string)
-	return id, line
-}
-
-func (s *process) terminate(t *testing.T) {
-	t.Helper()
-	s.cmd.Process.Signal(syscall.SIGTERM)
-	s.wait(t, 0, "eof")
-	if err := s.cmd.Wait(); err != nil {
-		t.Errorf("after TERM: %v", err)
 	}
 }
 
