@@ -39,12 +39,12 @@ const maxRefusals = 256
 // holds, and locks it against other processes. version is the program's.
 //
 // A chain that does not hold is a [BrokenError], a locked file [ErrInUse]. Where
-// there is no file and none can be made, the log is usable nevertheless: each
-// record tries again. That error is returned beside it.
+// there is no file and none can be made, or the disk may only be read, the log is
+// usable nevertheless: each record tries again. That error is returned beside it.
 func OpenLog(path, version string) (*Log, error) {
 	l := &Log{path: path, version: version, known: histories{}, refusals: map[string]bool{}}
 	err := l.open()
-	if _, missing := os.Lstat(path); err != nil && !errors.Is(missing, fs.ErrNotExist) {
+	if _, missing := os.Lstat(path); err != nil && !errors.Is(missing, fs.ErrNotExist) && !errors.Is(err, syscall.EROFS) {
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
 	if err != nil {
