@@ -11,7 +11,6 @@ import (
 	"syscall"
 
 	"go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 )
 
 // about is the kind, kept without checksums, that tells what the file is: under
@@ -111,6 +110,9 @@ func load(path string, file *os.File, readOnly bool) (db *bbolt.DB, held int64, 
 			return nil, 0, err
 		}
 	}
+	if err := judge(path, file); err != nil {
+		return nil, 0, err
+	}
 	err = guarded(path, func() error {
 		var err error
 		db, err = bbolt.Open(path, 0o600, &bbolt.Options{
@@ -131,17 +133,33 @@ func load(path string, file *os.File, readOnly bool) (db *bbolt.DB, held int64, 
 	if err == nil && !readOnly {
 		err = syncFolder(path)
 	}
-	if err != nil && db != nil {
-		db.Close()
-	}
 	var crash *CrashError
 	switch {
 	case errors.As(err, &crash):
-		err = damaged(path, fmt.Errorf("%v", crash.Cause))
-	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrChecksum):
-		err = damaged(path, err)
+		err = damaged(path, fmt.Errorf("%v", crash.Cause)) // and left open, since closing would wait for locks
+	case err != nil && db != nil:
+		db.Close()
 	}
 	return db, held, err
+}
+
+// judge refuses a file that bbolt could not be trusted with.
+func judge(path string, file *os.File) error {
+	info, err := file.Stat()
+	if err != nil || info.Size() == 0 {
+		return err // bbolt makes it
+	}
+	switch err := verify(file, info.Size()); {
+	case errors.Is(err, errForeign):
+		return foreign(path)
+	case err != nil:
+		return damaged(path, err)
+	}
+	return nil
+}
+
+func foreign(path string) error {
+	return fmt.Errorf("%s is a database of another program: state.path names the file to use", path)
 }
 
 // firstPages is how many a file begins with. They are written at once, so that
@@ -190,7 +208,7 @@ func survey(db *bbolt.DB) (held int64, err error) {
 	err = db.View(func(tx *bbolt.Tx) error {
 		b := tx.Bucket([]byte(about))
 		if b == nil {
-			return fmt.Errorf("%s is a database of another program: state.path names the file to use", path)
+			return foreign(path)
 		}
 		if found, err := strconv.Atoi(string(b.Get([]byte("schema")))); err != nil || found < 1 {
 			return damaged(path, errors.New("it does not tell its schema"))

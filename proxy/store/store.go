@@ -52,8 +52,8 @@ type File struct {
 	path string
 	most int64 // bytes of keys and values
 
-	mu       sync.RWMutex // bbolt has locks of its own; this one is for the fields
-	db       *bbolt.DB    // nil: there is no file yet, or it was closed
+	mu       sync.Mutex // bbolt has locks of its own; this one is for the fields
+	db       *bbolt.DB  // nil: there is no file yet, or it was closed
 	readOnly bool
 	held     int64 // bytes of keys and values
 	broken   error // why the file is no longer touched
@@ -64,19 +64,30 @@ type File struct {
 var errClosed = errors.New("the state file is closed")
 
 // Each calls visit for all of a kind, in the order of their keys, until it
-// returns an error. Value is visit's own. Visit must not change the file.
+// returns an error. Value is visit's own.
 func (f *File) Each(kind string, visit func(key string, value []byte) error) error {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
+	all, err := f.read(kind)
+	if err != nil {
+		return err
+	}
+	for _, one := range all {
+		if err := visit(one.Key, one.Value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *File) read(kind string) (all []Change, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.broken != nil {
-		return f.broken
+		return nil, f.broken
 	}
 	if f.db == nil {
-		return nil // none could be made so far
+		return nil, nil // none could be made so far
 	}
-	// Visit is called outside of guarded: a panic of its own is none of the file's.
-	var kept []Change
-	err := guarded(f.path, func() error {
+	err = f.touch(func() error {
 		return f.db.View(func(tx *bbolt.Tx) error {
 			b := tx.Bucket([]byte(kind))
 			if b == nil {
@@ -87,20 +98,22 @@ func (f *File) Each(kind string, visit func(key string, value []byte) error) err
 				if err != nil {
 					return damaged(f.path, err)
 				}
-				kept = append(kept, Change{Key: string(k), Value: value})
+				all = append(all, Change{Key: string(k), Value: value})
 				return nil
 			})
 		})
 	})
-	if err != nil {
-		return err
+	return all, err
+}
+
+// touch calls what touches the file, and has it touched no more once it has
+// crashed: locks of bbolt's may be held for ever then.
+func (f *File) touch(do func() error) error {
+	err := guarded(f.path, do)
+	if crash := (*CrashError)(nil); errors.As(err, &crash) {
+		f.broken = crash
 	}
-	for _, one := range kept {
-		if err := visit(one.Key, one.Value); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
 // Apply makes the changes, all or none. They are on the disk when it returns nil.
@@ -132,7 +145,7 @@ func (f *File) apply(changes []Change) error {
 	changes = slices.Clone(changes)
 	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Key, b.Key)) })
 	held := f.held
-	err := guarded(f.path, func() error {
+	err := f.touch(func() error {
 		return f.db.Update(func(tx *bbolt.Tx) error {
 			for i := range changes {
 				more, err := put(tx, &changes[i])
@@ -147,10 +160,6 @@ func (f *File) apply(changes []Change) error {
 			return nil
 		})
 	})
-	var crash *CrashError
-	if errors.As(err, &crash) {
-		f.broken = err // its locks may be held for ever
-	}
 	if err != nil {
 		return err
 	}
