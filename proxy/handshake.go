@@ -229,6 +229,7 @@ func (l *life) authenticate(ctx context.Context, p *presented, deadline time.Tim
 	fault := who.Verdict == policy.Fault
 	if !who.Allowed() && !known.Verified && !fault && p.method != policy.MethodNone {
 		l.proxy.Guard.Failed(l.source, p.username)
+		l.session.SetFailed()
 	}
 	if who.Allowed() {
 		l.identify(p, known, &who.Identity)

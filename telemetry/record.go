@@ -79,6 +79,9 @@ func sessionAttrs(line []slog.Attr, r *session.Record) []slog.Attr {
 	if r.Source.IsValid() {
 		endpoint("client.address", "client.port", r.Source.Addr().Unmap().String(), r.Source.Port())
 	}
+	if r.Failed {
+		line = append(line, slog.Bool("authentication.failed", true))
+	}
 	text("user.name", r.Identity)
 	endpoint("server.address", "server.port", r.Target.Host, r.Target.Port)
 	if r.Asked != r.Target {

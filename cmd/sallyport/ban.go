@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -67,16 +68,22 @@ user id of SOCKS4), or uid:NUMBER (who comes by a unix socket).`,
 	}
 	add.Flags().DurationVar(&long, "for", 0, "`DURATION`; without it, until the ban is lifted")
 	add.Flags().StringVar(&reason, "reason", "", "`TEXT` that the list shows")
+	var missingOK bool
 	remove := &cobra.Command{
 		Use: "remove WHO", Short: "Lift a ban", Args: cobra.ExactArgs(1),
 		Example: `  sallyport ban remove 192.0.2.0/24`,
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := call.do(c, http.MethodDelete, "/v1/bans/"+url.PathEscape(args[0]), nil, nil); err != nil {
+			err := call.do(c, http.MethodDelete, "/v1/bans/"+url.PathEscape(args[0]), nil, nil)
+			if refused := (*apiError)(nil); missingOK && errors.As(err, &refused) && refused.status == http.StatusNotFound {
+				return print(c, "there is no ban of "+args[0], map[string]any{"lifted": nil})
+			}
+			if err != nil {
 				return err
 			}
 			return print(c, "lifted "+args[0], map[string]string{"lifted": args[0]})
 		},
 	}
+	remove.Flags().BoolVar(&missingOK, "missing-ok", false, "where there is no such ban, that is no error")
 	c.AddCommand(list, add, remove, importBansCommand(call), exportBansCommand(call))
 	return c
 }

@@ -36,6 +36,7 @@ type Session struct {
 	command   string
 	packets   *relay.PacketCounters
 	identity  string
+	failed    bool
 	target    Target
 	address   netip.AddrPort
 	via       []string
@@ -70,6 +71,7 @@ type Snapshot struct {
 	Protocol  string            `json:"protocol"` // "" until the handshake has shown it
 	Command   string            `json:"command"`  // connect, bind, associate, forward; "" until the client has asked
 	Identity  string            `json:"identity"` // "" until authenticated
+	Failed    bool              `json:"-"`        // the client's credentials were wrong
 	Target    Target            `json:"target"`
 	Address   netip.AddrPort    `json:"address"`       // what was dialled; "" until then
 	Via       []string          `json:"via,omitempty"` // the upstreams that it goes through, the first one first
@@ -156,6 +158,13 @@ func (s *Session) SetIdentity(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.identity = name
+}
+
+// SetFailed says that the client's credentials were wrong.
+func (s *Session) SetFailed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failed = true
 }
 
 // SetTarget says where the client wants to go; after a redirect, where it goes.
@@ -271,6 +280,7 @@ func (s *Session) Snapshot() Snapshot {
 		Command:   s.command,
 		Datagrams: datagrams,
 		Identity:  s.identity,
+		Failed:    s.failed,
 		Target:    s.target,
 		Address:   s.address,
 		Via:       s.via,
