@@ -297,12 +297,15 @@ func (s *server) management(ctx context.Context) (func() error, error) {
 	}
 	if len(tokens) == 0 {
 		path := filepath.Join(filepath.Dir(s.config.State.Path), "sallyport.token")
-		made, err := manage.TokenFile(path)
-		if err != nil {
+		switch made, err := manage.TokenFile(path); {
+		case store.Passing(err):
+			s.log.Error("there is no management token", "error", err) // and so no call that needs one
+		case err != nil:
 			return nil, fmt.Errorf("%w (a management.tokens entry makes the file unnecessary; state.path says where it goes)", err)
+		default:
+			tokens["generated"] = manage.Token{Secret: made, Roles: []string{"admin"}}
+			s.log.Info("management token", "file", path)
 		}
-		tokens["generated"] = manage.Token{Secret: made, Roles: []string{"admin"}}
-		s.log.Info("management token", "file", path)
 	}
 	l, err := openManagement(ctx, &c)
 	if err != nil {

@@ -82,7 +82,10 @@ func TestStateOnAFullDisk(t *testing.T) {
 	}
 
 	filler := fill(t, dir)
-	s := keeper(t, dir, args...)
+	s := start(t, "--set", "state.path="+filepath.Join(dir, "state.db")) // the very first start
+	s.wait(t, 0, "there is no management token")
+	s.end(t, syscall.SIGTERM)
+	s = keeper(t, dir, args...)
 	if text := fmt.Sprint(s.wait(t, 0, "state is not kept")["error"]); !strings.Contains(text, "no space left on device") || !strings.Contains(text, filepath.Join(dir, "state.db")) {
 		t.Error(text)
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -347,5 +348,44 @@ func TestBanLists(t *testing.T) {
 	s.end(t, syscall.SIGKILL)
 	if s = keeper(t, dir); len(s.bans(t)) != guarded {
 		t.Errorf("%d are there after a restart", len(s.bans(t)))
+	}
+}
+
+// A file that is damaged, or another's, is no start; the error names the file and
+// a way out, and that is one.
+func TestStateFileThatIsNoState(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "state.db")
+	args := []string{"run", "--listen", "127.0.0.1:0", "--management", "127.0.0.1:0", "--set", "state.path=" + file}
+	s := keeper(t, dir)
+	if status, _ := tell(t, "PUT", s.api(t)+"/v1/bans/192.0.2.1", ""); status != 200 {
+		t.Fatal(status)
+	}
+	second := program(append(args, "--set", "policy.audit="+filepath.Join(dir, "second.jsonl"))...)
+	if out, _ := second.CombinedOutput(); second.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "sallyport: state.path: state file: "+file+": another process has it open") {
+		t.Errorf("%d %s", second.ProcessState.ExitCode(), out)
+	}
+	s.end(t, syscall.SIGTERM)
+	good := readFile(t, file)
+	for what, content := range map[string]string{
+		"cut off": good[:len(good)/2], "another file": strings.Repeat("notes\n", 10_000), "zeros": good[:8192] + strings.Repeat("\x00", len(good)-8192),
+		"another value": strings.ReplaceAll(good, "the management API", "The management API"),
+	} {
+		write(t, file, content)
+		c := program(args...)
+		out, _ := c.CombinedOutput()
+		_, way, found := strings.Cut(string(out), "move it away (")
+		way, _, _ = strings.Cut(way, ")")
+		if c.ProcessState.ExitCode() != 1 || !found || strings.Count(string(out), "sallyport: ") != 1 || !strings.HasPrefix(string(out), "sallyport: state.path: state file: "+file+" is damaged: ") {
+			t.Errorf("%s: %d %s", what, c.ProcessState.ExitCode(), out)
+			continue
+		}
+		if out, err := exec.Command("sh", "-c", way).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v %s", what, err, out)
+		}
+		keeper(t, dir).end(t, syscall.SIGTERM)
+		if readFile(t, file+".damaged") != content {
+			t.Errorf("%s: the damaged file was not kept", what)
+		}
 	}
 }

@@ -34,7 +34,7 @@ var ErrInUse = errors.New("another process has it open: give each its own by sta
 func Open(path string) (*File, error) {
 	f := &File{path: path, most: maxHeld}
 	err := f.open()
-	if err != nil && !passing(err) {
+	if err != nil && !Passing(err) {
 		return nil, fmt.Errorf("state file: %w", err)
 	}
 	if err != nil {
@@ -43,8 +43,8 @@ func Open(path string) (*File, error) {
 	return f, nil
 }
 
-// passing tells whether an error is one of a disk that is full or read-only.
-func passing(err error) bool {
+// Passing tells whether an error is one of a disk that is full or read-only.
+func Passing(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EROFS)
 }
 
