@@ -21,6 +21,7 @@
 //	listener                            its name in the configuration
 //	network.protocol.name               socks5, socks4 or http; left out where the client never showed it
 //	client.address, client.port         who connected
+//	authentication.failed               true where the credentials were wrong; else left out
 //	user.name                           the identity; left out when anonymous
 //	server.address, server.port         the target, after a redirect
 //	asked.address, asked.port           the target before it; left out where they are the same

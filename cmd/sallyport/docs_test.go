@@ -70,6 +70,9 @@ func TestDocuments(t *testing.T) {
 			if name == "docs/distribution.md" {
 				need(t, "nginx", "jq", "openssl", "git")
 			}
+			if name == "docs/guard.md" {
+				need(t, "openssl")
+			}
 			if name == "docs/secrets.md" {
 				need(t, "age", "age-keygen")
 			}
