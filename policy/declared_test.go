@@ -132,8 +132,8 @@ func TestPendingAndSecret(t *testing.T) {
 	if f, _ := authenticate.At("credentials", "token"); !f.Secret {
 		t.Error("a token is not secret")
 	}
-	route := Input(Route)
-	if f, _ := route.At("identity", "usage", "bytes", "day"); !f.Pending {
+	manage := Input(Manage)
+	if f, _ := manage.At("api", "body", "name"); !f.Pending {
 		t.Error("what is below a pending fact is not pending")
 	}
 	if f, _ := authenticate.At("source", "ip"); f.Pending || f.Secret {

@@ -37,6 +37,9 @@ type Facts struct {
 
 	// Ways is none, too: it is asked for the upstreams in the same way.
 	Ways Ways
+
+	// Account is asked for the identity's usage in the same way.
+	Account Account
 }
 
 // Session describes the client's connection.
@@ -150,13 +153,20 @@ type Identity struct {
 	Attributes Attributes `fact:"attributes" doc:"the user's attributes"`
 	Open       int64      `fact:"open" doc:"other sessions of this identity that are open now"`
 	Denials    Window     `fact:"denials" doc:"denied requests of this identity before this one"`
-	Usage      Usage      `fact:"usage" pending:"true" doc:"what this identity has used, open sessions included"`
+	Usage      Usage      `fact:"usage" doc:"what this identity has used, open sessions included"`
 }
 
-// Usage is what an identity has used in this UTC day and month.
+// Account says what an identity has used. It may be asked from any goroutine and
+// must not block.
+type Account interface {
+	Usage() Usage
+}
+
+// Usage is what an identity has used in this UTC day and month. It is not known
+// until a stage's rules read it: see Facts.Account.
 type Usage struct {
 	Bytes       Span `fact:"bytes" doc:"bytes in both directions"`
-	Connections Span `fact:"connections" doc:"sessions"`
+	Connections Span `fact:"connections" doc:"sessions, and requests of plain HTTP, that were granted"`
 }
 
 // Span counts over the current UTC day and month.

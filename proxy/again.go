@@ -120,6 +120,7 @@ func (a *asker) ask(stage policy.Stage) *policy.Decision {
 	}
 	l.proxy.Observe.DecidedAgain(l.observed, &a.answer, took)
 	l.keep(&a.answer)
+	l.relabel(&a.answer)
 	return &a.answer
 }
 

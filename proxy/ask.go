@@ -13,6 +13,7 @@ import (
 	"sallyport/proxy/listen"
 	"sallyport/proxy/relay"
 	"sallyport/proxy/session"
+	"sallyport/proxy/usage"
 )
 
 // life is one session as its own goroutines see it: what is known, what was
@@ -31,14 +32,17 @@ type life struct {
 	kept            // what is known of the request for good
 	way         way // through upstreams; the zero value is the direct one
 	source      guard.Source
-	visit       guard.Visit  // ends with the session
-	requests    int          // of plain HTTP that were heard
-	flow        *relay.Flow  // nil of an association, and of plain HTTP until a request is sent on
-	association *association // nil of all else
-	identity    string       // counted by the guard until the end
-	outcome     string       // for the record: the ending's name
-	cause       relay.Cause  // why a granted session ended
-	reasons     []string     // the policy's, where it refused
+	visit       guard.Visit    // ends with the session
+	requests    int            // of plain HTTP that were heard
+	flow        *relay.Flow    // nil of an association, and of plain HTTP until a request is sent on
+	association *association   // nil of all else
+	identity    string         // counted by the guard until the end
+	account     *usage.Account // what is used goes there; nil: there is none
+	payer       string         // whom a report has it under; "": nobody
+	meter       usage.Meter
+	outcome     string      // for the record: the ending's name
+	cause       relay.Cause // why a granted session ended
+	reasons     []string    // the policy's, where it refused
 	err         error
 
 	// What asking about a live session has found goes here, until it is over.
@@ -76,6 +80,7 @@ type kept struct {
 	names    []string     // by which the address in use was found
 	client   *localClient // nil: not on this machine
 	ways     *waysOnce    // nil: route was not asked yet, or there are no upstreams
+	used     *accountOnce // nil: there is no identity
 	secured  *secured     // nil: without TLS
 	answered *epoch       // that of the policy and the users when they were first needed
 	faulted  *epoch       // in which asking again has failed
@@ -120,6 +125,9 @@ func (l *life) introduce(f *policy.Facts) {
 	}
 	if l.ways != nil {
 		f.Ways = l.ways
+	}
+	if l.used != nil {
+		f.Account = l.used
 	}
 	if l.secured != nil {
 		l.secured.introduce(f)
@@ -202,6 +210,8 @@ func (l *life) end() {
 		l.stopForwarding()
 	}
 	l.giveBack()
+	l.meterOff()
+	l.discharge()
 	l.visit.Leave()
 	if l.identity != "" {
 		l.proxy.Guard.Release(l.identity)

@@ -93,6 +93,9 @@ func (l *life) associate(ctx context.Context, plan *policy.Decision) error {
 		table: newDestinations(l.proxy.Limits.Flows, &l.proxy.flows, l.proxy.Limits.FlowsTotal),
 	}
 	a.facts.Request.Command = "datagram"
+	if l.account != nil {
+		a.facts.Account = l.account // as it is when it is asked about
+	}
 	a.ctx, a.end = context.WithCancel(ctx)
 	a.packets, err = relay.JoinPackets(socket, a, l.limits, &l.session.Bytes, &a.counted)
 	if err != nil {
@@ -106,6 +109,7 @@ func (l *life) associate(ctx context.Context, plan *policy.Decision) error {
 	}
 	bound := netip.AddrPortFrom(here, socket.LocalAddr().(*net.UDPAddr).AddrPort().Port())
 	l.session.CountPackets(&a.counted)
+	l.meterOn()
 	if err := l.grant(door.told(bound)); err != nil {
 		a.close()
 		return err

@@ -376,7 +376,11 @@ func (a *association) identity() policy.Identity {
 // refuse counts a denial of the client's.
 func (a *association) refuse(d *policy.Decision) error {
 	if d.Verdict == policy.Denied {
-		a.life.proxy.Guard.Denied(a.life.source, a.life.identity)
+		at := a.facts.Address.IP
+		if !at.IsValid() {
+			at = a.facts.Target.IP
+		}
+		a.life.denied(a.facts.Target.Host, at.Addr)
 	}
 	return &refusal{*d}
 }

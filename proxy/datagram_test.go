@@ -35,7 +35,7 @@ func unresolved(t *testing.T, p *Proxy) *association {
 
 func unresolving() *Proxy {
 	d := &policies{}
-	p := &Proxy{Decide: d, Observe: &observer{}, Resolve: silent{}, Guard: guard.New(10), Limits: Limits{Dial: time.Hour, Flows: 512, FlowsTotal: 1 << 16}}
+	p := &Proxy{Decide: d, Observe: &observer{}, Resolve: silent{}, Guard: guard.New(10), Usage: openLedger(), Limits: Limits{Dial: time.Hour, Flows: 512, FlowsTotal: 1 << 16}}
 	d.activate(p, "1", allowAll)
 	return p
 }

@@ -175,7 +175,11 @@ func (l *life) settle(err error) ending {
 	var r *refusal
 	if errors.As(err, &r) {
 		if r.Verdict == policy.Denied && e.name != "cut" { // which the client did nothing for
-			l.proxy.Guard.Denied(l.source, l.identity)
+			at := l.facts.Address.IP
+			if !at.IsValid() {
+				at = l.facts.Target.IP
+			}
+			l.denied(l.facts.Target.Host, at.Addr)
 		}
 		e.decision = r.ID
 		l.reasons = r.Reasons()

@@ -11,6 +11,7 @@ import (
 	"sallyport/policy"
 	"sallyport/proxy/identity"
 	"sallyport/proxy/session"
+	"sallyport/proxy/usage"
 )
 
 // policies is a decider whose policy is a function. It allows where that
@@ -117,4 +118,12 @@ func (d *directory) Verify(_ context.Context, name, _ string) (identity.Result, 
 		Known: s.Ended != "gone", Verified: s.Ended == "",
 		Groups: s.Groups, Attributes: s.Attributes, Expires: s.Expires,
 	}, nil
+}
+
+func openLedger() *usage.Ledger {
+	l, err := usage.Open(usage.Options{Retention: time.Hour, Rows: 100, Identities: 100})
+	if err != nil {
+		panic(err) // there is no store
+	}
+	return l
 }

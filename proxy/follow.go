@@ -69,6 +69,7 @@ type live struct {
 func (p *Proxy) Reask(revision string) {
 	p.live.enter(func(e *epoch) { e.revision, e.policy = revision, e.policy+1 })
 	p.Guard.Forget()
+	p.Usage.Forget()
 	p.live.wake()
 }
 

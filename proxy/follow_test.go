@@ -32,7 +32,7 @@ func newFollowing(max int) *following {
 	f := &following{directory: directory{users: map[string]identity.Standing{}}}
 	f.Proxy = &Proxy{
 		Decide: &f.policies, Observe: &f.observer, Verify: &f.directory,
-		Sessions: session.NewTable(max), Guard: guard.New(10),
+		Sessions: session.NewTable(max), Guard: guard.New(10), Usage: openLedger(),
 	}
 	f.activate(f.Proxy, "1", allowAll)
 	return f

@@ -201,6 +201,7 @@ func (l *life) ended() bool {
 func (l *life) renew(door *policy.Decision, d *httpDialect) {
 	d.request, d.status, d.keep = nil, 0, false
 	l.session.Renew()
+	l.discharge()
 	if l.identity != "" {
 		l.proxy.Guard.Release(l.identity)
 		l.identity = ""
@@ -232,6 +233,7 @@ func (l *life) heard() {
 
 // requestEnded writes the record of the request that goes on, if one does.
 func (l *life) requestEnded() {
+	l.meterOff()
 	d, ok := l.dialect.(*httpDialect)
 	if !ok || l.begun.IsZero() {
 		return
@@ -348,6 +350,7 @@ func (l *life) attach(ctx context.Context, o *origin) {
 		l.flow.Limit(l.limits)
 		l.flow.Resume()
 	}
+	l.meterOn()
 	l.proxy.Observe.Began(l.observed, "relay")
 }
 

@@ -286,6 +286,10 @@ func (l *life) identify(p *presented, known identity.Result, change *policy.Iden
 		}
 		open, denials := l.proxy.Guard.Identify(l.identity)
 		who.Open, who.Denials = open, policy.Window(denials)
+		subject := guard.Identity(who.Name, claimed)
+		l.charge(subject, !claimed)
+		l.payer, l.used = subject.String(), &accountOnce{account: l.account}
+		l.facts.Account = l.used
 	}
 	l.facts.Identity = who
 	l.session.SetIdentity(who.Name)

@@ -112,7 +112,10 @@ func (l *life) holdIdentity(who *policy.Decision) error {
 			return refused
 		}
 	}
-	if who.Limits == (policy.Limits{}) {
+	if err := l.holdQuota(who.Limits.Quota); err != nil {
+		return err
+	}
+	if limitsOf(&who.Limits) == (guard.Limits{}) {
 		return nil
 	}
 	others := l.facts.Identity.Open

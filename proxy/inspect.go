@@ -50,6 +50,7 @@ func (l *life) inspect(facts *policy.Facts) error {
 	defer l.mu.Unlock()
 	l.proxy.Observe.Decided(l.observed, &answer, time.Since(start))
 	l.keep(&answer)
+	l.relabel(&answer)
 	if !answer.Allowed() {
 		return &refusal{answer}
 	}

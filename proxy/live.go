@@ -29,6 +29,7 @@ func (l *life) live(up net.Conn) {
 	l.giveBack()
 	l.outcome = "ok"
 	l.session.Granted()
+	l.meterOn()
 	l.proxy.Observe.Began(l.observed, "relay")
 	l.proxy.live.add(l)
 	if l.association != nil {
@@ -74,7 +75,8 @@ func (l *life) cutShort() {
 	}
 	l.outcome = endingOf(r).name
 	if r.Verdict == policy.Denied {
-		l.proxy.Guard.Denied(l.source, l.identity)
+		_, to, at := l.session.Way()
+		l.denied(to.Host, at.Addr())
 	}
 }
 
@@ -85,7 +87,7 @@ func (l *life) cutShort() {
 func (l *life) follow() *life {
 	one := &life{
 		proxy: l.proxy, session: l.session, conn: l.conn, observed: l.observed,
-		kept: l.kept, way: l.way, flow: l.flow, revision: l.revision, warnings: l.warnings,
+		kept: l.kept, way: l.way, flow: l.flow, account: l.account, revision: l.revision, warnings: l.warnings,
 	}
 	one.who, one.request = l.facts.Identity, l.facts.Request
 	l.proxy.live.add(one)

@@ -86,7 +86,7 @@ func openDoor(t *testing.T, at func(step string)) *door {
 	d := &door{at: at, directory: directory{users: map[string]identity.Standing{"ann": {Groups: []string{"dev"}}}}}
 	d.Proxy = &Proxy{
 		Decide: d, Observe: &d.observer, Verify: d, Resolve: toLoopback{}, Dial: d,
-		Sessions: session.NewTable(10_000), Guard: guard.New(1000),
+		Sessions: session.NewTable(10_000), Guard: guard.New(1000), Usage: openLedger(),
 		Limits:    Limits{Handshake: 20 * time.Second, Dial: 20 * time.Second},
 		Protocols: map[string][]string{"main": {"socks5", "http"}},
 	}

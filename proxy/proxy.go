@@ -19,7 +19,7 @@
 // have the requests of plain HTTP, of which a session has any number.
 //
 // hold.go is what is done about who asks, whatever is asked: bans, limits and
-// delays. again.go asks about a live session again, and follow.go sees to it that all of
+// delays. meter.go is what is told to the ledger of what they use. again.go asks about a live session again, and follow.go sees to it that all of
 // them follow a new policy and their users.
 package proxy
 
@@ -38,6 +38,7 @@ import (
 	"sallyport/proxy/listen"
 	"sallyport/proxy/relay"
 	"sallyport/proxy/session"
+	"sallyport/proxy/usage"
 )
 
 // Decider answers the questions. A decision that it cannot make is a fault.
@@ -124,6 +125,7 @@ type Proxy struct {
 	Upstreams policy.Ways    // nil: there are none
 	Sessions  *session.Table
 	Guard     *guard.Guard
+	Usage     *usage.Ledger
 	Limits    Limits
 
 	Protocols map[string][]string // by listener: what it speaks, of socks5, socks4 and http
@@ -230,6 +232,7 @@ func (l *life) fulfil(ctx context.Context, door *policy.Decision) (net.Conn, err
 	if err != nil {
 		return nil, err
 	}
+	l.meterOn() // before the client knows, so that what it asks for next is asked about with this
 	if err := l.grant(bound); err != nil {
 		up.Close()
 		return nil, err
@@ -261,7 +264,7 @@ func (l *life) peer(ctx context.Context, plan *policy.Decision) (net.Conn, netip
 // both applies.
 func (l *life) bounds(s *policy.SessionLimits) relay.Limits {
 	limits := relay.Limits{
-		Idle: l.proxy.Limits.Idle, Up: int64(s.Up), Down: int64(s.Down), Bytes: int64(s.Bytes),
+		Idle: l.proxy.Limits.Idle, Up: int64(s.Up), Down: int64(s.Down), Bytes: int64(s.Bytes), Budget: l.budget(),
 	}
 	if idle := time.Duration(s.Idle); idle > 0 && (limits.Idle == 0 || idle < limits.Idle) {
 		limits.Idle = idle

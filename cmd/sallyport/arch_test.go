@@ -36,9 +36,10 @@ var rooms = map[string][]string{
 	"proxy/identity":    {"proxy/secret", "proxy/store"},
 	"proxy/listen":      {},
 	"proxy/session":     {"proxy/relay"},
-	"proxy":             {"policy", "proxy/dial", "proxy/guard", "proxy/identity", "proxy/listen", "proxy/relay", "proxy/session", "proxy/wire/http", "proxy/wire/sniff", "proxy/wire/socks4", "proxy/wire/socks5", "proxy/wire/target"},
+	"proxy/usage":       {"policy"},
+	"proxy":             {"policy", "proxy/dial", "proxy/guard", "proxy/identity", "proxy/listen", "proxy/relay", "proxy/session", "proxy/usage", "proxy/wire/http", "proxy/wire/sniff", "proxy/wire/socks4", "proxy/wire/socks5", "proxy/wire/target"},
 	"proxy/upstream":    {"policy", "proxy/dial"},
-	"proxy/manage":      {"policy", "proxy/guard", "proxy/identity", "proxy/process", "proxy/secret", "proxy/session"},
+	"proxy/manage":      {"policy", "proxy/guard", "proxy/identity", "proxy/process", "proxy/secret", "proxy/session", "proxy/usage"},
 	"telemetry":         {"policy", "proxy/session"},
 	"cmd/bench":         {"proxy/wire/http", "proxy/wire/socks5"}, // measures from outside
 	"cmd/sallyport":     nil,                                      // knows everyone

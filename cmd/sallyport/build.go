@@ -29,6 +29,7 @@ import (
 	"sallyport/proxy/session"
 	"sallyport/proxy/store"
 	"sallyport/proxy/upstream"
+	"sallyport/proxy/usage"
 	"sallyport/telemetry"
 )
 
@@ -50,6 +51,7 @@ type server struct {
 	decisions *distribute.DecisionLog
 	audit     *audit.Log
 	state     *store.File
+	usage     *usage.Ledger
 	telemetry *telemetry.Telemetry
 	engine    *engine.Engine
 	geo       *geo.Databases
@@ -91,6 +93,9 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		return nil, err
 	}
 	if err := s.openState(); err != nil {
+		return nil, err
+	}
+	if err := s.openUsage(); err != nil {
 		return nil, err
 	}
 	options := engineOptions(c, s.geo)
@@ -148,7 +153,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	s.proxy = &proxy.Proxy{
 		Decide: s.engine, Observe: s.telemetry, Verify: s.verifier,
 		Resolve: s.resolver, Dial: dialer, Route: s.upstreams, Upstreams: s.upstreams,
-		Processes: processes.NewFinder(), Sessions: s.sessions, Guard: s.guard,
+		Processes: processes.NewFinder(), Sessions: s.sessions, Guard: s.guard, Usage: s.usage,
 		Limits: proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle,
 			Bind: c.Limits.Bind, Flows: c.Limits.Flows, FlowsTotal: c.Limits.FlowsTotal, FlowIdle: c.Limits.FlowIdle,
 		},
@@ -257,6 +262,7 @@ func (s *server) run(stop, now <-chan struct{}) error {
 		})
 	}
 	serving.Go(func() { s.proxy.Follow(ctx) })
+	serving.Go(func() { s.usage.Run(ctx) })
 	tending, leave := context.WithCancel(ctx)
 	defer leave()
 	serving.Go(func() { s.upstreams.Run(tending) })
@@ -317,7 +323,7 @@ func (s *server) management(ctx context.Context) (func() error, error) {
 	}
 	s.log.Info("management", "address", shown)
 	options := manage.Options{
-		Address: c.Address, Decide: s.engine, Observe: s.telemetry, Tokens: tokens, Sessions: s.sessions, Bans: s.guard, Users: s.users,
+		Address: c.Address, Decide: s.engine, Observe: s.telemetry, Tokens: tokens, Sessions: s.sessions, Bans: s.guard, Users: s.users, Usage: s.usage,
 		Policy: s.policy, Upstreams: func() any { return s.upstreams.List() }, Ready: s.ready, Reload: s.reload, Log: s.log,
 	}
 	if t := s.tls[""]; t != nil {
@@ -350,6 +356,9 @@ func (s *server) close() {
 	}
 	if s.audit != nil {
 		s.audit.Close()
+	}
+	if s.usage != nil {
+		s.usage.Close()
 	}
 	s.closeState()
 	if s.telemetry != nil {

@@ -275,7 +275,7 @@ func TestWrongUse(t *testing.T) {
 		{policy("package sallyport.route\nallow if input.identity.nmae == \"a\""), "did you mean input.identity.name?"},
 		{policy("package sallyport.admit\nallow if input.identity.name == \"a\""), "sallyport.admit has no input.identity"},
 		{policy("package sallyport.route\nf(x) := x.target\nallow if f(input)"), "input is passed on as a whole"},
-		{policy("package sallyport.admit\nallow := true\nlimits := {\"quota\": {\"bytes\": 1, \"per\": \"day\"}}"), "limits.quota is not enforced"},
+		{policy("package sallyport.admit\nallow := true\nlimits := {\"quota\": {\"bytes\": 1, \"per\": \"day\"}}"), "limits.quota is for authenticate, not for admit"},
 		{policy("package sallyport.route\nallow := true\nvia := [{\"any\": [\"a\"], \"by\": \"latncy\"}]"), "did you mean latency?"},
 		{policy("package sallyport.route\nallow := true\nresolve := \"remotely\""), "did you mean remote?"},
 		{policy("package sallyport.rout\nallow := true"), "did you mean sallyport.route?"},

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -54,6 +55,9 @@ func run() int {
 	return 2
 }
 
+// moreFormats is the annotation of a command whose results have other formats, too.
+const moreFormats = "formats"
+
 func root() *cobra.Command {
 	c := &cobra.Command{
 		Use:           "sallyport",
@@ -65,12 +69,13 @@ func root() *cobra.Command {
 	c.PersistentFlags().String("format", "text", "`FORMAT` of results: text or json")
 	complete(c, "format", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	c.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
-		if f := c.Flag("format").Value.String(); f != "text" && f != "json" {
-			return fmt.Errorf("--format: want text or json, got %q", f)
+		formats := append([]string{"text", "json"}, strings.Fields(c.Annotations[moreFormats])...)
+		if f := c.Flag("format").Value.String(); !slices.Contains(formats, f) {
+			return fmt.Errorf("--format: want %s, got %q", strings.Join(formats, " or "), f)
 		}
 		return nil
 	}
-	c.AddCommand(runCommand(), checkCommand(), testCommand(), evalCommand(), schemaCommand(), userCommand(), banCommand(), auditCommand(), configCommand(), versionCommand())
+	c.AddCommand(runCommand(), checkCommand(), testCommand(), evalCommand(), schemaCommand(), userCommand(), banCommand(), reportCommand(), auditCommand(), configCommand(), versionCommand())
 	// Cobra's own two commands take an unknown word for a request for help.
 	c.InitDefaultHelpCmd()
 	c.InitDefaultCompletionCmd()

@@ -323,6 +323,9 @@ func fieldType(f policy.Field) string {
 			if unit := part.Tag.Get("unit"); unit != "" {
 				of += ": " + unit
 			}
+			if only := part.Tag.Get("stages"); only != "" {
+				of += "; only in " + strings.ReplaceAll(only, " ", " and ")
+			}
 			keys = append(keys, code(part.Tag.Get("key"))+" ("+of+")")
 		}
 		return "object of any of " + strings.Join(keys, ", ")
@@ -362,7 +365,7 @@ func decisionType(t reflect.Type) string {
 	case reflect.TypeFor[netip.Prefix]():
 		return "string: a prefix"
 	case reflect.TypeFor[policy.Quota]():
-		return notEnforced
+		return "object of `bytes` (size) and `per` (string: `day`, `month`)"
 	case reflect.TypeFor[policy.Size]():
 		return "size"
 	case reflect.TypeFor[policy.Speed]():

@@ -254,7 +254,7 @@ func (j *judging) checkTypes(c *ast.Compiler, stage policy.Stage, s *stageRules)
 			continue
 		}
 		field := findField(name)
-		why := kindOf(field.Type).checkType(name, c.TypeEnv.GetByRef(fieldRef(stage, name)))
+		why := kindIn(stage, field).checkType(name, c.TypeEnv.GetByRef(fieldRef(stage, name)))
 		if why == "" {
 			continue
 		}

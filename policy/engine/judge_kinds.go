@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/types"
@@ -27,7 +28,7 @@ type kind struct {
 	value   *kind                 // of an object whose keys are free; nil where there is none
 	keys    map[string]*kind      // of an object whose keys are declared; nil where there is none
 	any     bool                  // everything is
-	pending bool                  // nothing is: it is not enforced yet
+	never   string                // nothing is, and why
 	scalar  func(ast.Value) error // what a text or number at a key must be besides; nil: nothing
 }
 
@@ -66,8 +67,8 @@ func kindOf(t reflect.Type) *kind {
 		return &kind{name: `a rate such as "20/s" or a number a second`, text: true, number: true, parse: parsed(parseRate)}
 	case reflect.TypeFor[netip.Prefix]():
 		return &kind{name: `a prefix such as "192.0.2.0/24"`, text: true, parse: parsed(parsePrefix)}
-	case reflect.TypeFor[policy.Quota]():
-		return &kind{pending: true}
+	case reflect.TypeFor[policy.Period]():
+		return &kind{name: "day or month", text: true, oneOf: []string{string(policy.PerDay), string(policy.PerMonth)}}
 	case reflect.TypeFor[netip.Addr]():
 		return &kind{name: "an IP address as a string", text: true, parse: parsed(netip.ParseAddr)}
 	}
@@ -92,6 +93,22 @@ func kindOf(t reflect.Type) *kind {
 		}
 	}
 	return &kind{any: true} // a field of a type of its own is refused by its name until it is enforced
+}
+
+// kindIn is the kind of a field in a stage, which may not have all of its keys.
+func kindIn(stage policy.Stage, field *policy.Field) *kind {
+	k := kindOf(field.Type)
+	if k.keys == nil {
+		return k
+	}
+	for i := range field.Type.NumField() {
+		part := field.Type.Field(i)
+		only, ok := part.Tag.Lookup("stages")
+		if ok && !slices.Contains(strings.Fields(only), string(stage)) {
+			k.keys[part.Tag.Get("key")] = &kind{never: "is for " + list(strings.Fields(only)) + ", not for " + string(stage)}
+		}
+	}
+	return k
 }
 
 // kindOfKey holds texts and numbers against the very reader that a decision's
@@ -136,8 +153,8 @@ func (k *kind) checkTerm(name string, t *ast.Term) []wrong {
 	if k.any || t == nil {
 		return nil
 	}
-	if k.pending {
-		return []wrong{{t.Location, name + " is not enforced by this release"}}
+	if k.never != "" {
+		return []wrong{{t.Location, name + " " + k.never}}
 	}
 	is := func(fits bool, what string) []wrong {
 		if fits {
@@ -229,8 +246,8 @@ func (k *kind) checkType(name string, t types.Type) string {
 	if k.any || t == nil {
 		return ""
 	}
-	if k.pending {
-		return name + " is not enforced by this release"
+	if k.never != "" {
+		return name + " " + k.never
 	}
 	is := func(fits bool, what string) string {
 		if fits {

@@ -177,7 +177,7 @@ func (j *judging) checkRule(rule *ast.Rule, stage policy.Stage, path ast.Ref) {
 		j.refuse(rule.Location, "the field %s is not enforced by this release", name)
 		return
 	}
-	for _, w := range checkHead(rule, field, path) {
+	for _, w := range checkHead(stage, rule, field, path) {
 		at := w.at
 		if at == nil {
 			at = rule.Location
@@ -190,8 +190,8 @@ func (j *judging) checkRule(rule *ast.Rule, stage policy.Stage, path ast.Ref) {
 // checkHead holds the head of a field's rule against the kind of the field: the
 // path below the field, and the values as they are written, of else branches
 // too.
-func checkHead(rule *ast.Rule, field *policy.Field, path ast.Ref) []wrong {
-	k, name := kindOf(field.Type), field.Name
+func checkHead(stage policy.Stage, rule *ast.Rule, field *policy.Field, path ast.Ref) []wrong {
+	k, name := kindIn(stage, field), field.Name
 	hint := ""
 	if field.Type == reflect.TypeFor[policy.Set]() {
 		hint = ": write `" + name + " contains reason if …`"

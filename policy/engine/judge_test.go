@@ -147,10 +147,16 @@ func TestJudgeNames(t *testing.T) {
 			"d.rego:1:1: package sallyport.rout is not a stage: did you mean sallyport.route? (helpers live in package sallyport.lib… or outside sallyport)",
 			"e.rego:1:1: package sallyport.helpers is not a stage (helpers live in package sallyport.lib… or outside sallyport)",
 			"f.rego:1:1: warning: package route is never asked: did you mean sallyport.route?"}},
-		{name: "not enforced", files: map[string]string{
+		{name: "not enforced, or not there", files: map[string]string{
 			"a.rego": "package sallyport.admit\nallow := true\nlimits.quota := {}\nban.from := 1",
+			"b.rego": "package sallyport.authenticate\nallow := true\nlimits := {\"quota\": {\"bytes\": 0, \"per\": \"week\"}, \"prefix\": \"10.0.0.0/8\"}",
+			"c.rego": "package sallyport.route\nallow := true\nban := {\"for\": 60, \"identity\": true}",
 			"d.rego": "package system.authz\nallow := true"}, want: []string{
-			"a.rego:3:17: limits.quota is not enforced by this release", `a.rego:4:5: ban has no key "from": did you mean for?`,
+			"a.rego:3:17: limits.quota is for authenticate, not for admit",
+			`a.rego:4:5: ban has no key "from": did you mean for?`,
+			"b.rego:3:31: limits.quota.bytes: 0 would be no bound at all: leave the key out, or deny",
+			`b.rego:3:41: "week" is not day or month`,
+			"b.rego:3:60: limits.prefix is for admit, not for authenticate",
 			"d.rego:1:1: package system.authz is not enforced by this release: system packages are OPA's own"}},
 		{name: "what the decision log leaves out", files: map[string]string{
 			"r.rego": "package sallyport.route\nallow := true",
@@ -300,9 +306,10 @@ func TestJudgeFacts(t *testing.T) {
 			"route.rego:2:12: warning: input is passed on as a whole, so that a misspelt fact could not be seen: pass the facts that are needed"}},
 		{name: "leniently is not spelling", files: route(`allow if input.identity.nmae == "x"`), options: Options{Lenient: true}, want: []string{
 			"route.rego:2:10: input.identity.nmae is not a fact of sallyport.route: did you mean input.identity.name?"}},
-		{name: "not gathered", files: route(`allow if input.identity.usage.bytes.day == 7`, `deny contains "x" if count(input.identity.usage) > 9`, `warn contains "x" if input.upstreams.x.healthy`, `_x := input.source`), want: []string{
-			"route.rego:2:10: warning: input.identity.usage.bytes.day is not gathered by this release: always empty",
-			"route.rego:3:28: warning: input.identity.usage is not gathered by this release: always empty"}},
+		{name: "not gathered", files: map[string]string{"manage.rego": "package sallyport.manage\nallow if input.api.body.name == \"ann\"\ndeny contains \"x\" if count(input.api.body) > 9\n_x := input.api.source"}, want: []string{
+			"manage.rego:2:10: warning: input.api.body.name is not gathered by this release: always empty",
+			"manage.rego:3:28: warning: input.api.body is not gathered by this release: always empty"}},
+		{name: "gathered", files: route(`allow if input.identity.usage.bytes.day < 7`, `deny contains "x" if count(input.identity.usage) > 9`, `warn contains "x" if input.upstreams.x.healthy`)},
 		{name: "missing as configured", files: route(`allow if input.source.geo.country == "NL"`, `deny contains "x" if f(input.target.geo)`, `f(x) if x.asn == 1`, `_x := input.source`), options: Options{Missing: missingGeo}, want: []string{
 			"route.rego:2:10: warning: input.source.geo.country is always empty: nobody knows",
 			"route.rego:3:24: warning: input.target.geo is always empty: nobody knows"}},

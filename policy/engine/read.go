@@ -89,8 +89,8 @@ func readerOf(t reflect.Type) reader {
 			}
 			return p, nil
 		})
-	case reflect.TypeFor[policy.Quota]():
-		return func(ast.Value, reflect.Value) error { return errNoQuota }
+	case reflect.TypeFor[policy.Period]():
+		return readerFor(readPeriod)
 	case reflect.TypeFor[netip.Addr]():
 		return readerFor(func(v ast.Value) (netip.Addr, error) {
 			s, err := stringOf(v)
@@ -173,8 +173,8 @@ func structReader(t reflect.Type) reader {
 				return misreadf("it has no key %q", string(name))
 			}
 			err := at.read(v.Value, into.Field(at.index))
-			if w := (*misread)(nil); errors.As(err, &w) && w.key == "" {
-				w.key = string(name)
+			if w := (*misread)(nil); errors.As(err, &w) {
+				w.key = strings.TrimSuffix(string(name)+"."+w.key, ".")
 			}
 			return err
 		})

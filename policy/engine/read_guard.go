@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -13,7 +14,16 @@ import (
 
 // What the guard is told by a decision: `ban` and `limits`.
 
-var errNoQuota = &misread{what: "it is not enforced by this release"}
+// periods are those that a quota may be for.
+func periods() []policy.Period { return []policy.Period{policy.PerDay, policy.PerMonth} }
+
+func readPeriod(v ast.Value) (policy.Period, error) {
+	s, err := stringOf(v)
+	if err == nil && !slices.Contains(periods(), policy.Period(s)) {
+		err = misreadf("%q is not day or month", clipped(s))
+	}
+	return policy.Period(s), err
+}
 
 // readRate reads a rate's text, or a number a second.
 func readRate(v ast.Value) (policy.Pace, error) {
@@ -53,6 +63,10 @@ func whole(stage policy.Stage, d *policy.Decision) error {
 		return errors.New("ban.identity: admit knows no identity")
 	case l.Prefix.IsValid() && stage != policy.Admit:
 		return errors.New("limits.prefix: these limits bind the identity, only those of admit a prefix")
+	case l.Quota != (policy.Quota{}) && stage != policy.Authenticate:
+		return errors.New("limits.quota: it counts what an identity uses, and admit knows none")
+	case (l.Quota.Bytes > 0) != (l.Quota.Per != ""):
+		return errors.New("limits.quota: it needs bytes and per, how many in which period")
 	case l.Burst > 0 && l.Rate.Count == 0:
 		return errors.New("limits.burst: it needs rate")
 	}

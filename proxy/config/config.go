@@ -126,7 +126,14 @@ type GeoIP struct {
 
 // State is what outlives a restart.
 type State struct {
-	Path string `key:"path" doc:"the file of what outlives a restart, relative to the working directory; made with mode 0600, of one process at a time; a management token that is made lies beside it"`
+	Path  string `key:"path" doc:"the file of what outlives a restart, relative to the working directory; made with mode 0600, of one process at a time; a management token that is made lies beside it"`
+	Usage Usage  `key:"usage" doc:"what is kept of who has used what, see [Usage](usage.md)"`
+}
+
+// Usage is what is kept of who has used what.
+type Usage struct {
+	Retention time.Duration `key:"retention" doc:"how long the hours are kept that reports are made of: full hours, from 1h to 43800h, which is five years"`
+	Rows      int           `key:"rows" doc:"how many users, targets, countries, ways through upstreams and sets of labels have a row of their own in an hour, those that have used most; from 10 to 2000"`
 }
 
 // Limits are ceilings: a policy may ask for less, never for more.
@@ -196,7 +203,7 @@ func Default() *Config {
 	return &Config{
 		Listeners: []Listener{{Name: "main", Address: "127.0.0.1:1080", Protocols: defaultProtocols()}},
 		Policy:    Policy{Timeout: 500 * time.Millisecond, Strict: true, Rollback: Refuse, DecisionLog: DecisionLog{WhenFull: Drop}},
-		State:     State{Path: "sallyport.db"},
+		State:     State{Path: "sallyport.db", Usage: Usage{Retention: 90 * 24 * time.Hour, Rows: 1000}},
 		Limits: Limits{Connections: 10000, Memory: 1 << 30, Handshake: 10 * time.Second, Dial: 15 * time.Second, Idle: 10 * time.Minute,
 			Bind: 2 * time.Minute, Flows: 512, FlowsTotal: 65536, FlowIdle: 5 * time.Minute},
 		Management: Management{Address: "127.0.0.1:9080"},

@@ -23,6 +23,7 @@ func Validate(c *Config) Problems {
 	v.tokens()
 	v.upstreams()
 	v.nonEmpty("state.path", c.State.Path)
+	v.usage()
 	v.dns()
 	v.oneOf("log.level", c.Log.Level, []string{"debug", "info", "warn", "error"})
 	v.oneOf("log.format", c.Log.Format, []string{"json", "text"})
@@ -291,5 +292,16 @@ func (v *validator) tokens() {
 			holders[token.Reveal()] = name
 		}
 		v.noneEmpty(key+".roles", tokens[name].Roles)
+	}
+}
+
+func (v *validator) usage() {
+	u := &v.config.State.Usage
+	const most = 5 * 365 * 24 * time.Hour
+	if u.Retention < time.Hour || u.Retention > most || u.Retention%time.Hour != 0 {
+		v.add("state.usage.retention", "want full hours, from 1h to 43800h, got %s", v.show("state.usage.retention", u.Retention.String()))
+	}
+	if u.Rows < 10 || u.Rows > 2000 {
+		v.add("state.usage.rows", "want 10 to 2000, got %s", v.show("state.usage.rows", strconv.Itoa(u.Rows)))
 	}
 }

@@ -63,6 +63,10 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call) {
 		if methods(w, r, http.MethodGet, http.MethodHead, http.MethodDelete) {
 			s.session(w, r, c, path[2])
 		}
+	case slices.Equal(path, []string{"v1", "usage"}):
+		if methods(w, r, http.MethodGet, http.MethodHead) {
+			s.usage(w, c)
+		}
 	case slices.Equal(path, []string{"v1", "bans"}):
 		if methods(w, r, http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete) {
 			s.bans(w, r, c)

@@ -67,6 +67,7 @@ type Options struct {
 	Sessions  Sessions
 	Bans      Bans
 	Users     Users
+	Usage     Usage
 	Policy    func() any                                 // what /v1/policy shows
 	Upstreams func() any                                 // the list that /v1/upstreams shows
 	Ready     func() error                               // nil, or why the server is not ready

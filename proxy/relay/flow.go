@@ -28,8 +28,9 @@ type Flow struct {
 	inspection *Inspection // nil: the client is not inspected, or no more; it is up's
 
 	counters *Counters
-	granted  atomic.Int64  // bytes that were delivered, or are about to be
-	most     atomic.Int64  // how many may be: Limits.Bytes, or unbounded
+	granted  atomic.Int64 // bytes that were delivered, or are about to be
+	most     atomic.Int64 // how many may be: Limits.Bytes, or unbounded
+	budget   atomic.Pointer[Budget]
 	stopped  chan struct{} // closed when the flow is over; made before the first pace, and nil without one
 	up, down direction
 
@@ -292,7 +293,7 @@ func (d *direction) send(p []byte) error {
 			return err
 		}
 		if granted < room {
-			d.flow.halt(BytesSpent, nil)
+			d.flow.spent()
 			return errOver
 		}
 		p = p[n:]
@@ -323,7 +324,7 @@ func (d *direction) copyPlain() (received, sent error) {
 			}
 		}
 		if granted < n {
-			d.flow.halt(BytesSpent, nil)
+			d.flow.spent()
 			return errOver, nil
 		}
 		if errors.Is(err, io.EOF) {

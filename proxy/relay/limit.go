@@ -24,6 +24,9 @@ func (f *Flow) Limit(l Limits) {
 	} else {
 		f.most.Store(unbounded)
 	}
+	if l.Budget != before.Budget {
+		f.budget.Store(&l.Budget)
+	}
 	if f.stopped == nil && (l.Up > 0 || l.Down > 0) {
 		f.stopped = make(chan struct{})
 	}
@@ -40,15 +43,31 @@ func (f *Flow) Limit(l Limits) {
 
 // grant takes n bytes from what the flow may still deliver, or what is left of
 // it. It is asked when the bytes are there, so that a flow of exactly
-// Limits.Bytes still ends well.
+// Limits.Bytes still ends well, or one that leaves nothing of its budget.
 func (d *direction) grant(n int) int {
 	f := d.flow
 	for {
 		before, most := f.granted.Load(), f.most.Load()
 		now := max(before, min(before+int64(n), most))
-		if f.granted.CompareAndSwap(before, now) {
-			return int(now - before)
+		if !f.granted.CompareAndSwap(before, now) {
+			continue
 		}
+		n = int(now - before)
+		if b := f.budget.Load(); b != nil && *b != nil && n > 0 {
+			left := (*b).Take(n)
+			f.granted.Add(int64(left - n))
+			n = left
+		}
+		return n
+	}
+}
+
+// spent ends the flow, to which less was granted than there is.
+func (f *Flow) spent() {
+	if f.granted.Load() < f.most.Load() {
+		f.halt(QuotaSpent, nil)
+	} else {
+		f.halt(BytesSpent, nil)
 	}
 }
 

@@ -68,6 +68,7 @@ type Packets struct {
 
 	most     atomic.Int64 // Limits.Bytes
 	spent    atomic.Int64 // of it; only where there is one
+	budget   atomic.Pointer[Budget]
 	up, down gait
 
 	mu      sync.Mutex
@@ -100,6 +101,9 @@ func (x *Packets) Limit(l Limits) {
 	defer x.mu.Unlock()
 	if x.over {
 		return
+	}
+	if l.Budget != x.limits.Budget {
+		x.budget.Store(&l.Budget)
 	}
 	x.limits = l
 	if l.Bytes != x.most.Load() {
@@ -283,7 +287,7 @@ func (x *Packets) carryDown(s *socket) {
 	}
 }
 
-// flush sends what was gathered, as far as Limits.Bytes goes.
+// flush sends what was gathered, as far as the limits go.
 func (x *Packets) flush(to *socket, o *outbox, bytes, packets *atomic.Int64) {
 	defer o.clear()
 	if o.n == 0 {
@@ -300,22 +304,27 @@ func (x *Packets) flush(to *socket, o *outbox, bytes, packets *atomic.Int64) {
 	if lost > 0 {
 		x.route.Lost(lost)
 	}
-	if spent {
-		x.halt(BytesSpent, nil)
+	if spent != 0 {
+		x.halt(spent, nil)
 	}
 }
 
-// grant is how many of the datagrams may go, and whether that spends what the
-// relay may deliver.
-func (x *Packets) grant(o *outbox) (int, bool) {
-	most := x.most.Load()
-	if most <= 0 {
-		return o.n, false
+// grant is how many of the datagrams may go, and what has been spent where that is
+// not all of them.
+func (x *Packets) grant(o *outbox) (int, Cause) {
+	most, budget := x.most.Load(), x.budget.Load()
+	bounded := budget != nil && *budget != nil
+	if most <= 0 && !bounded {
+		return o.n, 0
 	}
 	for i := range o.n {
-		if x.spent.Add(int64(o.sizes[i])) > most {
-			return i, true
+		size := o.sizes[i]
+		switch {
+		case most > 0 && x.spent.Add(int64(size)) > most:
+			return i, BytesSpent
+		case bounded && (*budget).Take(size) < size:
+			return i, QuotaSpent
 		}
 	}
-	return o.n, false
+	return o.n, 0
 }

@@ -34,6 +34,16 @@ type Limits struct {
 	Up    int64         // bytes per second from client to target; 0: unpaced
 	Down  int64         // bytes per second from target to client; 0: unpaced
 	Bytes int64         // both directions together; 0: any number
+
+	Budget Budget // of several flows; nil: none
+}
+
+// Budget is what several flows may deliver together. It is asked for every chunk,
+// by all of them at once, and must not block.
+type Budget interface {
+	// Take takes n bytes, or what is left, and says how many that are. What is taken
+	// may turn out not to be delivered, where the other side takes no more.
+	Take(n int) int
 }
 
 // Cause says why a flow ended.
@@ -48,6 +58,7 @@ const (
 	IdleTimeout              // Limits.Idle
 	Expired                  // Limits.Until
 	BytesSpent               // Limits.Bytes: one more byte came
+	QuotaSpent               // Limits.Budget: one more byte came
 	Cut                      // the context was cancelled
 )
 
@@ -66,6 +77,8 @@ func (c Cause) String() string {
 		return "expired"
 	case BytesSpent:
 		return "bytes_spent"
+	case QuotaSpent:
+		return "quota_spent"
 	case Cut:
 		return "cut"
 	default:

@@ -109,7 +109,7 @@ func (d *direction) copy() (received, sent error) {
 			return nil, sent
 		}
 		if t.limit < t.got {
-			d.flow.halt(BytesSpent, nil)
+			d.flow.spent()
 			return errOver, nil
 		}
 		t.weigh()

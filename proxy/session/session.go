@@ -217,6 +217,13 @@ func (s *Session) AddLabels(labels map[string]string) {
 	}
 }
 
+// Labels are those that AddLabels was given; nil where there are none.
+func (s *Session) Labels() map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.labels)
+}
+
 // Decided remembers the id of a stage's latest decision.
 func (s *Session) Decided(stage, id string) {
 	s.mu.Lock()
