@@ -132,10 +132,6 @@ func TestPendingAndSecret(t *testing.T) {
 	if f, _ := authenticate.At("credentials", "token"); !f.Secret {
 		t.Error("a token is not secret")
 	}
-	manage := Input(Manage)
-	if f, _ := manage.At("api", "body", "name"); !f.Pending {
-		t.Error("what is below a pending fact is not pending")
-	}
 	if f, _ := authenticate.At("source", "ip"); f.Pending || f.Secret {
 		t.Error("the source's address is pending or secret")
 	}

@@ -306,9 +306,6 @@ func TestJudgeFacts(t *testing.T) {
 			"route.rego:2:12: warning: input is passed on as a whole, so that a misspelt fact could not be seen: pass the facts that are needed"}},
 		{name: "leniently is not spelling", files: route(`allow if input.identity.nmae == "x"`), options: Options{Lenient: true}, want: []string{
 			"route.rego:2:10: input.identity.nmae is not a fact of sallyport.route: did you mean input.identity.name?"}},
-		{name: "not gathered", files: map[string]string{"manage.rego": "package sallyport.manage\nallow if input.api.body.name == \"ann\"\ndeny contains \"x\" if count(input.api.body) > 9\n_x := input.api.source"}, want: []string{
-			"manage.rego:2:10: warning: input.api.body.name is not gathered by this release: always empty",
-			"manage.rego:3:28: warning: input.api.body is not gathered by this release: always empty"}},
 		{name: "gathered", files: route(`allow if input.identity.usage.bytes.day < 7`, `deny contains "x" if count(input.identity.usage) > 9`, `warn contains "x" if input.upstreams.x.healthy`)},
 		{name: "missing as configured", files: route(`allow if input.source.geo.country == "NL"`, `deny contains "x" if f(input.target.geo)`, `f(x) if x.asn == 1`, `_x := input.source`), options: Options{Missing: missingGeo}, want: []string{
 			"route.rego:2:10: warning: input.source.geo.country is always empty: nobody knows",
