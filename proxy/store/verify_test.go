@@ -176,3 +176,21 @@ func TestFileThatIsCutWhileItIsOpen(t *testing.T) {
 		}
 	}
 }
+
+// A branch that leads back to itself is found, and not followed for ever.
+func TestBranchThatLeadsBack(t *testing.T) {
+	content, hurt := sample(t), 0
+	for id := 2; id < len(content)/pageSize; id++ {
+		page := content[id*pageSize:][:pageSize]
+		if native.Uint64(page) == uint64(id) && native.Uint16(page[8:]) == branchPage {
+			native.PutUint64(page[headerSize+8:], uint64(id))
+			hurt++
+		}
+	}
+	if hurt == 0 {
+		t.Fatal("there is no branch")
+	}
+	if _, err := read(t, filepath.Join(t.TempDir(), "state.db"), content); err == nil || !strings.Contains(err.Error(), "is used twice") {
+		t.Error(err)
+	}
+}
