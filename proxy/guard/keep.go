@@ -58,23 +58,19 @@ func encode(b *Ban) ([]byte, error) {
 	return json.Marshal(kept{Until: b.Until.UTC(), Since: b.Since.UTC(), Cause: clip(b.Cause)})
 }
 
-// Restore puts in force what k keeps, but for bans that are over by now, and has k
-// keep those to come. It is for a guard that has none yet.
+// Restore puts in force what k keeps, and has k keep what is to come. Bans that are
+// over by now refuse nobody, and are kept no longer. It is for a guard that has
+// none yet.
 func (g *Guard) Restore(k Keeper) error {
 	s := &g.bans
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.keeper, s.changed, s.stale = k, make(chan struct{}, 1), map[Subject]struct{}{}
-	now := time.Now()
 	return k.Each(func(text string, value []byte) error {
 		of, err := ParseSubject(text)
 		var from kept
 		if err = errors.Join(err, json.Unmarshal(value, &from)); err != nil {
 			return fmt.Errorf("the ban of %q that is kept: %w", text, err)
-		}
-		if from.over(now) {
-			s.touched(of)
-			return nil
 		}
 		if s.replace(&Ban{Of: of, Until: from.Until, Since: from.Since, Cause: from.Cause}) == nil {
 			delete(s.stale, of)
@@ -82,8 +78,6 @@ func (g *Guard) Restore(k Keeper) error {
 		return nil
 	})
 }
-
-func (k *kept) over(now time.Time) bool { return !k.Until.IsZero() && !now.Before(k.Until) }
 
 // Set bans each anew, all or none: what is set replaces the ban of the same
 // subject. They are kept when it returns nil. It may be a [NotKeptError], or
