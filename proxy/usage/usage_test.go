@@ -596,3 +596,17 @@ func BenchmarkSum(b *testing.B) {
 		l.write()
 	}
 }
+
+// What moved before midnight, and nobody has looked at, is the day's before.
+func TestWhatMovedBeforeMidnight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at(t, "2000-03-30T23:59:58Z")
+		l := open(t, nil)
+		s := l.begin("identity:ann", "a.test")
+		s.move(50, 0)
+		at(t, "2000-03-31T00:00:01Z")
+		if got := s.account.Usage().Bytes; got != (policy.Span{Day: 0, Month: 50}) {
+			t.Errorf("used %+v", got)
+		}
+	})
+}
