@@ -2,12 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -133,8 +135,8 @@ func (w *liveWorld) edited() map[string]any {
 // ended waits until a session is cut, and returns its record.
 func (w *liveWorld) ended(d *talk, host string) map[string]any {
 	w.t.Helper()
-	if got, err := d.rest(); got != "" {
-		w.t.Errorf("%s: after the cut there come %q, %v", host, got, err)
+	if got, err := d.rest(); got != "" || !errors.Is(err, syscall.ECONNRESET) {
+		w.t.Errorf("%s: after the cut there come %q, %v, want a reset", host, got, err)
 	}
 	return w.sessionOf(w.t, host)
 }

@@ -73,6 +73,7 @@ type direction struct {
 func (f *Flow) Run(ctx context.Context) (Cause, error) {
 	f.ctx = ctx
 	if f.ctx.Err() != nil {
+		f.cutOff(Cut)
 		return Cut, context.Cause(f.ctx)
 	}
 	if f.ctx.Done() != nil {
@@ -89,12 +90,30 @@ func (f *Flow) Run(ctx context.Context) (Cause, error) {
 	other.Wait()
 
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.over = true
 	if f.timer != nil {
 		f.timer.Stop()
 	}
-	return f.cause, f.err
+	cause, err := f.cause, f.err
+	f.mu.Unlock()
+	f.cutOff(cause)
+	return cause, err
+}
+
+// cutOff resets both sides of a flow that neither of them has ended, since an
+// orderly end would have a part of something taken for the whole. What
+// Limits.Bytes has allowed still arrives.
+func (f *Flow) cutOff(cause Cause) {
+	switch cause {
+	case BytesSpent:
+		f.up.settle()
+		f.down.settle()
+	case Cut, Expired, IdleTimeout:
+	default:
+		return
+	}
+	reset(f.up.src)
+	reset(f.up.dst)
 }
 
 // run carries everything, then passes on how it ended.

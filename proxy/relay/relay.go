@@ -4,7 +4,8 @@
 // A flow has two directions, and each ends by itself: when one side has closed
 // its sending half, the other is told so by a half-close and may go on sending
 // for as long as it likes. A reset is told as a reset. Bytes that were received
-// are delivered before either is passed on.
+// are delivered before either is passed on. A flow that is ended from here is
+// reset on both sides, so that none takes what it has got for the whole.
 //
 // Between two TCP connections on Linux nothing is held while nothing moves: a
 // direction waits for its socket to become readable, then borrows a buffer, and
@@ -90,9 +91,9 @@ func (c Cause) String() string {
 // is what the client sent before the flow began: it goes to the target first
 // and is counted like the rest.
 //
-// The caller keeps both connections and closes them after Run. Only to pass on
-// a reset does the flow close one itself, at once and with a reset; closing it
-// again does no harm. Neither may have a deadline when Run is called, and their
+// The caller keeps both connections and closes them after Run. Only with a reset
+// does the flow close one itself: to pass one on, and both where it was cut, its
+// time was over or its bytes were spent. Closing it again does no harm. Neither may have a deadline when Run is called, and their
 // deadlines are the flow's from then on. What the counters have counted before
 // is part of what Limits.Bytes bounds.
 //

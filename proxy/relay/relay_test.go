@@ -377,6 +377,10 @@ func TestCut(t *testing.T) {
 			if err := r.wait(t, Cut); err != cause {
 				t.Errorf("the error is %v, want the cause", err)
 			}
+			if name == "half-closed" {
+				r.target = nil // has had an end of the client's own
+			}
+			r.isReset(t)
 		})
 	}
 	t.Run("before", func(t *testing.T) {
@@ -393,7 +397,21 @@ func TestCut(t *testing.T) {
 		io.ReadFull(r.target, make([]byte, 2))
 		r.cancel(cause)
 		r.wait(t, Cut)
+		r.isReset(t)
 	})
+}
+
+// isReset wants both sides to learn that something is missing.
+func (r *relayed) isReset(t testing.TB) {
+	t.Helper()
+	for name, side := range map[string]*net.TCPConn{"client": r.client, "target": r.target} {
+		if side == nil {
+			continue
+		}
+		if n, err := io.Copy(io.Discard, side); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the %s reads %d bytes and %v, want a reset", name, n, err)
+		}
+	}
 }
 
 // fillUp sends from the client until nothing moves any more, and returns how
@@ -435,8 +453,11 @@ func TestBytesSpent(t *testing.T) {
 	for _, limit := range []int{1, 1000, 5 << 20} {
 		r := begin(t, nil, Limits{Bytes: int64(limit)})
 		go r.target.Write(noise(limit + 1))
-		got, _ := io.ReadAll(r.client)
+		got, err := io.ReadAll(r.client)
 		same(t, got, noise(limit + 1)[:limit])
+		if !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("after the last byte comes %v, want a reset", err)
+		}
 		r.wait(t, BytesSpent)
 		r.check(t, 0, limit)
 
@@ -450,8 +471,8 @@ func TestBytesSpent(t *testing.T) {
 		r.wait(t, Finished)
 	}
 	r := begin(t, noise(100), Limits{Bytes: 60})
-	if got := readAll(t, r.target); len(got) != 60 {
-		t.Errorf("%d early bytes came", len(got))
+	if got, err := io.ReadAll(r.target); len(got) != 60 || !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("%d early bytes came, then %v", len(got), err)
 	}
 	r.wait(t, BytesSpent)
 
