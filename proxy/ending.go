@@ -113,7 +113,7 @@ func endingOf(err error) ending {
 			told: []string{err.Error()}}
 	case errors.Is(err, socks5.ErrAddressType):
 		return ending{name: "unsupported", socks5: socks5.AddressTypeNotSupported, status: http.StatusBadRequest, proxyError: "http_request_error"}
-	case errors.As(err, &spelling), errors.Is(err, socks5.ErrEmptyName), errors.Is(err, socks5.ErrVersion),
+	case errors.Is(err, errUnknownClient), errors.As(err, &spelling), errors.Is(err, socks5.ErrEmptyName), errors.Is(err, socks5.ErrVersion),
 		errors.Is(err, socks4.ErrEmptyName), errors.Is(err, socks4.ErrTooLong), errors.Is(err, errAnnounced):
 		return ending{name: "malformed", socks5: socks5.GeneralFailure, status: http.StatusBadRequest, proxyError: "http_request_error"}
 	case errors.Is(err, identity.ErrBusy):

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"syscall"
 	"time"
 
 	"sallyport/policy"
@@ -64,7 +65,8 @@ var defaultMethods = policy.Methods{policy.MethodCertificate, policy.MethodPassw
 
 // handshake hears the client out: who it is and what it wants. It has one
 // deadline as a whole. On return without error the facts are those of route.
-func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
+func (l *life) handshake(ctx context.Context, door *policy.Decision) (err error) {
+	defer func() { err = hangsUp(err) }()
 	start := time.Now()
 	deadline := start.Add(l.proxy.Limits.Handshake)
 	if l.dialect == nil {
@@ -122,6 +124,15 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) error {
 	}
 	l.proxy.Observe.HandshakeDone(l.observed, asked.trace, time.Since(start))
 	return nil
+}
+
+// hangsUp says of a client that has reset its connection what is said of one that
+// has closed it: balancers that only look whether somebody listens do either.
+func hangsUp(err error) error {
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return fmt.Errorf("%w: %w", errGone, err)
+	}
+	return err
 }
 
 // meet learns from the first byte which dialect the client speaks.

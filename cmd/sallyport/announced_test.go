@@ -133,6 +133,53 @@ func TestSilentBalancers(t *testing.T) {
 	}
 }
 
+// Balancers look whether somebody listens by connecting and going away again, one
+// way or the other. That is nobody's failure.
+func TestHealthChecks(t *testing.T) {
+	balanced, _ := balanced(t)
+	open := start(t)
+	for _, c := range []struct {
+		name, send string
+		s          *process
+		outcome    string
+	}{
+		{"without a byte", "", open, "incomplete"},
+		{"local", version2(0, 0, ""), balanced, "incomplete"},
+		{"unknown", "PROXY UNKNOWN\r\n", balanced, "incomplete"},
+		{"half a greeting", "\x05\x03\x00", open, "incomplete"},
+		{"half a head", "GET http://127.0.0.1/ HTTP/1.1\r\n", open, "incomplete"},
+		{"no protocol", "\x16\x03\x01", open, "malformed"},
+	} {
+		for _, linger := range []int{-1, 0} { // an end, a reset
+			if c.outcome == "malformed" && linger == 0 {
+				continue // it may come before what was sent is read
+			}
+			d := dialFrom(t, "127.0.0.1", c.s.addr)
+			d.say(c.send)
+			d.SetLinger(linger)
+			d.Close()
+			r := c.s.wait(t, 0, "session")
+			if r["outcome"] != c.outcome || r["level"] != "INFO" {
+				t.Errorf("%s, linger %d: recorded as %v", c.name, linger, r["raw"])
+			}
+			c.s.forget("session")
+		}
+	}
+	// Before its header it is not even a session.
+	d := dialFrom(t, "127.0.0.1", balanced.addr)
+	d.SetLinger(0)
+	d.Close()
+	dialFrom(t, "127.0.0.1", balanced.addr).say(version2(0, 0, "")).Close()
+	balanced.wait(t, 0, "session")
+	balanced.mu.Lock()
+	defer balanced.mu.Unlock()
+	for _, e := range balanced.log {
+		if e["level"] != "INFO" {
+			t.Errorf("logged: %v", e["raw"])
+		}
+	}
+}
+
 // haproxy is what most people have before a proxy.
 func TestBehindHAProxy(t *testing.T) {
 	t.Parallel()
