@@ -34,7 +34,7 @@ var rooms = map[string][]string{
 	"proxy/guard":       {},
 	"proxy/process":     {"policy"},
 	"proxy/identity":    {"proxy/secret", "proxy/store"},
-	"proxy/listen":      {},
+	"proxy/listen":      {"proxy/secret"},
 	"proxy/session":     {"proxy/relay"},
 	"proxy/usage":       {"policy"},
 	"proxy":             {"policy", "proxy/dial", "proxy/guard", "proxy/identity", "proxy/listen", "proxy/relay", "proxy/session", "proxy/usage", "proxy/wire/http", "proxy/wire/sniff", "proxy/wire/socks4", "proxy/wire/socks5", "proxy/wire/target"},

@@ -67,12 +67,12 @@ type server struct {
 	draining atomic.Bool
 }
 
-// build wires the rooms, loads the policy and watches its files until ctx ends.
+// build wires the rooms and the files that are open, loads the policy and watches its files until ctx ends.
 // It listens nowhere yet.
-func build(ctx context.Context, c *config.Config) (s *server, err error) {
+func build(ctx context.Context, c *config.Config, files *opened) (s *server, err error) {
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(min(debug.SetMemoryLimit(-1), int64(c.Limits.Memory))) // GOMEMLIMIT may be lower
-	s = &server{config: c, sessions: session.NewTable(c.Limits.Connections)}
+	s = &server{config: c, geo: files.geo, tls: files.tls, sessions: session.NewTable(c.Limits.Connections)}
 	if err := s.openLog(ctx); err != nil {
 		return nil, err
 	}
@@ -83,12 +83,7 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 		}
 	}()
 
-	if s.geo, err = openGeo(c); err != nil {
-		return nil, err
-	}
-	if s.tls, err = loadTLS(c); err != nil {
-		return nil, err
-	}
+	files.warn(s.log)
 	if err := s.openAudit(); err != nil {
 		return nil, err
 	}
@@ -120,13 +115,11 @@ func build(ctx context.Context, c *config.Config) (s *server, err error) {
 	if err := s.restoreBans(); err != nil {
 		return nil, err
 	}
-	if s.resolver, err = openResolver(c); err != nil {
-		return nil, err
-	}
+	s.resolver = newResolver(c, files.roots)
 	dialer := &dial.Dialer{}
-	if s.upstreams, err = openUpstreams(c, &upstream.Options{Names: s.resolver, Dialer: dialer, Open: s.sessions.Through, Log: s.log}); err != nil {
-		return nil, err
-	}
+	s.upstreams = upstream.New(upstream.Options{
+		Upstreams: files.upstreams, Names: s.resolver, Dialer: dialer, Open: s.sessions.Through, Log: s.log,
+	})
 	s.verifier = identity.NewVerifier(runtime.GOMAXPROCS(0))
 	if s.users, err = identity.NewDirectory(s.verifier, s.state, func() { s.proxy.Recheck() }); err != nil {
 		return nil, err

@@ -7,11 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"sallyport/policy/distribute"
 	"sallyport/policy/engine"
 	"sallyport/proxy/config"
-	"sallyport/proxy/geo"
-	"sallyport/proxy/upstream"
 )
 
 func checkCommand() *cobra.Command {
@@ -21,7 +18,7 @@ func checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Judge configuration and policy as run would",
 		Long: `Judge configuration and policy by the same code as run, and print every problem.
-GeoIP databases and certificates are read, too; bundle servers are not asked, and what
+GeoIP databases and certificates are read, too, and have to be in date; bundle servers are not asked, and what
 the files lack while bundles are to come is no problem. What is a warning to run, such as a path below data
 that nothing defines, is an error here.
 
@@ -64,33 +61,22 @@ over data.settings and over short lists of numbers are well.`,
 // judge returns the revision of a policy that can be compiled, what could be
 // better where nothing is wrong, and every problem as an error.
 func judge(c *cobra.Command, o *config.Options) (revision string, advice engine.Problems, err error) {
-	settings, err := load(c, o)
-	if err != nil {
-		return "", nil, err
+	settings, files, unread := open(c, o)
+	if settings == nil {
+		return "", nil, unread
 	}
-	databases, unread := openGeo(settings)
-	if _, err := openUpstreams(settings, &upstream.Options{}); err != nil {
-		unread = join(unread, err)
+	if len(files.dated) > 0 {
+		unread = join(unread, dated(files.dated))
 	}
-	if _, err := loadTLS(settings); err != nil {
-		unread = join(unread, err)
-	}
-	names, unusable := openResolver(settings)
-	if unusable != nil {
-		unread = join(unread, unusable)
-	} else {
-		names.Close()
-	}
-	e, err := engine.New(engineOptions(settings, databases))
+	e, err := engine.New(engineOptions(settings, files.geo))
 	if err != nil {
 		return "", nil, err
 	}
 	defer e.Close()
-	loaded, err := distribute.Load(settings.Policy.Paths, settings.Policy.Data, settings.Decrypt)
+	loaded, err := loadPolicy(settings)
 	if err != nil {
-		return "", nil, join(unread, err)
+		return "", nil, unread // which has it
 	}
-	loaded.Partial = awaitsBundles(settings)
 	snapshot, problems := e.Compile(loaded)
 	if snapshot == nil {
 		return "", nil, join(unread, problems)
@@ -104,6 +90,11 @@ func judge(c *cobra.Command, o *config.Options) (revision string, advice engine.
 	}
 	return revision, advice, unread
 }
+
+// dated are certificates that run would warn of.
+type dated config.Problems
+
+func (d dated) Error() string { return config.Problems(d).Error() }
 
 // join is errors.Join that leaves a single error as it is.
 func join(a, b error) error {
@@ -134,7 +125,7 @@ func problemsOf(err error) []problem {
 	var problems []problem
 	var configured config.Problems
 	var judged engine.Problems
-	var file *geo.FileError
+	var old dated
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, one := range joined.Unwrap() {
 			problems = append(problems, problemsOf(one)...)
@@ -148,8 +139,10 @@ func problemsOf(err error) []problem {
 		}
 	case errors.As(err, &judged):
 		problems = problemsIn(judged)
-	case errors.As(err, &file):
-		problems = append(problems, problem{File: file.Path, Message: file.Err.Error()})
+	case errors.As(err, &old):
+		for _, p := range old {
+			problems = append(problems, problem{File: p.File, Line: p.Line, Column: p.Column, Key: p.Key, Message: p.Message, Warning: true})
+		}
 	default:
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			problems = append(problems, problem{Message: line})

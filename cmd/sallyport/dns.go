@@ -10,10 +10,11 @@ import (
 	"sallyport/proxy/dial"
 )
 
-// openResolver makes the resolver that the configuration asks for. It asks
+// newResolver makes the resolver that the configuration asks for. It asks
 // nothing yet.
-func openResolver(c *config.Config) (*dial.Resolver, error) {
+func newResolver(c *config.Config, roots *x509.CertPool) *dial.Resolver {
 	o := dial.ResolverOptions{
+		Roots:  roots,
 		Family: dial.Family(c.DNS.Family), Timeout: c.DNS.Timeout,
 		Entries: c.DNS.Cache.Entries, MinTTL: c.DNS.Cache.MinTTL, MaxTTL: c.DNS.Cache.MaxTTL, NegativeTTL: c.DNS.Cache.NegativeTTL,
 	}
@@ -24,24 +25,22 @@ func openResolver(c *config.Config) (*dial.Resolver, error) {
 			})
 		}
 	}
-	if c.DNS.CA != "" {
-		roots, err := readAuthorities(c.DNS.CA)
-		if err != nil {
-			return nil, config.Problems{c.Problem("dns.ca", err.Error())}
-		}
-		o.Roots = roots
-	}
-	return dial.NewResolver(o), nil
+	return dial.NewResolver(o)
 }
 
-func readAuthorities(path string) (*x509.CertPool, error) {
-	file, err := os.ReadFile(path)
+// openRoots reads who may vouch for name servers; nil: those of the system. An
+// error is a config.Problems.
+func openRoots(c *config.Config) (*x509.CertPool, error) {
+	if c.DNS.CA == "" {
+		return nil, nil
+	}
+	file, err := os.ReadFile(c.DNS.CA)
 	if err != nil {
-		return nil, fmt.Errorf("cannot be read: %w", errors.Unwrap(err))
+		return nil, config.Problems{c.Problem("dns.ca", fmt.Sprintf("cannot be read: %v", errors.Unwrap(err)))}
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(file) {
-		return nil, errors.New("the file has no certificate in PEM form")
+		return nil, config.Problems{c.Problem("dns.ca", "the file has no certificate in PEM form")}
 	}
 	return roots, nil
 }

@@ -47,30 +47,38 @@ func openManagement(ctx context.Context, c *config.Management) (net.Listener, er
 	return (&net.ListenConfig{}).Listen(ctx, "tcp", c.Address)
 }
 
-// loadTLS reads the certificates of every listener, and of the management API.
-func loadTLS(c *config.Config) (map[string]*listen.TLS, error) {
+// loadTLS reads the certificates of every listener, and of the management API. An
+// error is a config.Problems.
+func loadTLS(c *config.Config, files *opened) (map[string]*listen.TLS, error) {
 	all := map[string]*listen.TLS{}
-	var failed []error
+	var problems config.Problems
 	load := func(name, key string, t *config.TLS, http bool) {
 		if t == nil {
 			return
 		}
-		files := listen.TLSFiles{
+		settings := listen.TLSFiles{
 			Cert: t.Cert, Key: t.Key, ClientCA: t.ClientCA, Optional: t.ClientAuth == "optional", HTTP: http,
 		}
 		if t.MinVersion == "1.3" {
-			files.Least = tls.VersionTLS13
+			settings.Least = tls.VersionTLS13
 		}
-		var err error
-		if all[name], err = listen.LoadTLS(files); err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", key, err))
+		loaded, err := listen.LoadTLS(settings)
+		var refused *listen.FileError
+		if errors.As(err, &refused) {
+			problems = append(problems, c.Problem(key+".tls."+refused.Of, refused.Err.Error()))
+			return
 		}
+		all[name] = loaded
+		files.date(c, key+".tls.cert", t.Cert, loaded.Certificate())
 	}
 	for i, l := range c.Listeners {
 		load(l.Name, fmt.Sprintf("listeners[%d]", i), l.TLS, slices.Contains(l.Protocols, config.HTTP))
 	}
 	load("", "management", c.Management.TLS, true)
-	return all, errors.Join(failed...)
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	return all, nil
 }
 
 // watchTLS has the certificates read again when their files change, until ctx ends.
@@ -102,7 +110,11 @@ func (s *server) reloadTLS() error {
 			s.log.Error("certificate refused; the one in use stays", "of", shown, "error", err.Error())
 			continue
 		}
-		s.log.Info("certificate active", "of", shown, "not_after", t.NotAfter())
+		shows := t.Certificate()
+		s.log.Info("certificate active", "of", shown, "not_after", shows.NotAfter)
+		if text := outOfDate(shows); text != "" {
+			s.log.Warn("certificate is out of date", "of", shown, "problem", t.Names()[0]+" "+text)
+		}
 	}
 	return errors.Join(failed...)
 }

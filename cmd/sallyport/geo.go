@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"sallyport/policy/distribute"
@@ -11,9 +13,18 @@ import (
 )
 
 // openGeo opens the configured databases. A replacement is held beside the one
-// that it replaces, so they get half of the memory.
+// that it replaces, so they get half of the memory. An error is a config.Problems.
 func openGeo(c *config.Config) (*geo.Databases, error) {
-	return geo.Open(c.GeoIP.Databases, int64(c.Limits.Memory)/2)
+	databases, err := geo.Open(c.GeoIP.Databases, int64(c.Limits.Memory)/2)
+	if err == nil {
+		return databases, nil
+	}
+	var problems config.Problems
+	for _, refused := range geo.FileErrors(err) {
+		key := fmt.Sprintf("geoip.databases[%d]", slices.Index(c.GeoIP.Databases, refused.Path))
+		problems = append(problems, c.Problem(key, refused.Error()))
+	}
+	return nil, problems
 }
 
 // missing says why a fact that a policy reads will be empty: no database knows it.

@@ -252,8 +252,8 @@ func TestGeoIsChecked(t *testing.T) {
 		code int
 		want []string
 	}{
-		{[]string{"run", "--set", "geoip.databases=[" + corrupt + "]"}, 2, []string{"sallyport: " + corrupt + ": cannot be read as a MaxMind DB"}},
-		{[]string{"run", "--set", "geoip.databases=[" + country + "," + none + "]"}, 2, []string{"sallyport: " + none + ": no such file"}},
+		{[]string{"run", "--set", "geoip.databases=[" + corrupt + "]"}, 2, []string{"sallyport: --set: geoip.databases[0]: " + corrupt + ": cannot be read as a MaxMind DB"}},
+		{[]string{"run", "--set", "geoip.databases=[" + country + "," + none + "]"}, 2, []string{"sallyport: --set: geoip.databases[1]: " + none + ": no such file"}},
 		{[]string{"check", "--set", "geoip.databases=[" + none + "," + corrupt + "]", "--policy", dial + "x"}, 2,
 			[]string{none + ": no such file", corrupt + ": cannot be read", dial + "x: no such file"}},
 		{[]string{"check", "--set", "geoip.databases=['']"}, 2, []string{"geoip.databases[0]: must not be empty"}},
@@ -262,7 +262,7 @@ func TestGeoIsChecked(t *testing.T) {
 			dial + ":7:32: warning: input.address.geo.asn is always empty: none of the GeoIP databases knows it"}},
 		{[]string{"check", "--set", "geoip.databases=[" + country + "]"}, 0, []string{"ok: default"}},
 		{[]string{"check", "--format", "json", "--set", "geoip.databases=[" + none + "]", "--policy", dial}, 2,
-			[]string{`"problems":[{"file":"` + none + `","message":"no such file or directory"}]}`}},
+			[]string{`"problems":[{"file":"--set","key":"geoip.databases[0]","message":"` + none + `: no such file or directory"}]}`}},
 	} {
 		cmd := program(c.args...)
 		out, _ := cmd.CombinedOutput()

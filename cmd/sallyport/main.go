@@ -200,13 +200,13 @@ TERM and INT let sessions finish for shutdown.grace; a second one stops at once.
   sallyport run --set policy.opa.decision_logs.console=true`,
 		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {
-			settings, err := load(c, o)
+			settings, files, err := open(c, o)
 			if err != nil {
 				return err
 			}
 			ctx, cancel := context.WithCancel(c.Context())
 			defer cancel()
-			s, err := build(ctx, settings)
+			s, err := build(ctx, settings, files)
 			if err != nil {
 				return err
 			}

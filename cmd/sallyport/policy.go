@@ -42,11 +42,10 @@ func engineOptions(c *config.Config, d *geo.Databases) engine.Options {
 
 // candidate loads and judges what the configuration names.
 func candidate(e *engine.Engine, c *config.Config) (*engine.Snapshot, engine.Problems, error) {
-	loaded, err := distribute.Load(c.Policy.Paths, c.Policy.Data, c.Decrypt)
+	loaded, err := loadPolicy(c)
 	if err != nil {
 		return nil, nil, err
 	}
-	loaded.Partial = awaitsBundles(c)
 	snapshot, problems := e.Compile(loaded)
 	if snapshot == nil {
 		return nil, problems, problems

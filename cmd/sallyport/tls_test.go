@@ -336,7 +336,7 @@ func TestCertificateReload(t *testing.T) {
 	s.cmd.Process.Signal(syscall.SIGHUP)
 	s.wait(t, 0, "certificate refused; the one in use stays")
 	out, _ := program("check", "--set", fmt.Sprintf(`listeners=[{address: "127.0.0.1:0", tls: {cert: %q, key: %q}}]`, cert, key)).CombinedOutput()
-	if !strings.Contains(string(out), "listeners[0]: tls:") {
+	if !strings.Contains(string(out), "listeners[0].tls.cert: "+cert+" holds no certificate") {
 		t.Errorf("check says %s", out)
 	}
 }

@@ -14,13 +14,14 @@ import (
 
 	"sallyport/proxy/config"
 	"sallyport/proxy/dial"
+	"sallyport/proxy/listen"
 	"sallyport/proxy/upstream"
 	"sallyport/proxy/wire/target"
 )
 
-// openUpstreams makes the configured upstreams, and reads the files of their TLS.
-// The options have all else. An error is a config.Problems.
-func openUpstreams(c *config.Config, o *upstream.Options) (*upstream.Set, error) {
+// openUpstreams reads the files of the configured upstreams' TLS. An error is a
+// config.Problems.
+func openUpstreams(c *config.Config, files *opened) (all []upstream.Upstream, err error) {
 	var problems config.Problems
 	for _, name := range slices.Sorted(maps.Keys(c.Upstreams)) {
 		key := "upstreams." + name
@@ -36,14 +37,17 @@ func openUpstreams(c *config.Config, o *upstream.Options) (*upstream.Set, error)
 			continue
 		}
 		pool := u.Pool.WithDefaults()
-		o.Upstreams = append(o.Upstreams, upstream.Upstream{
+		if hop.TLS != nil && len(hop.TLS.Certificates) > 0 {
+			files.date(c, key+".tls.certificate", u.TLS.Certificate, hop.TLS.Certificates[0].Leaf)
+		}
+		all = append(all, upstream.Upstream{
 			Hop: hop, Labels: u.Labels, Probe: probe, Pool: upstream.Pool{Idle: pool.Idle, MaxAge: pool.MaxAge},
 		})
 	}
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	return upstream.New(*o), nil
+	return all, nil
 }
 
 func probeOf(p config.Probe) (upstream.Probe, error) {
@@ -118,9 +122,10 @@ func tlsOf(u *config.UpstreamTLS) (settings *tls.Config, below string, err error
 		}
 	}
 	if u.Certificate != "" {
-		pair, err := tls.LoadX509KeyPair(u.Certificate, u.Key)
-		if err != nil {
-			return nil, ".certificate", unreadable("certificate and key", err)
+		pair, err := listen.ReadKeyPair(u.Certificate, u.Key)
+		var refused *listen.FileError
+		if errors.As(err, &refused) {
+			return nil, map[string]string{"cert": ".certificate", "key": ".key"}[refused.Of], refused.Err
 		}
 		settings.Certificates = []tls.Certificate{pair}
 	}

@@ -23,6 +23,11 @@ type Options struct {
 
 	AgeIdentity []string                              // files of the private keys that decrypt what ends in .age
 	Passphrase  func(identity string) ([]byte, error) // asks for that of a private key; nil: one that has one is a problem
+
+	// Beside judges what Validate does not know, such as the files that are named: of
+	// a configuration that may be wrong elsewhere, so that all is told at once. What
+	// it says of a key that has a problem already is left out. It may be nil.
+	Beside func(*Config) Problems
 }
 
 // Load reads the configuration from all of its sources and validates it. Any error is a [Problems] that holds everything
@@ -50,7 +55,7 @@ func Load(options Options) (*Config, error) {
 		l.layTree(l.parseSet(setting))
 	}
 	l.layFlags(options)
-	return l.finish()
+	return l.finish(options.Beside)
 }
 
 type loader struct {
@@ -299,7 +304,7 @@ func (l *loader) layFlags(options Options) {
 }
 
 // finish makes the configuration of what won, and judges it.
-func (l *loader) finish() (*Config, error) {
+func (l *loader) finish(beside func(*Config) Problems) (*Config, error) {
 	for _, s := range l.settings {
 		winner, written := l.winners.Get(s.key).(*node)
 		if mergedByKey(s.value.Kind()) {
@@ -324,7 +329,15 @@ func (l *loader) finish() (*Config, error) {
 	l.lax()
 	for _, found := range Validate(l.config) {
 		if !slices.ContainsFunc(l.unread, func(above string) bool { return within(found.Key, above) }) {
-			l.problems.add(origin{file: found.File, line: found.Line, column: found.Column}, found.Key, "%s", found.Message)
+			l.problems.put(found)
+		}
+	}
+	if beside != nil {
+		known := slices.Clone(l.problems)
+		for _, found := range beside(l.config) {
+			if found.Key == "" || !slices.ContainsFunc(known, func(p Problem) bool { return p.Key != "" && within(found.Key, p.Key) }) {
+				l.problems.put(found)
+			}
 		}
 	}
 	if len(l.problems) > 0 {

@@ -718,7 +718,7 @@ func FuzzLoad(f *testing.F) {
 		l.layTree(tree)
 		l.layEnvironment(Options{Env: []string{variableOf(variable) + "=" + set}}, document)
 		l.layTree(l.parseSet(variable + "=" + set))
-		c, err := l.finish()
+		c, err := l.finish(nil)
 		if (c == nil) == (err == nil) {
 			t.Fatal("want a configuration or problems")
 		}

@@ -50,10 +50,14 @@ func (p Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// add keeps the first maxProblems.
 func (p *Problems) add(at origin, key, format string, arguments ...any) {
+	p.put(Problem{File: at.file, Line: at.line, Column: at.column, Key: key, Message: fmt.Sprintf(format, arguments...)})
+}
+
+// put keeps the first maxProblems.
+func (p *Problems) put(one Problem) {
 	if len(*p) < maxProblems {
-		*p = append(*p, Problem{File: at.file, Line: at.line, Column: at.column, Key: key, Message: fmt.Sprintf(format, arguments...)})
+		*p = append(*p, one)
 	}
 }
 

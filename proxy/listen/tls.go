@@ -3,12 +3,12 @@ package listen
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
+	"encoding/pem"
 	"fmt"
 	"net"
-	"os"
 	"sync/atomic"
-	"time"
+
+	"sallyport/proxy/secret"
 )
 
 // TLSFiles is what a listener shows of itself, and what it wants to see of its
@@ -42,13 +42,22 @@ func LoadTLS(files TLSFiles) (*TLS, error) {
 	return t, t.Reload()
 }
 
-// Reload reads the files again, for the connections to come. An error leaves what
-// is in use as it is. Each time has session tickets of its own, so that none
-// outlives the authorities that its holder was verified by.
+// FileError is what is wrong with one of the files.
+type FileError struct {
+	Of  string // "cert", "key" or "client_ca"
+	Err error  // names the file
+}
+
+func (e *FileError) Error() string { return "tls: " + e.Err.Error() }
+func (e *FileError) Unwrap() error { return e.Err }
+
+// Reload reads the files again, for the connections to come. An error, which is a
+// [FileError], leaves what is in use as it is. Each time has session tickets of its
+// own, so that none outlives the authorities that its holder was verified by.
 func (t *TLS) Reload() error {
-	pair, err := tls.LoadX509KeyPair(t.files.Cert, t.files.Key)
+	pair, err := ReadKeyPair(t.files.Cert, t.files.Key)
 	if err != nil {
-		return fmt.Errorf("tls: %s and %s: %w", t.files.Cert, t.files.Key, err)
+		return err
 	}
 	c := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: max(t.files.Least, tls.VersionTLS12)}
 	if t.files.HTTP {
@@ -56,7 +65,7 @@ func (t *TLS) Reload() error {
 	}
 	if t.files.ClientCA != "" {
 		if c.ClientCAs, err = authorities(t.files.ClientCA); err != nil {
-			return err
+			return &FileError{"client_ca", err}
 		}
 		c.ClientAuth = tls.RequireAndVerifyClientCert
 		if t.files.Optional {
@@ -67,14 +76,36 @@ func (t *TLS) Reload() error {
 	return nil
 }
 
-func authorities(file string) (*x509.CertPool, error) {
-	text, err := os.ReadFile(file)
+// ReadKeyPair reads a certificate, with those between it and its root, and its
+// private key. A file with a private key must not be open to others. The error is a
+// [FileError].
+func ReadKeyPair(cert, key string) (tls.Certificate, error) {
+	shown, err := secret.ReadPEM("certificate", cert)
 	if err != nil {
-		return nil, fmt.Errorf("tls: %w", err)
+		return tls.Certificate{}, &FileError{"cert", err}
+	}
+	if block, _ := pem.Decode(shown); block == nil {
+		return tls.Certificate{}, &FileError{"cert", fmt.Errorf("%s holds no certificate in PEM form", cert)}
+	}
+	private, err := secret.ReadPEM("private key", key)
+	if err != nil {
+		return tls.Certificate{}, &FileError{"key", err}
+	}
+	pair, err := tls.X509KeyPair(shown, private)
+	if err != nil {
+		return tls.Certificate{}, &FileError{"key", fmt.Errorf("%s and %s: %w", cert, key, err)}
+	}
+	return pair, nil
+}
+
+func authorities(file string) (*x509.CertPool, error) {
+	text, err := secret.ReadPEM("certificate", file)
+	if err != nil {
+		return nil, err
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("tls: %s: %w", file, errors.New("it holds no certificate in PEM"))
+		return nil, fmt.Errorf("%s holds no certificate in PEM form", file)
 	}
 	return pool, nil
 }
@@ -82,8 +113,8 @@ func authorities(file string) (*x509.CertPool, error) {
 // Names are the files that are read.
 func (t *TLS) Names() []string { return t.files.names() }
 
-// NotAfter is when the certificate in use ends.
-func (t *TLS) NotAfter() time.Time { return t.current.Load().Certificates[0].Leaf.NotAfter }
+// Certificate is the one in use.
+func (t *TLS) Certificate() *x509.Certificate { return t.current.Load().Certificates[0].Leaf }
 
 // Server is the server's side of a connection: its first Read, Write or Handshake
 // does the handshake.

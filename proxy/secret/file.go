@@ -1,6 +1,7 @@
 package secret
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -43,12 +44,30 @@ func readPublic(kind, path string, most int) ([]byte, error) {
 	return source{kind: kind, name: path, path: path, most: most}.read()
 }
 
+// maxPEM bounds a file of certificates or of a private key, in bytes.
+const maxPEM = 1 << 20
+
+// ReadPEM reads a file of certificates, of a private key, or of both, of at most 1 MiB. Everybody may read
+// certificates; one with a private key in it has to be as a [Expand]ed ${file:PATH}. The error calls the file by its
+// kind, such as "certificate", and by its path.
+func ReadPEM(kind, path string) ([]byte, error) {
+	return source{kind: kind, name: path, path: path, most: maxPEM, laxIf: holdsKey}.read()
+}
+
+func holdsKey(content []byte) fs.FileMode {
+	if bytes.Contains(content, []byte("PRIVATE KEY-----")) {
+		return laxWrite | laxRead
+	}
+	return 0
+}
+
 // source is a file to read.
 type source struct {
 	kind, name string // as errors call it
 	path       string
-	lax        fs.FileMode // what its mode may not have
-	most       int         // bytes
+	lax        fs.FileMode                      // what its mode may not have
+	laxIf      func(content []byte) fs.FileMode // what it may not have besides, by what it holds; nil: nothing
+	most       int                              // bytes
 }
 
 func (f source) read() ([]byte, error) {
@@ -75,6 +94,12 @@ func (f source) read() ([]byte, error) {
 	}
 	if len(content) > f.most {
 		return nil, f.tooLarge(f.most)
+	}
+	if f.laxIf != nil {
+		f.lax |= f.laxIf(content)
+		if err := f.judge(file); err != nil {
+			return nil, err
+		}
 	}
 	return content, nil
 }
