@@ -256,6 +256,26 @@ func TestPolicyEditWhileATransferRuns(t *testing.T) {
 	}
 }
 
+// A broken edit that is undone leaves what was active all the time, and the log
+// does not end with the refusal.
+func TestABrokenEditIsUndone(t *testing.T) {
+	route := filepath.Join(t.TempDir(), "route.rego")
+	const good = "package sallyport.route\n\ndefault allow := false\n"
+	write(t, route, good)
+	s := start(t, "--policy", route)
+	active := s.wait(t, 0, "policy active")["policy.revision"]
+	for range 2 {
+		write(t, route, good+"\ndenny contains \"x\"\n")
+		s.wait(t, 0, "policy refused; the active one stays")
+		s.forget("policy refused; the active one stays")
+		write(t, route, good)
+		if again := s.wait(t, 0, "policy active again: what was refused is taken back"); again["policy.revision"] != active {
+			t.Errorf("logged: %v", again["raw"])
+		}
+		s.forget("policy active again: what was refused is taken back")
+	}
+}
+
 func TestWrongUse(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

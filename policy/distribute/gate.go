@@ -286,10 +286,10 @@ func (m *Manager) publish(v *verdict) {
 	m.activated(v)
 }
 
-// refuse tells of a refusal, unless it has been told before.
+// refuse tells of a refusal, unless it has been told before and stands since.
 func (m *Manager) refuse(v *verdict) {
-	m.noteRefusal(v)
-	if !v.again && m.o.Decided != nil {
+	known := m.noteRefusal(v)
+	if !(v.again && known) && m.o.Decided != nil {
 		m.o.Decided(&v.Outcome)
 	}
 }

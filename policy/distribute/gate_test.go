@@ -143,6 +143,12 @@ func TestARefusalIsRemembered(t *testing.T) {
 	if s := g.State(); s.Refusal != "" || s.Bundles[0].Refusal != "" || s.Bundles[0].Digest != first.Bundles[0].Digest {
 		t.Errorf("state %+v", s)
 	}
+	// After that it is news again.
+	g.put(t, "main", old)
+	do(t, expect(g.load(t), "bundle main: is older"))
+	if o := g.outcome(t); o.Snapshot != nil || len(g.told) != 0 {
+		t.Errorf("outcome %+v, and %d more", o, len(g.told))
+	}
 }
 
 // load has OPA read the file again, as a change of it does.

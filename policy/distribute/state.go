@@ -116,22 +116,28 @@ func (m *Manager) activated(v *verdict) {
 func (m *Manager) clearRefusal(bundles []Arrived) {
 	m.state.mu.Lock()
 	defer m.state.mu.Unlock()
+	if m.state.refusal != "" && m.active != nil {
+		m.o.Log.Info("policy active again: what was refused is taken back", "policy.revision", m.active.Revision)
+	}
 	m.state.refusal = ""
 	for _, b := range bundles {
 		m.state.bundle(b.Name).Refusal = ""
 	}
 }
 
-func (m *Manager) noteRefusal(v *verdict) {
+// noteRefusal has a refusal shown, and tells whether it is shown already.
+func (m *Manager) noteRefusal(v *verdict) (known bool) {
 	m.state.mu.Lock()
 	defer m.state.mu.Unlock()
 	text := hide(m.o.Terms.Secrets, v.Err.Error())
+	known = m.state.refusal == text
 	m.state.refusal = text
 	if strings.HasPrefix(v.Trigger, "bundle") {
 		for _, b := range v.candidate.changed {
 			m.state.bundle(b.Name).Refusal = text
 		}
 	}
+	return known
 }
 
 // listen has the bundle plugin tell of its attempts, as soon as there is one.
