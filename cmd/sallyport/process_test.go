@@ -67,8 +67,7 @@ func follow(t *testing.T, cmd *exec.Cmd) *process {
 	go func() {
 		lines := bufio.NewScanner(stderr)
 		for lines.Scan() {
-			entry := map[string]any{"raw": lines.Text()}
-			json.Unmarshal(lines.Bytes(), &entry)
+			entry := entryOf(lines.Bytes())
 			s.mu.Lock()
 			s.log = append(s.log, entry)
 			s.mu.Unlock()
