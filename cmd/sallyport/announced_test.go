@@ -136,6 +136,7 @@ func TestSilentBalancers(t *testing.T) {
 // Balancers look whether somebody listens by connecting and going away again, one
 // way or the other. That is nobody's failure.
 func TestHealthChecks(t *testing.T) {
+	t.Parallel()
 	balanced, _ := balanced(t)
 	open := start(t)
 	for _, c := range []struct {

@@ -259,6 +259,7 @@ func TestPolicyEditWhileATransferRuns(t *testing.T) {
 // A broken edit that is undone leaves what was active all the time, and the log
 // does not end with the refusal.
 func TestABrokenEditIsUndone(t *testing.T) {
+	t.Parallel()
 	route := filepath.Join(t.TempDir(), "route.rego")
 	const good = "package sallyport.route\n\ndefault allow := false\n"
 	write(t, route, good)
