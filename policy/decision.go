@@ -155,7 +155,7 @@ const (
 // Ban refuses whoever it is about for a while. For is 0 where the policy bans
 // nobody.
 type Ban struct {
-	For      Duration     `key:"for" zero:"no"`
+	For      Duration     `key:"for" zero:"no" required:"yes"`
 	Prefix   netip.Prefix `key:"prefix"`                               // one of the source's; the zero value is its address, of IPv6 the /64
 	Identity bool         `key:"identity" stages:"authenticate route"` // instead of the source
 }

@@ -16,6 +16,7 @@ type Fact struct {
 	Secret  bool         // never in a log
 	Type    reflect.Type // the Go type that holds it
 	Values  []string     // what a text is, besides empty; nil: anything
+	Spelled string       // how a text is spelt: "host"; empty: anyhow
 	Index   int          // the field's place in the Go struct that encloses it
 	Fields  []Fact       // of an object whose keys are declared; nil for a leaf
 	Each    []Fact       // of a leaf that maps names to objects: what each of these has
@@ -66,6 +67,7 @@ func facts(t reflect.Type, stage Stage, inherited []Stage, pending bool) []Fact 
 			Pending: pending || field.Tag.Get("pending") != "",
 			Secret:  field.Tag.Get("secret") != "",
 			Values:  valuesOf(field),
+			Spelled: field.Tag.Get("spelled"),
 		}
 		switch {
 		case isObject(field.Type):

@@ -148,7 +148,7 @@ type Credentials struct {
 // Identity is who the client is.
 type Identity struct {
 	Name       string     `fact:"name" doc:"the user's name, or the user id of SOCKS4, which nothing proves: its method is none; empty when anonymous"`
-	Method     string     `fact:"method" doc:"how it was established: password, none, …"`
+	Method     string     `fact:"method" values:"password none certificate certificate+password" doc:"how it was established: password, none, …"`
 	Groups     []string   `fact:"groups" doc:"the user's groups"`
 	Attributes Attributes `fact:"attributes" doc:"the user's attributes"`
 	Open       int64      `fact:"open" doc:"other sessions of this identity that are open now"`
@@ -186,7 +186,7 @@ type Request struct {
 // Target is where the client wants to go. [TargetName] and [TargetAddress]
 // fill it so that its facts agree.
 type Target struct {
-	Host     string   `fact:"host" doc:"lower-case ASCII name without a trailing dot, or an IP address"`
+	Host     string   `fact:"host" spelled:"host" doc:"lower-case ASCII name without a trailing dot, or an IP address"`
 	Port     int64    `fact:"port" doc:"TCP or UDP port"`
 	Kind     string   `fact:"kind" values:"domain ipv4 ipv6" doc:"domain, ipv4 or ipv6"`
 	Suffixes Suffixes `fact:"suffixes" doc:"of a domain: itself first, then each parent"`
@@ -198,7 +198,7 @@ type Target struct {
 
 // Asked is the target before a redirect.
 type Asked struct {
-	Host string `fact:"host" doc:"as in target"`
+	Host string `fact:"host" spelled:"host" doc:"as in target"`
 	Port int64  `fact:"port" doc:"as in target"`
 }
 
@@ -215,9 +215,9 @@ type Address struct {
 // Flow is what the client's first bytes show.
 type Flow struct {
 	Protocol   string   `fact:"protocol" values:"tls http ssh unknown none" doc:"tls, http, ssh, unknown, or none: the client has sent nothing for 3 s"`
-	ServerName string   `fact:"server_name" doc:"TLS: the name asked for, in lower case; empty where the ClientHello has none, or cannot be read"`
+	ServerName string   `fact:"server_name" spelled:"host" doc:"TLS: the name asked for, in lower case; empty where the ClientHello has none, or cannot be read"`
 	ALPN       []string `fact:"alpn" doc:"TLS: the protocols offered"`
-	Host       string   `fact:"host" doc:"HTTP: the host asked for, in lower case and without its port; empty where it cannot be told"`
+	Host       string   `fact:"host" spelled:"host" doc:"HTTP: the host asked for, in lower case and without its port; empty where it cannot be told"`
 }
 
 // Ways says how the upstreams are, by name. It may be asked from any goroutine

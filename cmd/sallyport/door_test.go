@@ -303,7 +303,7 @@ func TestWrongUse(t *testing.T) {
 		{policy("package salyport.route\nallow := true"), "did you mean sallyport"},
 		{policy("package sallyport.route\n_x := true"), "decides nothing"},
 		{policy("package sallyport\nroute.denny := true"), "did you mean deny?"},
-		{policy("package sallyport.route\nallow := true\ndeny[\"x\"] := true"), "deny is a set of strings"},
+		{policy("package sallyport.route\nallow := true\ndeny[\"x\"] := true"), "deny has to be a set of strings"},
 		{policy("package sallyport.route\nallow if http.send({}).x"), "http.send"},
 		{policy("package sallyport.route\nallow if {"), ".rego:2"},
 		{[]string{"check", "--data", write(t, filepath.Join(dir, "d.json"), `{"sallyport": {"route": {"allow": true}}}`)}, "would be read as a decision"},

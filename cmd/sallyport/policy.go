@@ -34,6 +34,11 @@ func engineOptions(c *config.Config, d *geo.Databases) engine.Options {
 	if len(c.Upstreams) > 0 { // else the policy may be judged for a configuration that is elsewhere
 		o.Upstreams = slices.Sorted(maps.Keys(c.Upstreams))
 	}
+	if len(c.Listeners) > 1 || c.Listeners[0].Name != "main" {
+		for _, l := range c.Listeners {
+			o.Listeners = append(o.Listeners, l.Name)
+		}
+	}
 	for _, name := range c.Policy.Stages {
 		o.Required = append(o.Required, policy.Stage(name))
 	}

@@ -55,6 +55,7 @@ type Options struct {
 	MemoSize     int                 // decisions remembered by one snapshot; 0: 65,536; negative: none
 
 	Upstreams []string // which there are; nil: not known
+	Listeners []string // likewise
 
 	// CheckData judges base data that Go code reads, such as data.users. One that
 	// has a method DataPath() []string is told with the file that path is in. Each

@@ -159,6 +159,8 @@ func (j *judging) checkFact(stage policy.Stage, root policy.Fact, r ast.Ref, at 
 		j.refuse(at, "%s", unknownFact(stage, fact, path, n))
 	case dynamic && n == len(path) && fact.Fields != nil:
 		j.whole(at, "%s is indexed by a variable, so that a misspelt fact could not be seen: write the fact's name", pathText("input", path))
+	case headerNever(path) != "":
+		j.warn(at, "%s", headerNever(path))
 	case isPending(fact):
 		j.warn(at, "%s is not gathered by this release: always empty", pathText("input", path[:n]))
 	case j.options.Missing != nil:

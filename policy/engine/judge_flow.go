@@ -26,7 +26,8 @@ func (j *judging) checkPassedFacts(c *ast.Compiler, stage policy.Stage, root pol
 					for _, r := range refs {
 						path, dynamic := names(r)
 						fact, n := root.At(path...)
-						if !dynamic && n == len(path) && fact.Fields != nil && !slices.ContainsFunc(known[v], func(o ast.Ref) bool { return o.Equal(r) }) {
+						followed := fact.Fields != nil || fact.Name == "headers"
+						if !dynamic && n == len(path) && followed && !slices.ContainsFunc(known[v], func(o ast.Ref) bool { return o.Equal(r) }) {
 							known[v] = append(known[v], r)
 							again = true
 						}
@@ -120,6 +121,10 @@ func (j *judging) checkPassedFact(stage policy.Stage, root policy.Fact, refs []a
 	for _, r := range refs {
 		path, _ := names(r)
 		fact, n := root.At(path...)
+		if why := headerNever(path); why != "" {
+			j.warn(at, "%s", why)
+			return
+		}
 		if n == len(path) || fact.Fields == nil {
 			return
 		}

@@ -29,6 +29,7 @@ type kind struct {
 	keys    map[string]*kind      // of an object whose keys are declared; nil where there is none
 	any     bool                  // everything is
 	never   string                // nothing is, and why
+	needs   []string              // keys that an object with any has
 	scalar  func(ast.Value) error // what a text or number at a key must be besides; nil: nothing
 }
 
@@ -86,6 +87,9 @@ func kindOf(t reflect.Type) *kind {
 		for i := range t.NumField() {
 			if key, ok := t.Field(i).Tag.Lookup("key"); ok {
 				k.keys[key] = kindOfKey(t.Field(i))
+				if t.Field(i).Tag.Get("required") != "" {
+					k.needs = append(k.needs, key)
+				}
 			}
 		}
 		if len(k.keys) > 0 {
@@ -160,7 +164,7 @@ func (k *kind) checkTerm(name string, t *ast.Term) []wrong {
 		if fits {
 			return nil
 		}
-		return []wrong{{t.Location, fmt.Sprintf("%s is %s, not %s", name, k.name, what)}}
+		return []wrong{{t.Location, fmt.Sprintf("%s has to be %s, not %s", name, k.name, what)}}
 	}
 	switch v := t.Value.(type) {
 	case ast.Null:
@@ -183,7 +187,7 @@ func (k *kind) checkTerm(name string, t *ast.Term) []wrong {
 		case k.oneOf != nil && !slices.Contains(k.oneOf, string(v)):
 			return []wrong{{t.Location, fmt.Sprintf("%q is not %s%s", string(v), k.name, didYouMean(string(v), k.oneOf))}}
 		case k.parse != nil && k.parse(string(v)) != nil:
-			return []wrong{{t.Location, fmt.Sprintf("%s is %s: %q is not", name, k.name, string(v))}}
+			return []wrong{{t.Location, fmt.Sprintf("%s has to be %s, not %q", name, k.name, string(v))}}
 		case k.scalar != nil && k.scalar(v) != nil:
 			return []wrong{{t.Location, fmt.Sprintf("%s: %v", name, k.scalar(v))}}
 		}
@@ -206,6 +210,7 @@ func (k *kind) checkTerm(name string, t *ast.Term) []wrong {
 			return is(false, "an object")
 		}
 		var out []wrong
+		open := false // there are keys that are not written out
 		v.Foreach(func(key, value *ast.Term) {
 			switch s := key.Value.(type) {
 			case ast.String:
@@ -216,9 +221,16 @@ func (k *kind) checkTerm(name string, t *ast.Term) []wrong {
 				}
 				out = append(out, at.checkTerm(name+"."+string(s), value)...)
 			case ast.Number, ast.Boolean, ast.Null:
-				out = append(out, wrong{key.Location, fmt.Sprintf("a key of %s is a string, not %v", name, key)})
+				out = append(out, wrong{key.Location, fmt.Sprintf("a key of %s has to be a string, not %v", name, key)})
+			default:
+				open = true
 			}
 		})
+		for _, key := range k.needs {
+			if v.Len() > 0 && !open && v.Get(ast.StringTerm(key)) == nil {
+				out = append(out, wrong{t.Location, fmt.Sprintf("%s needs %q beside its other keys", name, key)})
+			}
+		}
 		return out
 	case *ast.ArrayComprehension:
 		if !k.array {
@@ -253,7 +265,7 @@ func (k *kind) checkType(name string, t types.Type) string {
 		if fits {
 			return ""
 		}
-		return fmt.Sprintf("%s is %s, not %s", name, k.name, what)
+		return fmt.Sprintf("%s has to be %s, not %s", name, k.name, what)
 	}
 	first := func(of ...types.Type) string {
 		for _, t := range of {
@@ -301,7 +313,7 @@ func (k *kind) checkType(name string, t types.Type) string {
 		for _, p := range t.StaticProperties() {
 			key, ok := p.Key.(string)
 			if !ok {
-				return fmt.Sprintf("a key of %s is a string, not %v", name, p.Key)
+				return fmt.Sprintf("a key of %s has to be a string, not %v", name, p.Key)
 			}
 			at := k.key(key)
 			if at == nil {

@@ -201,12 +201,12 @@ func checkHead(stage policy.Stage, rule *ast.Rule, field *policy.Field, path ast
 			if k.any {
 				return nil
 			}
-			return []wrong{{t.Location, name + " is " + k.name + ", not an object" + hint}}
+			return []wrong{{t.Location, name + " has to be " + k.name + ", not an object" + hint}}
 		}
 		key, constant := t.Value.(ast.String)
 		if !constant {
 			if ast.IsScalar(t.Value) {
-				return []wrong{{t.Location, "a key of " + name + " is a string"}}
+				return []wrong{{t.Location, "a key of " + name + " has to be a string"}}
 			}
 			if k.value == nil {
 				return nil // any key: seen when the answer is read
@@ -226,7 +226,7 @@ func checkHead(stage policy.Stage, rule *ast.Rule, field *policy.Field, path ast
 			switch {
 			case k.any:
 			case !k.set:
-				out = append(out, wrong{r.Location, name + " is " + k.name + ", not a set"})
+				out = append(out, wrong{r.Location, name + " has to be " + k.name + ", not a set"})
 			default:
 				out = append(out, k.member.checkTerm("a member of "+name, r.Head.Key)...)
 			}
@@ -234,7 +234,7 @@ func checkHead(stage policy.Stage, rule *ast.Rule, field *policy.Field, path ast
 		}
 		for _, w := range k.checkTerm(name, r.Head.Value) {
 			// Of the value itself, not of a member.
-			if strings.HasPrefix(w.why, name+" is ") {
+			if strings.HasPrefix(w.why, name+" has to be ") {
 				w.why += hint
 			}
 			out = append(out, w)

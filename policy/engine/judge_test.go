@@ -180,31 +180,31 @@ func TestJudgeFields(t *testing.T) {
 		{name: "a set with a default", files: route(`allow := true`, `default deny := set()`, `deny := {"x"} if input.target.port == 1`)},
 		{name: "a set through a helper", files: route(`allow := true`, `deny := _reasons`, `_reasons contains "x" if input.target.port == 25`)},
 		{name: "deny with brackets", files: route(`allow := true`, `deny["x"] if input.target.port == 25`), want: []string{
-			`route.rego:3:6: deny is a set of strings, not an object` + useContains}},
+			`route.rego:3:6: deny has to be a set of strings, not an object` + useContains}},
 		{name: "deny with a variable in brackets", files: route(`allow := true`, `deny[m] if { input.target.port == 25; m := "x" }`), want: []string{
-			`route.rego:3:6: deny is a set of strings, not an object` + useContains}},
+			`route.rego:3:6: deny has to be a set of strings, not an object` + useContains}},
 		{name: "deny that contains below", files: route(`allow := true`, `deny.x contains "y" if input.target.port == 25`), want: []string{
-			`route.rego:3:6: deny is a set of strings, not an object` + useContains}},
+			`route.rego:3:6: deny has to be a set of strings, not an object` + useContains}},
 		{name: "deny as a condition", files: route(`allow := true`, `deny if input.target.port == 25`), want: []string{
-			`route.rego:3:1: deny is a set of strings, not a boolean` + useContains}},
+			`route.rego:3:1: deny has to be a set of strings, not a boolean` + useContains}},
 		{name: "deny as a string", files: route(`allow := true`, `deny := "x" if input.target.port == 25`), want: []string{
-			`route.rego:3:9: deny is a set of strings, not a string` + useContains}},
+			`route.rego:3:9: deny has to be a set of strings, not a string` + useContains}},
 		{name: "a default that is no set", files: route(`allow := true`, `default deny := false`), want: []string{
-			`route.rego:3:17: deny is a set of strings, not a boolean` + useContains}},
+			`route.rego:3:17: deny has to be a set of strings, not a boolean` + useContains}},
 		{name: "deny of numbers", files: route(`allow := true`, `deny contains 7 if input.target.port == 25`, `warn contains input.target.port`), want: []string{
-			`route.rego:3:15: a member of deny is a string, not a number`, `route.rego:4:1: a member of warn is a string, not a number`}},
+			`route.rego:3:15: a member of deny has to be a string, not a number`, `route.rego:4:1: a member of warn has to be a string, not a number`}},
 		{name: "an object as a reason", files: route(`allow := true`, `deny contains {"msg": "x"} if input.target.port == 25`), want: []string{
-			`route.rego:3:15: a member of deny is a string, not an object`}},
+			`route.rego:3:15: a member of deny has to be a string, not an object`}},
 		{name: "allow as text", files: route(`default allow := "no"`, `allow := "yes" if input.target.port == 25`, `else := 1`), want: []string{
-			`route.rego:2:18: allow is a boolean, not a string`, `route.rego:3:10: allow is a boolean, not a string`, `route.rego:4:9: allow is a boolean, not a number`}},
-		{name: "allow as a set", files: route(`allow contains "x"`), want: []string{`route.rego:2:1: allow is a boolean, not a set`}},
-		{name: "allow inferred", files: route(`allow := input.target.host`), want: []string{`route.rego:2:1: allow is a boolean, not a string`}},
+			`route.rego:2:18: allow has to be a boolean, not a string`, `route.rego:3:10: allow has to be a boolean, not a string`, `route.rego:4:9: allow has to be a boolean, not a number`}},
+		{name: "allow as a set", files: route(`allow contains "x"`), want: []string{`route.rego:2:1: allow has to be a boolean, not a set`}},
+		{name: "allow inferred", files: route(`allow := input.target.host`), want: []string{`route.rego:2:1: allow has to be a boolean, not a string`}},
 		{name: "allow inferred through helpers", files: route(`allow := _x`, `_x := y if y := count(input.target.suffixes)`), want: []string{
-			`route.rego:2:1: allow is a boolean, not a number`}},
+			`route.rego:2:1: allow has to be a boolean, not a number`}},
 		{name: "allow inferred of one branch", files: route(`allow := true if input.target.port == 1`, `else := input.target.host`), want: []string{
-			`route.rego:2:1: allow is a boolean, not a string`}},
+			`route.rego:2:1: allow has to be a boolean, not a string`}},
 		{name: "what cannot be inferred", files: route(`allow := input.identity.attributes.admin`)},
-		{name: "reason", files: route(`allow := true`, `reason := 7`), want: []string{`route.rego:3:11: reason is a string or a set of strings, not a number`}},
+		{name: "reason", files: route(`allow := true`, `reason := 7`), want: []string{`route.rego:3:11: reason has to be a string or a set of strings, not a number`}},
 		{name: "an unknown key", files: route(`allow := true`, `session_limits := {"byts": 1, "idle": "5m"}`), want: []string{
 			`route.rego:3:20: session_limits has no key "byts": did you mean bytes?`}},
 		{name: "an unknown key in the head", files: route(`allow := true`, `session_limits.byts := 1`), want: []string{
@@ -213,21 +213,21 @@ func TestJudgeFields(t *testing.T) {
 			`route.rego:3:1: session_limits has no key "byts": did you mean bytes?`}},
 		{name: "known keys in the head", files: route(`allow := true`, `session_limits.idle := "5m"`, `session_limits.bytes := 1`, `labels.team := "x"`, `labels[k] := "y" if k := input.identity.name`)},
 		{name: "values that do not parse", files: route(`allow := true`, `session_limits := {"idle": "5 minuts", "up": "10MiB", "bytes": "x", "until": "now"}`, `source_address := "localhost"`), want: []string{
-			`route.rego:3:28: session_limits.idle is a duration such as "1m30s" or a number of seconds: "5 minuts" is not`,
-			`route.rego:3:46: session_limits.up is a speed such as "10MiB/s" or a number of bytes per second: "10MiB" is not`,
-			`route.rego:3:64: session_limits.bytes is a size such as "10MiB" or a number of bytes: "x" is not`,
-			`route.rego:3:78: session_limits.until is a number, not a string`,
-			`route.rego:4:19: source_address is an IP address as a string: "localhost" is not`}},
+			`route.rego:3:28: session_limits.idle has to be a duration such as "1m30s" or a number of seconds, not "5 minuts"`,
+			`route.rego:3:46: session_limits.up has to be a speed such as "10MiB/s" or a number of bytes per second, not "10MiB"`,
+			`route.rego:3:64: session_limits.bytes has to be a size such as "10MiB" or a number of bytes, not "x"`,
+			`route.rego:3:78: session_limits.until has to be a number, not a string`,
+			`route.rego:4:19: source_address has to be an IP address as a string, not "localhost"`}},
 		{name: "a value below the head", files: route(`allow := true`, `session_limits.idle := "x"`, `labels.port := 1`, `labels[input.target.host] := 7`, `redirect.port := "443"`, `redirect.host.x := 1`), want: []string{
-			`route.rego:3:24: session_limits.idle is a duration such as "1m30s" or a number of seconds: "x" is not`,
-			`route.rego:4:16: labels.port is a string, not a number`,
-			`route.rego:5:30: labels[input.target.host] is a string, not a number`,
-			`route.rego:6:18: redirect.port is a number, not a string`,
-			`route.rego:7:15: redirect.host is a string, not an object`}},
+			`route.rego:3:24: session_limits.idle has to be a duration such as "1m30s" or a number of seconds, not "x"`,
+			`route.rego:4:16: labels.port has to be a string, not a number`,
+			`route.rego:5:30: labels[input.target.host] has to be a string, not a number`,
+			`route.rego:6:18: redirect.port has to be a number, not a string`,
+			`route.rego:7:15: redirect.host has to be a string, not an object`}},
 		{name: "labels of numbers", files: route(`allow := true`, `labels := {"port": input.target.port}`), want: []string{
-			`route.rego:3:1: labels.port is a string, not a number`}},
+			`route.rego:3:1: labels.port has to be a string, not a number`}},
 		{name: "labels of numbers under any name", files: route(`allow := true`, `labels := {input.target.host: input.target.port}`), want: []string{
-			`route.rego:3:1: a value of labels is a string, not a number`}},
+			`route.rego:3:1: a value of labels has to be a string, not a number`}},
 		{name: "methods", files: admit(`allow := true`, `methods := ["pasword", "none"]`), want: []string{
 			`admit.rego:3:13: "pasword" is not an authentication method (certificate+password, certificate, password and none): did you mean password?`}},
 		{name: "methods as a set", files: admit(`allow := true`, `methods contains "none" if input.source.scope == "loopback"`, `methods contains "pass"`), want: []string{
@@ -236,8 +236,8 @@ func TestJudgeFields(t *testing.T) {
 		{name: "identity in parts", files: authenticate(`allow := true`, `identity.name := "x"`, `identity.groups contains "a"`, `identity.attributes.team := {"any": 1}`)},
 		{name: "a wrong identity", files: authenticate(`allow := true`, `identity := {"nmae": "x", "groups": "a", "attributes": []}`), want: []string{
 			`authenticate.rego:3:14: identity has no key "nmae": did you mean name?`,
-			`authenticate.rego:3:37: identity.groups is an array or a set of strings, not a string`,
-			`authenticate.rego:3:56: identity.attributes is an object, not an array`}},
+			`authenticate.rego:3:37: identity.groups has to be an array or a set of strings, not a string`,
+			`authenticate.rego:3:56: identity.attributes has to be an object, not an array`}},
 	} {
 		t.Run(c.name, c.run)
 	}
@@ -342,9 +342,9 @@ func TestJudgeData(t *testing.T) {
 			"corp.rego:5:1: the rule data.corp.s.t conflicts with the data at data.corp.s in a.json",
 			"flat.rego:1:1: package flat.a conflicts with the data at data.flat in a.json"}},
 		{name: "settings of the default policy", files: map[string]string{"s.json": `{"settings": {"allow_ports": ["8080"], "allow_private": "10.0.0.0/8", "anonymous_from": ["10.0.0.1"], "mine": 1}}`}, want: []string{
-			"s.json: a member of data.settings.allow_ports is a number, not a string",
-			"s.json: a member of data.settings.anonymous_from is a network such as \"10.0.0.0/8\": \"10.0.0.1\" is not",
-			"s.json: data.settings.allow_private is an array of networks such as \"10.0.0.0/8\", not a string"}},
+			"s.json: a member of data.settings.allow_ports has to be a number, not a string",
+			"s.json: a member of data.settings.anonymous_from has to be a network such as \"10.0.0.0/8\", not \"10.0.0.1\"",
+			"s.json: data.settings.allow_private has to be an array of networks such as \"10.0.0.0/8\", not a string"}},
 		{name: "a misspelt setting", files: map[string]string{"s.json": `{"settings": {"allow_port": [8080]}}`}, want: []string{
 			"s.json: warning: the default policy does not read data.settings.allow_port: did you mean allow_ports?"}},
 		{name: "settings that are none", files: map[string]string{"s.json": `{"settings": [8080]}`}, want: []string{"s.json: data.settings is not an object"}},
@@ -374,6 +374,38 @@ func TestJudgeValues(t *testing.T) {
 			`route.rego:7:22: warning: input.session.protocol is never "socks": did you mean socks5? (it is socks5, socks4 and http)`}},
 		{name: "what a fact may be", files: route(`allow if input.target.kind in ["ipv4", ""]`, `allow if input.identity.name == "domain"`,
 			`allow if { some k in ["a", "domain"]; input.target.kind == k }`, `allow if input.target.kind == data.x.kind`)},
+		{name: "a ban without its time", files: route(`allow := true`, `ban := {"identity": true} if input.target.port == 25`,
+			`ban := {"identity": true, data.key: "1m"} if input.target.port == 26`, `ban := {} if input.target.port == 27`), want: []string{
+			`route.rego:3:8: ban needs "for" beside its other keys`, "route.rego:4:27: warning: nothing defines data.key"}},
+		{name: "how a fact is never spelt", files: route(`allow := true`,
+			`deny contains "a" if input.target.host == "Example.COM"`, `deny contains "b" if input.target.host in {"example.com.", "ok.example"}`,
+			`deny contains "c" if ".example.com" in input.target.suffixes`, `deny contains "d" if "10.0.0.1/8" in input.source.prefixes`,
+			`deny contains "e" if { some p in input.source.prefixes; p == "10.0.0.1" }`, `deny contains "f" if input.source.ip == "::ffff:10.0.0.1"`,
+			`deny contains "g" if input.identity.method == "passwd"`, `deny contains "h" if input.request.headers["User-Agent"]`,
+			`deny contains "i" if object.get(input.request.headers, "Cookie", []) == ["x"]`, `deny contains "j" if input.target.host == "*.example.com"`,
+			`deny contains "k" if input.session.listener == "ofice"`, `deny contains "l" if input.target.suffixes[_] == "COM"`,
+			`deny contains "m" if "2001:db8::/96" in input.source.prefixes`, `deny contains "n" if { h := input.target.host; "EXAMPLE.com" == h }`,
+			`deny contains "o" if input.target.host == "münchen.example"`), want: []string{
+			`route.rego:3:22: warning: input.target.host is never "Example.COM": want "example.com"`,
+			`route.rego:4:22: warning: input.target.host is never "example.com.": want "example.com"`,
+			`route.rego:5:22: warning: input.target.suffixes never has ".example.com": want "example.com"`,
+			`route.rego:6:22: warning: input.source.prefixes never has "10.0.0.1/8": want "10.0.0.0/8"`,
+			`route.rego:7:57: warning: input.source.prefixes never has "10.0.0.1": want "10.0.0.1/32"`,
+			`route.rego:8:22: warning: input.source.ip is never "::ffff:10.0.0.1": want "10.0.0.1"`,
+			`route.rego:9:22: warning: input.identity.method is never "passwd": did you mean password? (it is password, none, certificate and certificate+password)`,
+			`route.rego:10:22: warning: input.request.headers never has "User-Agent": names are in lower case, want "user-agent"`,
+			`route.rego:11:22: warning: input.request.headers never has "Cookie": what clients authenticate by is kept from policies`,
+			`route.rego:12:22: warning: input.target.host is never "*.example.com"`,
+			`route.rego:13:22: warning: input.session.listener is never "ofice": did you mean office? (it is main and office)`,
+			`route.rego:14:22: warning: input.target.suffixes never has "COM": want "com"`,
+			`route.rego:15:22: warning: input.source.prefixes never has "2001:db8::/96"`,
+			`route.rego:16:48: warning: input.target.host is never "EXAMPLE.com": want "example.com"`,
+			`route.rego:17:22: warning: input.target.host is never "münchen.example"`,
+		}, options: Options{Listeners: []string{"main", "office"}}},
+		{name: "how a fact may be spelt", files: route(`allow if input.target.host in {"example.com", "_srv.example", "192.0.2.1", "2001:db8::1", ""}`,
+			`allow if "com" in input.target.suffixes`, `allow if "10.0.0.0/8" in input.source.prefixes`, `allow if "2001:db8::/32" in input.source.prefixes`,
+			`allow if input.source.ip == "2001:db8::1"`, `allow if input.request.headers["user-agent"]`, `allow if input.session.listener == "office"`,
+			`allow if endswith(input.target.host, ".Example")`), options: Options{Listeners: []string{"main", "office"}}},
 	} {
 		if c.name == "what a fact may be" {
 			c.files["data.json"] = `{"x": {"kind": "a"}}`

@@ -37,36 +37,87 @@ func (j *judging) checkValues(root policy.Fact, rule *ast.Rule) {
 			j.checkValue(root, fact(b), a, expr.Location)
 		case operator == ast.Member.Name:
 			j.checkValue(root, fact(a), b, expr.Location)
+			j.checkMember(root, fact(b), a, expr.Location)
 		}
 		return false
 	})
 }
 
-// checkValue holds what a fact is compared with, a text or a list of them,
-// against what the fact may be.
-func (j *judging) checkValue(root policy.Fact, fact, with *ast.Term, at *ast.Location) {
+// comparison is one of a fact with something that is written out.
+type comparison struct {
+	at       *ast.Location
+	path     []string
+	declared *policy.Fact
+	dynamic  bool // a member of the fact is compared
+}
+
+// comparedFact finds the fact that a term is, if it is one.
+func comparedFact(root policy.Fact, fact *ast.Term, at *ast.Location) *comparison {
 	r, ok := fact.Value.(ast.Ref)
 	if !ok || !r[0].Equal(ast.InputRootDocument) || len(r) == 1 {
-		return
+		return nil
 	}
 	path, dynamic := names(r)
 	declared, n := root.At(path...)
-	if dynamic || n < len(path) || declared.Values == nil {
+	if n < len(path) {
+		return nil
+	}
+	return &comparison{at, path, declared, dynamic}
+}
+
+// checkValue holds what a fact is compared with, a text or a list of them,
+// against what the fact may be.
+func (j *judging) checkValue(root policy.Fact, fact, with *ast.Term, at *ast.Location) {
+	c := comparedFact(root, fact, at)
+	if c == nil {
 		return
 	}
-	check := func(t *ast.Term) {
-		text, ok := t.Value.(ast.String)
-		if ok && text != "" && !slices.Contains(declared.Values, string(text)) {
-			j.warn(at, "%s is never %q%s (it is %s)", pathText("input", path), string(text),
-				didYouMean(string(text), declared.Values), list(declared.Values))
+	values := c.declared.Values
+	if slices.Equal(c.path, []string{"session", "listener"}) {
+		values = j.options.Listeners
+	}
+	how, isList := spellingOf(c.declared)
+	eachText(with, func(text string) {
+		switch {
+		case text != "" && values != nil && !c.dynamic && !slices.Contains(values, text):
+			j.warn(at, "%s is never %q%s (it is %s)", pathText("input", c.path), text, didYouMean(text, values), list(values))
+		case how != nil && isList == c.dynamic:
+			verb := "is never"
+			if isList {
+				verb = "never has"
+			}
+			j.checkSpelling(c, how, verb, text)
+		}
+	})
+}
+
+// checkMember holds a text that is looked for in a fact against what its members
+// may be.
+func (j *judging) checkMember(root policy.Fact, fact, text *ast.Term, at *ast.Location) {
+	c := comparedFact(root, fact, at)
+	if c == nil || c.dynamic {
+		return
+	}
+	if how, isList := spellingOf(c.declared); how != nil && isList {
+		if text, ok := text.Value.(ast.String); ok {
+			j.checkSpelling(c, how, "never has", string(text))
 		}
 	}
-	switch v := with.Value.(type) {
+}
+
+// eachText calls f with a text, or with those in a list.
+func eachText(t *ast.Term, f func(text string)) {
+	each := func(t *ast.Term) {
+		if text, ok := t.Value.(ast.String); ok {
+			f(string(text))
+		}
+	}
+	switch v := t.Value.(type) {
 	case ast.String:
-		check(with)
+		each(t)
 	case ast.Set:
-		v.Foreach(check)
+		v.Foreach(each)
 	case *ast.Array:
-		v.Foreach(check)
+		v.Foreach(each)
 	}
 }
