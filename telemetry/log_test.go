@@ -35,7 +35,7 @@ func logged(t *testing.T, format string, r *session.Record) string {
 func TestSessionRecord(t *testing.T) {
 	refused := &session.Record{
 		Snapshot: session.Snapshot{ID: "77", Listener: "main", Started: time.Unix(0, 0).UTC()},
-		Outcome:  "denied", Cause: "route said no", Reasons: []string{"not on the list"}, Warnings: []string{"old client"},
+		Outcome:  "denied", Cause: "route said no", Reasons: []string{"not on the list", "too late"}, Warnings: []string{"old client"},
 	}
 	for _, test := range []struct {
 		name, format string
@@ -50,7 +50,7 @@ func TestSessionRecord(t *testing.T) {
 			`"decision.admit":"a1","decision.authenticate":"b2","decision.route":"c3","decision.dial":"d4",` +
 			`"policy.revision":"r9","bytes.up":1234,"bytes.down":56789,"started":"2026-01-02T03:04:05Z","duration":1.5}` + "\n"},
 		{"refused", "text", refused, `level=INFO msg=session session.id=77 listener=main outcome=denied ` +
-			`cause="route said no" reasons="[not on the list]" warnings="[old client]" ` +
+			`cause="route said no" reasons="not on the list; too late" warnings="old client" ` +
 			`bytes.up=0 bytes.down=0 started=1970-01-01T00:00:00.000Z duration=0` + "\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

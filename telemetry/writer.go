@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,7 +24,7 @@ const keptBuffer = 256 << 10
 func NewLogger(level slog.Leveler, format string, out io.Writer) (*slog.Logger, *Writer) {
 	handler := func(to io.Writer, level slog.Leveler) slog.Handler {
 		if format == "text" {
-			return traced{slog.NewTextHandler(to, &slog.HandlerOptions{Level: level})}
+			return traced{slog.NewTextHandler(to, &slog.HandlerOptions{Level: level, ReplaceAttr: separate})}
 		}
 		return traced{slog.NewJSONHandler(to, &slog.HandlerOptions{Level: level})}
 	}
@@ -33,6 +34,15 @@ func NewLogger(level slog.Leveler, format string, out io.Writer) (*slog.Logger, 
 		return line.Bytes()
 	})
 	return slog.New(handler(w, level)), w
+}
+
+// separate keeps the members of a list apart, which as text have only spaces between
+// them.
+func separate(_ []string, a slog.Attr) slog.Attr {
+	if list, ok := a.Value.Any().([]string); ok {
+		a.Value = slog.StringValue(strings.Join(list, "; "))
+	}
+	return a
 }
 
 // Writer passes lines on from a goroutine of its own, in batches, so that

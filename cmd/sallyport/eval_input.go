@@ -44,6 +44,7 @@ type question struct {
 	caller    string
 	roles     []string
 	time      string
+	flow      flow
 }
 
 // askedOf are the stages that have the facts which a flag sets; a flag that is
@@ -63,9 +64,15 @@ var askedOf = map[string][]policy.Stage{
 	"address":   {policy.Dial},
 	"upstream":  {policy.Route},
 	"names":     {policy.Dial},
-	"call":      {policy.Manage},
-	"caller":    {policy.Manage},
-	"role":      {policy.Manage},
+
+	"flow-protocol": {policy.Inspect},
+	"server-name":   {policy.Inspect},
+	"alpn":          {policy.Inspect},
+	"flow-host":     {policy.Inspect},
+
+	"call":   {policy.Manage},
+	"caller": {policy.Manage},
+	"role":   {policy.Manage},
 }
 
 func (q *question) flags(c *cobra.Command) {
@@ -85,6 +92,7 @@ func (q *question) flags(c *cobra.Command) {
 	f.StringVar(&q.address, "address", "", "`IP` that is about to be dialled (default the target's, where that is an IP)")
 	f.StringArrayVar(&q.upstreams, "upstream", nil, "`NAME[=JSON]` of an upstream, the facts that differ from a healthy one's without labels: 'eu-1={\"latency_ms\": 20}'; may be repeated")
 	f.StringSliceVar(&q.names, "names", nil, "`NAMES` that the target is an alias of, the canonical one last")
+	q.flow.flags(c)
 	f.StringVar(&q.call, "call", "", "`CALL` of the management API, such as 'GET /v1/sessions'")
 	f.StringVar(&q.caller, "caller", "", "`NAME` of the valid token that the call has")
 	f.StringArrayVar(&q.roles, "role", nil, "`ROLE` of that token; may be repeated")
@@ -112,7 +120,7 @@ func (q *question) facts(c *cobra.Command, stage policy.Stage, users *identity.U
 			return nil, nil, fmt.Errorf("--input: %s: %w", q.input, err)
 		}
 	}
-	for _, set := range []func(*cobra.Command, policy.Stage, map[string]any) error{q.setTime, q.setSource, q.setTarget, q.setUpstreams, q.setCall} {
+	for _, set := range []func(*cobra.Command, policy.Stage, map[string]any) error{q.setTime, q.setSource, q.setTarget, q.setUpstreams, q.flow.set, q.setCall} {
 		if err := set(c, stage, input); err != nil {
 			return nil, nil, err
 		}

@@ -189,7 +189,7 @@ func runCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "Run the proxy",
-		Long: `Run the proxy. Without flags it listens for SOCKS5 and HTTP on 127.0.0.1:1080, for
+		Long: `Run the proxy. Without flags it listens for SOCKS5, SOCKS4 and HTTP on 127.0.0.1:1080, for
 management on 127.0.0.1:9080, and the embedded default policy decides.
 
 Policy files are watched and loaded again when they change. HUP loads them too.

@@ -173,15 +173,15 @@ func plantAndSearch(t *testing.T, format string) {
 
 	// Who is talked to: an origin, an upstream with users of its own, the server of
 	// bundles and of decision logs, and a collector.
+	cookie, otlp := p.hush("set-cookie"), p.hush("otlp")
 	_, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Set-Cookie", "session="+p["set-cookie"])
+		w.Header().Set("Set-Cookie", "session="+cookie)
 		if r.URL.Path == "/broken" {
 			c, _, _ := w.(http.Hijacker).Hijack()
-			io.WriteString(c, "HTTP/1.1 200 OK\r\nSet-Cookie "+p["set-cookie"]+"\r\n\r\n")
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nSet-Cookie "+cookie+"\r\n\r\n")
 			c.Close()
 		}
 	})
-	p.hush("set-cookie")
 	relay := start(t, "--data", settings(t, loopback, port), "--data", usersFile(t, map[string]string{"relay": p.hush("upstream")}))
 	var mu sync.Mutex
 	sent := func(place string, w http.ResponseWriter, r *http.Request) {
@@ -208,7 +208,7 @@ func plantAndSearch(t *testing.T, format string) {
 	t.Cleanup(services.Close)
 	telemetry := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		sent("what the collector is sent: "+r.URL.Path, w, r)
-		if r.Header.Get("Authorization") != "Bearer "+p["otlp"] {
+		if r.Header.Get("Authorization") != "Bearer "+otlp {
 			t.Errorf("%s comes with %q", r.URL.Path, r.Header.Get("Authorization"))
 		}
 		w.Header().Set("Content-Type", "application/x-protobuf")
@@ -284,7 +284,7 @@ policy:
 		c := program(append(args, arguments...)...)
 		c.Env = append(c.Env, "PLANTED="+p["env"], "PLANTED_UPSTREAM="+p["upstream env"],
 			"OTEL_EXPORTER_OTLP_ENDPOINT="+telemetry.URL, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf", "OTEL_METRIC_EXPORT_INTERVAL=200",
-			"OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20"+p.hush("otlp"))
+			"OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20"+otlp)
 		return c
 	}
 	for _, args := range [][]string{{"check"}, {"check", "--format", "json"}, {"config", "show"}, {"config", "show", "--format", "json"},

@@ -53,9 +53,9 @@ type Config struct {
 // Listener is one address at which clients connect.
 type Listener struct {
 	Name      string   `key:"name" doc:"the name that policies see as input.session.listener; of the next ones listener-2, listener-3, ..."`
-	Address   string   `key:"address" doc:"IP:PORT; :PORT is every address of this machine, port 0 a free port; or unix:PATH"`
+	Address   string   `key:"address" doc:"IP:PORT or localhost:PORT (127.0.0.1); :PORT is every address of this machine, port 0 a free port; or unix:PATH"`
 	Mode      string   `key:"mode" doc:"of a unix socket's file, in quotes and octal: who may write to it may connect; empty: 0600, the server's own user"`
-	Protocols []string `key:"protocols" doc:"which of socks5, socks4 (with 4A) and http are spoken here, told apart by the first byte"`
+	Protocols []string `key:"protocols" doc:"which of socks5, socks4 (with 4A) and http are spoken here, told apart by the first byte; without the key all of them"`
 	UDP       Door     `key:"udp" doc:"where clients of this listener send the datagrams of a UDP association; by default to the address that they have connected to"`
 	Bind      Door     `key:"bind" doc:"where the peers of a SOCKS BIND connect to; by default to the address from which this machine reaches the peer"`
 
@@ -151,7 +151,7 @@ type Limits struct {
 
 // Management is the management API.
 type Management struct {
-	Address string           `key:"address" doc:"IP:PORT of the management API, or unix:PATH"`
+	Address string           `key:"address" doc:"IP:PORT or localhost:PORT of the management API, or unix:PATH"`
 	Mode    string           `key:"mode" doc:"as of a listener"`
 	TLS     *TLS             `key:"tls" doc:"as of a listener"`
 	Tokens  map[string]Token `key:"tokens" doc:"who may call it, by the token's name"`
@@ -165,7 +165,7 @@ type Token struct {
 
 // DNS says how names of targets are resolved.
 type DNS struct {
-	Servers   []NameServer            `key:"servers" doc:"name servers, asked in this order: IP, IP:PORT, tcp://IP, tls://IP#NAME or https://IP/PATH#NAME, where NAME is whom the certificate has to name; or tls://NAME or https://NAME/PATH with its addresses in bootstrap. None: those of /etc/resolv.conf"`
+	Servers   []NameServer            `key:"servers" doc:"name servers, asked in this order: IP or IP:PORT (or udp://IP), tcp://IP, tls://IP#NAME or https://IP/PATH#NAME, where NAME is whom the certificate has to name; or tls://NAME or https://NAME/PATH with its addresses in bootstrap. None: those of /etc/resolv.conf"`
 	Bootstrap map[string][]netip.Addr `key:"bootstrap" doc:"the addresses of servers that are given by their names, by name: nothing is looked up to reach a name server"`
 	CA        string                  `key:"ca" doc:"a PEM file with the authorities that may vouch for servers of tls:// and https://; empty: the system's"`
 	Family    string                  `key:"family" doc:"which addresses of a name are looked up, and which are tried first: any (IPv6 first where this machine has a way there), prefer_ipv4, prefer_ipv6, ipv4 or ipv6"`

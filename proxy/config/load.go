@@ -322,7 +322,7 @@ func (l *loader) finish(beside func(*Config) Problems) (*Config, error) {
 				listener.Name = "listener-" + strconv.Itoa(i+1)
 			}
 		}
-		if len(listener.Protocols) == 0 {
+		if _, written := l.config.origins[index("listeners", i)+".protocols"]; len(listener.Protocols) == 0 && !written {
 			listener.Protocols = defaultProtocols()
 		}
 	}

@@ -292,7 +292,7 @@ listeners:
   - address: 127.0.0.1
     protocols: [socks5, socks4, htpp]
   - {address: "unix:", mode: "9"}
-  - {name: a, address: "127.0.0.1:99999", tls: {}}
+  - {name: a, address: "127.0.0.1:99999", tls: {}, protocols: []}
 policy:
   strict: "yes"
   stages: [inspect, rout]
@@ -317,6 +317,7 @@ c.yaml:9: listeners[1].mode: want permissions in octal, such as "0660", got "9"
 c.yaml:10: listeners[2].address: want a port from 0 to 65535, got "127.0.0.1:99999"
 c.yaml:10: listeners[2].tls.cert: must not be empty
 c.yaml:10: listeners[2].tls.key: must not be empty
+c.yaml:10: listeners[2].protocols: want at least one protocol; without the key all are spoken
 c.yaml:12: policy.strict: want true or false, got "yes"
 c.yaml:13: policy.stages[1]: want admit, authenticate, route, dial, inspect or manage, got "rout"; did you mean route?
 c.yaml:14: policy.shadow: not supported by this release

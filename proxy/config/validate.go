@@ -125,7 +125,7 @@ func (v *validator) addresses() {
 
 func (v *validator) protocols(key string, protocols []string) {
 	if len(protocols) == 0 {
-		v.add(key, "want at least one protocol")
+		v.add(key, "want at least one protocol; without the key all are spoken")
 	}
 	for i, protocol := range protocols {
 		switch key := index(key, i); {

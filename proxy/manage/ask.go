@@ -34,7 +34,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		problem(w, http.StatusBadRequest, "the query cannot be read", "")
+		problem(w, http.StatusBadRequest, "the query cannot be read: want NAME=VALUE pairs with & between them, and % only before two hexadecimal digits", "")
 		return
 	}
 	c.facts.Query = query
