@@ -38,7 +38,7 @@ func shown(b *guard.Ban) ban {
 // bans lists the bans, sets many, or lifts them all and says how many it were. The
 // body of a PUT is {"bans": […]}, each as the list shows it or as readBan reads
 // it. They are set as a whole; others stay.
-func (s *Server) bans(w http.ResponseWriter, r *http.Request, c *call) {
+func (s *Server) bans(w http.ResponseWriter, r *http.Request, c *call, _ string) {
 	switch r.Method {
 	case http.MethodDelete:
 		var all []guard.Subject

@@ -11,20 +11,145 @@ import (
 	"sallyport/proxy/session"
 )
 
-// probe answers /livez and /readyz, which need no credentials: the body is
-// "ok", or with 503 why the server is not ready.
-func (s *Server) probe(w http.ResponseWriter, r *http.Request, c *call) bool {
-	var problem error
-	switch strings.Join(c.facts.Path, "/") {
-	case "livez":
-	case "readyz":
-		problem = s.options.Ready()
-	default:
-		return false
+// endpoint is a path and what can be done there. Their table is the one declaration:
+// what is served is found in it, and the description at /openapi.json is made of it.
+type endpoint struct {
+	path       string // without its last segment where that is a variable
+	variable   string // the name of the last segment; empty: there is none
+	about      string // what the variable is
+	open       bool   // without credentials, and without asking the policy
+	operations []operation
+	do         func(s *Server, w http.ResponseWriter, r *http.Request, c *call, variable string)
+}
+
+// operation is what a method does there. HEAD goes with GET.
+type operation struct {
+	method string
+	does   string
+	takes  string // an example of the body; empty: none
+	gives  string // an example of the answer; empty: 204 without one
+	text   bool   // the answer is text
+	query  []parameter
+}
+
+// parameter is one of the query.
+type parameter struct{ name, about string }
+
+// endpoints is the table.
+func endpoints(o *Options) []endpoint {
+	const (
+		get, put, post, remove = http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete
+
+		oneSession = `{"id": "0b1f…", "listener": "main", "state": "live", "source": "192.0.2.7:4711", "identity": "ann",
+			"target": {"host": "example.com", "port": 443}, "bytes": {"up": 1, "down": 2}, "labels": {}, "decisions": {"route": "…"}}`
+		oneBan = `{"of": "192.0.2.0/24", "since": "2026-01-02T03:04:05Z", "until": null, "cause": "…", "refused": 7}`
+		setBan = `{"for": "1h", "reason": "scans"}`
+
+		oneUser = `{"name": "bob", "source": "store", "algorithm": "argon2id", "groups": ["dev"], "attributes": {}, "disabled": false,
+			"expires": null, "expired": false}`
+		setUser = `{"password": "…", "groups": ["dev"], "expires": "2099-01-01T00:00:00Z"}`
+	)
+	table := []endpoint{
+		{path: "/livez", open: true, do: (*Server).live, operations: []operation{{method: get, does: "Tell whether the server runs", text: true}}},
+		{path: "/readyz", open: true, do: (*Server).ready, operations: []operation{{method: get, does: "Tell whether the server serves, or with 503 why not", text: true}}},
+		{path: "/openapi.json", do: (*Server).openapi, operations: []operation{{method: get, does: "Describe the API", gives: `{"openapi": "3.1.0"}`}}},
+		{path: "/v1/policy", do: (*Server).policy, operations: []operation{
+			{method: get, does: "Show which policy is active", gives: `{"revision": "…", "activated": "2026-01-02T03:04:05Z", "stages": [{"stage": "route", "default": false, "fields": ["allow"]}]}`}}},
+		{path: "/v1/upstreams", do: (*Server).upstreams, operations: []operation{
+			{method: get, does: "Show the upstreams", gives: `{"upstreams": [{"name": "eu-1"}]}`}}},
+		{path: "/v1/reload", do: (*Server).reload, operations: []operation{
+			{method: post, does: "Read policy, databases and certificates again"}}},
+		{path: "/v1/sessions", do: (*Server).sessions, operations: []operation{
+			{method: get, does: "List the open sessions", gives: `{"sessions": [` + oneSession + `]}`},
+			{method: remove, does: "Cut all open sessions", gives: `{"cut": 3}`}}},
+		{path: "/v1/sessions", variable: "id", about: "a session's id", do: (*Server).session, operations: []operation{
+			{method: get, does: "Show a session", gives: oneSession},
+			{method: remove, does: "Cut a session"}}},
+		{path: "/v1/usage", do: (*Server).usage, operations: []operation{
+			{method: get, does: "Report what was used", gives: `{"by": "user", "since": "2026-01-02T03:00:00Z", "until": "2026-01-03T03:04:05Z", "rows": [], "other": {}, "total": {}}`,
+				query: []parameter{{"by", "user, target, country, upstream or labels; it has to be there"}, {"since", "how long ago, such as 24h, which it is without"}}}}},
+		{path: "/v1/bans", do: (*Server).bans, operations: []operation{
+			{method: get, does: "List the bans in force", gives: `{"bans": [` + oneBan + `]}`},
+			{method: put, does: "Set bans as they were listed", takes: `{"bans": [` + oneBan + `]}`, gives: `{"set": 2, "over": 1}`},
+			{method: remove, does: "Lift all bans", gives: `{"lifted": 3}`}}},
+		{path: "/v1/bans", variable: "of", about: "a prefix, identity:NAME, claimed:NAME or uid:NUMBER", do: (*Server).ban, operations: []operation{
+			{method: get, does: "Show a ban", gives: oneBan},
+			{method: put, does: "Set a ban, in the place of one that is in force", takes: setBan, gives: oneBan},
+			{method: remove, does: "Lift a ban"}}},
+		{path: "/v1/users", do: (*Server).users, operations: []operation{
+			{method: get, does: "List the users by their names, 1000 at a time at most", gives: `{"users": [` + oneUser + `], "next": "cy"}`,
+				query: []parameter{{"after", "list those behind this name, such as next has it"}, {"limit", "how many at most"}}},
+			{method: put, does: "Write users, all or none", takes: `{"users": {"bob": ` + setUser + `}, "existing": "update"}`, gives: `{"written": 2}`}}},
+		{path: "/v1/users", variable: "name", about: "a user's name", do: (*Server).user, operations: []operation{
+			{method: get, does: "Show a user", gives: oneUser},
+			{method: put, does: "Write a user", takes: setUser, gives: oneUser},
+			{method: remove, does: "Remove a user"}}},
 	}
-	if !methods(w, r, http.MethodGet, http.MethodHead) {
-		return true
+	if o.Metrics != nil {
+		table = append(table, endpoint{path: "/metrics", do: (*Server).metrics, operations: []operation{
+			{method: get, does: "Give the metrics to Prometheus", text: true}}})
 	}
+	return table
+}
+
+// template is the path as OpenAPI writes it.
+func (e *endpoint) template() string {
+	if e.variable == "" {
+		return e.path
+	}
+	return e.path + "/{" + e.variable + "}"
+}
+
+// is tells whether the segments of a path lead here, and what the variable stands for.
+func (e *endpoint) is(path []string) (variable string, found bool) {
+	if e.variable != "" {
+		if len(path) == 0 {
+			return "", false
+		}
+		path, variable = path[:len(path)-1], path[len(path)-1]
+	}
+	return variable, slices.Equal(path, strings.Split(e.path[1:], "/"))
+}
+
+// methods are those that are served here.
+func (e *endpoint) methods() (names []string) {
+	for _, o := range e.operations {
+		names = append(names, o.method)
+		if o.method == http.MethodGet {
+			names = append(names, http.MethodHead)
+		}
+	}
+	return names
+}
+
+// find is the endpoint that a path leads to; nil: there is none.
+func (s *Server) find(path []string) (e *endpoint, variable string) {
+	for i := range s.endpoints {
+		if variable, found := s.endpoints[i].is(path); found {
+			return &s.endpoints[i], variable
+		}
+	}
+	return nil, ""
+}
+
+// answer does what an allowed call asks for.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call, e *endpoint, variable string) {
+	switch {
+	case e == nil:
+		problem(w, http.StatusNotFound, "there is nothing at this path", "")
+	case methods(w, r, e.methods()...):
+		e.do(s, w, r, c, variable)
+	}
+}
+
+func (s *Server) live(w http.ResponseWriter, _ *http.Request, _ *call, _ string) { probed(w, nil) }
+
+func (s *Server) ready(w http.ResponseWriter, _ *http.Request, _ *call, _ string) {
+	probed(w, s.options.Ready())
+}
+
+// probed answers "ok", or with 503 why not.
+func probed(w http.ResponseWriter, problem error) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	text := "ok"
 	if problem != nil {
@@ -32,64 +157,22 @@ func (s *Server) probe(w http.ResponseWriter, r *http.Request, c *call) bool {
 		text = problem.Error()
 	}
 	_, _ = io.WriteString(w, text+"\n")
-	return true
 }
 
-// answer does what an allowed call asks for.
-func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call) {
-	path := c.facts.Path
-	switch {
-	case slices.Equal(path, []string{"metrics"}) && s.options.Metrics != nil:
-		if methods(w, r, http.MethodGet, http.MethodHead) {
-			s.options.Metrics.ServeHTTP(w, r)
-		}
-	case slices.Equal(path, []string{"v1", "policy"}):
-		if methods(w, r, http.MethodGet, http.MethodHead) {
-			reply(w, http.StatusOK, s.options.Policy())
-		}
-	case slices.Equal(path, []string{"v1", "upstreams"}):
-		if methods(w, r, http.MethodGet, http.MethodHead) {
-			reply(w, http.StatusOK, map[string]any{"upstreams": s.options.Upstreams()})
-		}
-	case slices.Equal(path, []string{"v1", "reload"}):
-		if methods(w, r, http.MethodPost) {
-			s.reload(w, r, c)
-		}
-	case slices.Equal(path, []string{"v1", "sessions"}):
-		if methods(w, r, http.MethodGet, http.MethodHead, http.MethodDelete) {
-			s.sessions(w, r, c)
-		}
-	case len(path) == 3 && slices.Equal(path[:2], []string{"v1", "sessions"}):
-		if methods(w, r, http.MethodGet, http.MethodHead, http.MethodDelete) {
-			s.session(w, r, c, path[2])
-		}
-	case slices.Equal(path, []string{"v1", "usage"}):
-		if methods(w, r, http.MethodGet, http.MethodHead) {
-			s.usage(w, c)
-		}
-	case slices.Equal(path, []string{"v1", "bans"}):
-		if methods(w, r, http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete) {
-			s.bans(w, r, c)
-		}
-	case len(path) == 3 && slices.Equal(path[:2], []string{"v1", "bans"}):
-		if methods(w, r, http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete) {
-			s.ban(w, r, c, path[2])
-		}
-	case slices.Equal(path, []string{"v1", "users"}):
-		if methods(w, r, http.MethodGet, http.MethodHead, http.MethodPut) {
-			s.users(w, r, c)
-		}
-	case len(path) == 3 && slices.Equal(path[:2], []string{"v1", "users"}):
-		if methods(w, r, http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete) {
-			s.user(w, r, c, path[2])
-		}
-	default:
-		problem(w, http.StatusNotFound, "there is nothing at this path", "")
-	}
+func (s *Server) metrics(w http.ResponseWriter, r *http.Request, _ *call, _ string) {
+	s.options.Metrics.ServeHTTP(w, r)
+}
+
+func (s *Server) policy(w http.ResponseWriter, _ *http.Request, _ *call, _ string) {
+	reply(w, http.StatusOK, s.options.Policy())
+}
+
+func (s *Server) upstreams(w http.ResponseWriter, _ *http.Request, _ *call, _ string) {
+	reply(w, http.StatusOK, map[string]any{"upstreams": s.options.Upstreams()})
 }
 
 // sessions lists the open sessions, or cuts them all and says how many it were.
-func (s *Server) sessions(w http.ResponseWriter, r *http.Request, c *call) {
+func (s *Server) sessions(w http.ResponseWriter, r *http.Request, c *call, _ string) {
 	open := s.options.Sessions.List()
 	if r.Method != http.MethodDelete {
 		reply(w, http.StatusOK, map[string]any{"sessions": open})
@@ -133,7 +216,7 @@ func (c *call) caller() string {
 
 // reload reads configuration and policy again, to its end even when the caller
 // goes away. What is wrong with them is told to the caller.
-func (s *Server) reload(w http.ResponseWriter, r *http.Request, c *call) {
+func (s *Server) reload(w http.ResponseWriter, r *http.Request, c *call, _ string) {
 	if err := s.options.Reload(context.WithoutCancel(r.Context()), c.caller()); err != nil {
 		problem(w, http.StatusUnprocessableEntity, err.Error(), "")
 		return

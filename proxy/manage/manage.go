@@ -5,9 +5,10 @@
 // the stage `manage` with the facts of the call (ask.go), unknown paths as well,
 // so that a stranger cannot learn which there are. guard.go has what goes before
 // that question and is no policy: protocol hygiene against other web sites,
-// oversized requests and our own panics. endpoints.go has what a call does once
-// it is allowed, bans.go and users.go that of bans and users, token.go the token
-// that is made where none is configured.
+// oversized requests and our own panics. endpoints.go has the table of what there is
+// and what a call does once it is allowed, openapi.go the description of it, bans.go
+// and users.go what is done about bans and users, token.go the token that is made
+// where none is configured.
 //
 // An error is answered as
 //
@@ -92,14 +93,17 @@ const (
 
 // Server is the management API.
 type Server struct {
-	options   Options
-	handler   http.Handler
-	importing chan struct{} // one for each import that goes on
+	options     Options
+	endpoints   []endpoint
+	description []byte // of them, by OpenAPI
+	handler     http.Handler
+	importing   chan struct{} // one for each import that goes on
 }
 
 // New makes a server; Serve starts it.
 func New(o Options) *Server {
-	s := &Server{options: o, importing: make(chan struct{}, 1)}
+	s := &Server{options: o, endpoints: endpoints(&o), importing: make(chan struct{}, 1)}
+	s.description = describe(s.endpoints)
 	s.handler = s.guard(http.HandlerFunc(s.serve))
 	return s
 }

@@ -19,7 +19,7 @@ const longestReport = 5 * 365 * 24 * time.Hour
 
 // usage shows what was used, by the query's `by` and since so long ago: a day, where
 // `since` is missing.
-func (s *Server) usage(w http.ResponseWriter, c *call) {
+func (s *Server) usage(w http.ResponseWriter, _ *http.Request, c *call, _ string) {
 	by, since, err := readUsage(c.facts.Query)
 	if err != nil {
 		problem(w, http.StatusBadRequest, err.Error(), "")

@@ -72,7 +72,7 @@ func readObject(body io.Reader) (map[string]any, error) {
 
 // users writes many users, or lists them by their names, so many at a time:
 // ?after=NAME has those that follow, ?limit=N fewer at once.
-func (s *Server) users(w http.ResponseWriter, r *http.Request, c *call) {
+func (s *Server) users(w http.ResponseWriter, r *http.Request, c *call, _ string) {
 	if r.Method == http.MethodPut {
 		s.importUsers(w, r, c)
 		return

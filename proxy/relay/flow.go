@@ -105,7 +105,7 @@ func (f *Flow) Run(ctx context.Context) (Cause, error) {
 // Limits.Bytes has allowed still arrives.
 func (f *Flow) cutOff(cause Cause) {
 	switch cause {
-	case BytesSpent:
+	case BytesSpent, QuotaSpent:
 		f.up.settle()
 		f.down.settle()
 	case Cut, Expired, IdleTimeout:
