@@ -12,6 +12,7 @@ import (
 
 	"sallyport/policy"
 	"sallyport/proxy/dial"
+	"sallyport/proxy/guard"
 	"sallyport/proxy/relay"
 )
 
@@ -55,6 +56,7 @@ type association struct {
 	asking  sync.Mutex // held by whoever asks the policy, or tells the observer
 	facts   policy.Facts
 	who     policy.Identity // when it was granted
+	name    guard.Subject   // whom a ban of the identity is of
 	decided sync.WaitGroup
 
 	since atomic.Int64 // the epoch from which on the user is as he is now
@@ -89,7 +91,7 @@ func (l *life) associate(ctx context.Context, plan *policy.Decision) error {
 		return fmt.Errorf("associate: %w", err)
 	}
 	a := &association{
-		far: up, life: l, facts: l.facts, who: l.facts.Identity, source: plan.SourceAddress.Unmap(), client: l.conn.Source.Addr(),
+		far: up, life: l, facts: l.facts, who: l.facts.Identity, name: l.subject(), source: plan.SourceAddress.Unmap(), client: l.conn.Source.Addr(),
 		table: newDestinations(l.proxy.Limits.Flows, &l.proxy.flows, l.proxy.Limits.FlowsTotal),
 	}
 	a.facts.Request.Command = "datagram"

@@ -9,6 +9,7 @@ import (
 
 	"sallyport/policy"
 	"sallyport/proxy/dial"
+	"sallyport/proxy/guard"
 	"sallyport/proxy/relay"
 	"sallyport/proxy/wire/socks5"
 	"sallyport/proxy/wire/target"
@@ -186,7 +187,8 @@ func (a *association) settle(d *destination) {
 	a.life.proxy.deciding.Add(-1)
 	d.epoch, d.until = epoch, time.Now().Add(answerKept)
 	var r *refusal
-	switch denied := errors.As(err, &r) && r.Verdict == policy.Denied; {
+	var barred *guard.Refusal // which ends by itself, or is lifted
+	switch denied := errors.As(err, &r) && r.Verdict == policy.Denied && !errors.As(err, &barred); {
 	case err == nil:
 		d.state, d.host, d.names = open, found.host, found.names
 		a.table.lead(d, found.at)
@@ -283,12 +285,18 @@ func asTarget(d *destination) (policy.Target, error) {
 func (a *association) route(asked policy.Target) (to policy.Target, passed bool, err error) {
 	a.asking.Lock()
 	defer a.asking.Unlock()
+	if err := a.life.bannedSince(a.name); err != nil {
+		return policy.Target{}, false, a.refuse(err)
+	}
 	a.facts.Identity = a.identity()
 	a.facts.Target, a.facts.Address = asked, policy.Address{}
 	a.facts.Asked = policy.Asked{Host: asked.Host, Port: asked.Port}
 	answer := a.ask(policy.Route)
+	if err := a.life.banned(answer, a.name); err != nil {
+		return policy.Target{}, false, a.refuse(err)
+	}
 	if !answer.Allowed() {
-		return policy.Target{}, false, a.refuse(answer)
+		return policy.Target{}, false, a.refuse(&refusal{*answer})
 	}
 	to, err = redirected(asked, answer.Redirect)
 	if named := to.Kind == "domain"; err == nil && a.far != nil {
@@ -316,7 +324,7 @@ func (a *association) choose(asked, to policy.Target, addrs []dial.Address) (net
 		a.facts.Address = addressFacts(one)
 		answer := a.ask(policy.Dial)
 		if !answer.Allowed() {
-			err := a.refuse(answer)
+			err := a.refuse(&refusal{*answer})
 			var was *refusal
 			if worst == nil || (answer.Verdict == policy.Fault && errors.As(worst, &was)) {
 				worst = err
@@ -373,14 +381,19 @@ func (a *association) identity() policy.Identity {
 	return who
 }
 
-// refuse counts a denial of the client's.
-func (a *association) refuse(d *policy.Decision) error {
-	if d.Verdict == policy.Denied {
+// refuse counts that a destination was refused, as settle of a session does.
+func (a *association) refuse(err error) error {
+	var held *guard.Refusal
+	if errors.As(err, &held) {
+		a.life.proxy.Observe.Refused(held.Cause)
+	}
+	var r *refusal
+	if errors.As(err, &r) && r.Verdict == policy.Denied {
 		at := a.facts.Address.IP
 		if !at.IsValid() {
 			at = a.facts.Target.IP
 		}
 		a.life.denied(a.facts.Target.Host, at.Addr)
 	}
-	return &refusal{*d}
+	return err
 }

@@ -90,6 +90,21 @@ func (l *life) subject() guard.Subject {
 	return guard.Identity(l.facts.Identity.Name, l.claimed)
 }
 
+// bannedSince is the refusal of a client that asks for something after its source,
+// or who it is, was banned; nil where neither is.
+func (l *life) bannedSince(name guard.Subject) error {
+	if refused := l.proxy.Guard.Banned(l.source); refused != nil {
+		return refused
+	}
+	if name == (guard.Subject{}) {
+		return nil
+	}
+	if refused := l.proxy.Guard.BannedIdentity(name); refused != nil {
+		return refused
+	}
+	return nil
+}
+
 // admitted does what admit says of the source, beside letting it in. The error
 // ends the session before the client is heard.
 func (l *life) admitted(ctx context.Context, door *policy.Decision) error {

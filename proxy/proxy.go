@@ -209,6 +209,9 @@ func (l *life) fulfil(ctx context.Context, door *policy.Decision) (net.Conn, err
 		return nil, err
 	}
 
+	if err := l.bannedSince(l.subject()); err != nil { // a client may take its time before it asks
+		return nil, err
+	}
 	plan := l.ask(policy.Route) // the name is known, nothing is resolved
 	if err := l.banned(&plan, l.subject()); err != nil {
 		return nil, err

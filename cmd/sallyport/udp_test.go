@@ -27,7 +27,18 @@ func associate(t *testing.T, door string) *association {
 
 func associateFrom(t *testing.T, door, local string, stated netip.AddrPort) *association {
 	t.Helper()
-	d := dialDoor(t, door).say(greeting).hear(chosen)
+	return associateBy(t, dialDoor(t, door).say(greeting).hear(chosen), local, stated)
+}
+
+// associateAs is associate of a user.
+func associateAs(t *testing.T, door, user, password string) *association {
+	t.Helper()
+	d := dialDoor(t, door).say("\x05\x01\x02" + login(user, password)).hear("\x05\x02\x01\x00")
+	return associateBy(t, d, "127.0.0.1:0", netip.AddrPortFrom(netip.IPv4Unspecified(), 0))
+}
+
+func associateBy(t *testing.T, d *talk, local string, stated netip.AddrPort) *association {
+	t.Helper()
 	request, err := socks5.AppendRequest(nil, socks5.Request{
 		Command: socks5.Associate, Address: socks5.Address{IP: stated.Addr(), Port: stated.Port()},
 	})
