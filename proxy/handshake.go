@@ -60,6 +60,10 @@ var (
 	errSilent        = errors.New("the client sent nothing")
 )
 
+// barredTime is how long a client is heard that is only to be told that it is
+// banned, or over a limit: many of them must not keep others out.
+const barredTime = 2 * time.Second
+
 // defaultMethods apply where admit names none.
 var defaultMethods = policy.Methods{policy.MethodCertificate, policy.MethodPassword, policy.MethodNone}
 
@@ -72,11 +76,16 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) (err error)
 	if l.dialect == nil {
 		deadline = l.conn.Accepted.Add(l.proxy.Limits.Handshake)
 	}
+	if l.barred != nil {
+		deadline = start.Add(min(deadline.Sub(start), barredTime))
+	}
 	if err := l.conn.SetDeadline(deadline); err != nil {
 		return fmt.Errorf("handshake: %w", err)
 	}
 	defer context.AfterFunc(ctx, func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
 
+	l.session.Hear(true)
+	defer func() { l.session.Hear(false); l.visit.Heard() }()
 	if l.dialect == nil { // else the connection has had a request before
 		if err := l.secure(); err != nil {
 			return err
@@ -88,6 +97,8 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) (err error)
 	if l.barred == nil && l.requests > 0 { // the source may have been banned since
 		if refused := l.proxy.Guard.Banned(l.source); refused != nil {
 			l.barred = refused
+		} else if refused := l.proxy.short(); refused != nil {
+			return refused // unheard, which would take more
 		}
 	}
 	switch {

@@ -31,12 +31,36 @@ func sourceOf(c *listen.Conn) guard.Source {
 }
 
 // enter asks the guard about a connection that has been accepted: first whether
-// its source is banned, then what is remembered of limits.
+// its source is banned, then whether there is memory for anybody, then what is
+// remembered of limits.
 func (p *Proxy) enter(from guard.Source) (guard.Visit, *guard.Refusal) {
 	if refused := p.Guard.Banned(from); refused != nil {
 		return guard.Visit{}, refused
 	}
-	return p.Guard.Enter(from)
+	if refused := p.short(); refused != nil {
+		return guard.Visit{}, refused
+	}
+	return p.Guard.Enter(from, p.Limits.Handshakes)
+}
+
+// few is how many sessions there are always memory for: where it is short with so
+// few, something else has it.
+const few = 64
+
+// short is the refusal of who comes when memory is scarce, or nil.
+func (p *Proxy) short() *guard.Refusal {
+	if !p.Memory.Scarce() || p.Sessions.Len() <= few {
+		return nil
+	}
+	return &guard.Refusal{Cause: "limit", Retry: time.Second, Why: "memory is scarce: see limits.memory"}
+}
+
+// Relieve gives up all handshakes, since memory is all but used up. What has been
+// granted goes on.
+func (p *Proxy) Relieve() {
+	if refused := p.short(); refused != nil {
+		p.Sessions.CutHeard(refused)
+	}
 }
 
 // mayTell tells whether a client is heard out to be told that it is refused. One

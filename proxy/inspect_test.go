@@ -94,7 +94,7 @@ func TestInspectedWhileAskedAgain(t *testing.T) {
 					t.Errorf("the record is %+v", r)
 				}
 			}
-			counts, _ := d.Guard.Enter(guard.Address(netip.MustParseAddr("127.0.0.1")))
+			counts, _ := d.Guard.Enter(guard.Address(netip.MustParseAddr("127.0.0.1")), 0)
 			if int(counts.Denials.Minute) != reasons {
 				t.Errorf("%d denials are counted", counts.Denials.Minute)
 			}

@@ -101,9 +101,10 @@ type ProcessFinder interface {
 
 // Limits are the configuration's; a policy's session_limits are bound by them.
 type Limits struct {
-	Handshake time.Duration // from the first byte awaited to the request's last
-	Dial      time.Duration // resolving and connecting together
-	Idle      time.Duration // no byte in either direction
+	Handshake  time.Duration // from the first byte awaited to the request's last
+	Handshakes int           // of one source at once; 0: any number
+	Dial       time.Duration // resolving and connecting together
+	Idle       time.Duration // no byte in either direction
 
 	Bind       time.Duration // the wait for a peer
 	Flows      int           // destinations of one UDP association
@@ -111,8 +112,8 @@ type Limits struct {
 	FlowIdle   time.Duration // no datagram to or from a destination: it is forgotten
 }
 
-// Proxy serves connections. All fields but Locator, Processes and Upstreams are
-// required.
+// Proxy serves connections. All fields but Locator, Processes, Upstreams and Memory
+// are required.
 type Proxy struct {
 	Decide    Decider
 	Observe   Observer
@@ -126,6 +127,7 @@ type Proxy struct {
 	Sessions  *session.Table
 	Guard     *guard.Guard
 	Usage     *usage.Ledger
+	Memory    *guard.Memory // nil: there is always enough
 	Limits    Limits
 
 	Protocols map[string][]string // by listener: what it speaks, of socks5, socks4 and http

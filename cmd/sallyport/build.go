@@ -60,6 +60,7 @@ type server struct {
 	users     *identity.Directory
 	sessions  *session.Table
 	guard     *guard.Guard
+	memory    *guard.Memory
 	upstreams *upstream.Set
 	resolver  *dial.Resolver
 	proxy     *proxy.Proxy
@@ -71,8 +72,9 @@ type server struct {
 // It listens nowhere yet.
 func build(ctx context.Context, c *config.Config, files *opened) (s *server, err error) {
 	debug.SetGCPercent(gcPercent)
-	debug.SetMemoryLimit(min(debug.SetMemoryLimit(-1), int64(c.Limits.Memory))) // GOMEMLIMIT may be lower
-	s = &server{config: c, geo: files.geo, tls: files.tls, sessions: session.NewTable(c.Limits.Connections)}
+	memory := min(debug.SetMemoryLimit(-1), int64(c.Limits.Memory)) // GOMEMLIMIT may be lower
+	debug.SetMemoryLimit(memory)
+	s = &server{config: c, geo: files.geo, tls: files.tls, sessions: session.NewTable(c.Limits.Connections), memory: guard.NewMemory(memory)}
 	if err := s.openLog(ctx); err != nil {
 		return nil, err
 	}
@@ -146,8 +148,8 @@ func build(ctx context.Context, c *config.Config, files *opened) (s *server, err
 	s.proxy = &proxy.Proxy{
 		Decide: s.engine, Observe: s.telemetry, Verify: s.verifier,
 		Resolve: s.resolver, Dial: dialer, Route: s.upstreams, Upstreams: s.upstreams,
-		Processes: processes.NewFinder(), Sessions: s.sessions, Guard: s.guard, Usage: s.usage,
-		Limits: proxy.Limits{Handshake: c.Limits.Handshake, Dial: c.Limits.Dial, Idle: c.Limits.Idle,
+		Processes: processes.NewFinder(), Sessions: s.sessions, Guard: s.guard, Memory: s.memory, Usage: s.usage,
+		Limits: proxy.Limits{Handshake: c.Limits.Handshake, Handshakes: c.Limits.Handshakes, Dial: c.Limits.Dial, Idle: c.Limits.Idle,
 			Bind: c.Limits.Bind, Flows: c.Limits.Flows, FlowsTotal: c.Limits.FlowsTotal, FlowIdle: c.Limits.FlowIdle,
 		},
 		Protocols: map[string][]string{}, Associate: map[string]proxy.Door{}, Bind: map[string]proxy.Door{},
@@ -256,6 +258,7 @@ func (s *server) run(stop, now <-chan struct{}) error {
 	}
 	serving.Go(func() { s.proxy.Follow(ctx) })
 	serving.Go(func() { s.usage.Run(ctx) })
+	serving.Go(func() { s.memory.Watch(ctx, s.relief()) })
 	tending, leave := context.WithCancel(ctx)
 	defer leave()
 	serving.Go(func() { s.upstreams.Run(tending) })

@@ -139,8 +139,9 @@ type Usage struct {
 // Limits are ceilings: a policy may ask for less, never for more.
 type Limits struct {
 	Connections int           `key:"connections" doc:"client connections open at once"`
-	Memory      Bytes         `key:"memory" doc:"what the process aims to stay below, at least 32MiB"`
+	Memory      Bytes         `key:"memory" doc:"what the process stays below, at least 32MiB: near it nothing new begins, and what is there goes on"`
 	Handshake   time.Duration `key:"handshake" doc:"how long the whole handshake may take, at most 30s"`
+	Handshakes  int           `key:"handshakes" doc:"clients of one source that may be in their handshake at once, TLS included; the next one is hung up on; 0: any number"`
 	Dial        time.Duration `key:"dial" doc:"how long reaching a target may take, name resolution included"`
 	Idle        time.Duration `key:"idle" doc:"how long a session may carry no byte either way"`
 	Bind        time.Duration `key:"bind" doc:"how long a SOCKS BIND may wait for its peer"`
@@ -204,7 +205,7 @@ func Default() *Config {
 		Listeners: []Listener{{Name: "main", Address: "127.0.0.1:1080", Protocols: defaultProtocols()}},
 		Policy:    Policy{Timeout: 500 * time.Millisecond, Strict: true, Rollback: Refuse, DecisionLog: DecisionLog{WhenFull: Drop}},
 		State:     State{Path: "sallyport.db", Usage: Usage{Retention: 90 * 24 * time.Hour, Rows: 1000}},
-		Limits: Limits{Connections: 10000, Memory: 1 << 30, Handshake: 10 * time.Second, Dial: 15 * time.Second, Idle: 10 * time.Minute,
+		Limits: Limits{Connections: 10000, Memory: 1 << 30, Handshake: 10 * time.Second, Handshakes: 2500, Dial: 15 * time.Second, Idle: 10 * time.Minute,
 			Bind: 2 * time.Minute, Flows: 512, FlowsTotal: 65536, FlowIdle: 5 * time.Minute},
 		Management: Management{Address: "127.0.0.1:9080"},
 		DNS: DNS{Family: "any", Timeout: 2 * time.Second,

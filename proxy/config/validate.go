@@ -251,6 +251,9 @@ func (v *validator) limits() {
 	if limits.Flows <= 0 {
 		v.add("limits.flows", "must be greater than zero")
 	}
+	if limits.Handshakes < 0 {
+		v.add("limits.handshakes", "must not be negative")
+	}
 	if limits.FlowsTotal < limits.Flows {
 		v.add("limits.flows_total", "must be at least limits.flows, %d", limits.Flows)
 	}

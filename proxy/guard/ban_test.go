@@ -119,7 +119,7 @@ func TestRate(t *testing.T) {
 		source := Address(netip.MustParseAddr("192.0.2.1"))
 		limits := Limits{Rate: 1, Burst: 2}
 		come := func() *Refusal {
-			v, refused := g.Enter(source)
+			v, refused := g.Enter(source, 0)
 			if refused == nil {
 				refused = v.Hold(limits)
 			}

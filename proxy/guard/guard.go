@@ -92,14 +92,16 @@ type Visit struct {
 	source   Source
 	under    uint32         // the generation when it came
 	charged  bool           // against what is remembered of the source itself
+	heard    bool           // what it wants is known
 	prefixes []netip.Prefix // whose limits bind it too
 }
 
 // Enter counts a connection from a source and says what was known before it,
 // but for the rates, in which it is counted already. Where it is over what is
-// remembered of limits it is refused, and only its attempt counts. Each visit
+// remembered of limits it is refused, and only its attempt counts; so it is where
+// so many of the source have not been heard out yet, 0 being any number. Each visit
 // needs a Leave.
-func (g *Guard) Enter(source Source) (Visit, *Refusal) {
+func (g *Guard) Enter(source Source, handshakes int) (Visit, *Refusal) {
 	v := Visit{guard: g, source: source, under: g.generation.Load()}
 	now := g.now()
 	var refused *Refusal
@@ -109,6 +111,9 @@ func (g *Guard) Enter(source Source) (Visit, *Refusal) {
 		v.Counts = e.counts()
 		v.charged = e.limit != nil && e.limit.under == v.under
 		refused = e.charge(v.under, now, e.open-1)
+		if e.unheard++; handshakes > 0 && e.unheard > uint32(handshakes) {
+			refused = worse(refused, &Refusal{Cause: "limit", Retry: time.Second, Why: tooManyHandshakes})
+		}
 	})
 	if source.ip.IsValid() {
 		for _, like := range *g.lengths.Load() {
@@ -197,12 +202,23 @@ func (v *Visit) Again() {
 	g.sources.look(g.source(v.source), g.now(), func(e *entry) { v.Counts = e.counts() })
 }
 
+// Heard says that what the client wants is known. Saying so again does nothing.
+func (v *Visit) Heard() {
+	g := v.guard
+	if g == nil || v.heard {
+		return
+	}
+	v.heard = true
+	g.sources.look(g.source(v.source), g.now(), func(e *entry) { e.unheard -= min(e.unheard, 1) })
+}
+
 // Leave ends the visit. Leaving again does nothing.
 func (v *Visit) Leave() {
 	g := v.guard
 	if g == nil {
 		return
 	}
+	v.Heard()
 	now := g.now()
 	g.sources.close(g.source(v.source), now)
 	for _, p := range v.prefixes {

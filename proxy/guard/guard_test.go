@@ -14,7 +14,7 @@ import (
 
 // enter and leave are a connection without a life of its own.
 func enter(g *Guard, ip netip.Addr) Counts {
-	v, _ := g.Enter(Address(ip))
+	v, _ := g.Enter(Address(ip), 0)
 	return v.Counts
 }
 

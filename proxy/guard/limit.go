@@ -12,11 +12,17 @@ type Refusal struct {
 	Of    Subject       // whose ban
 	Retry time.Duration // after which to come again
 	Tell  bool          // whether to hear the client out, so that it can be told; else hang up
+	Why   string        // of a limit that is not the policy's
 }
+
+const tooManyHandshakes = "the source has as many handshakes going on as limits.handshakes says"
 
 func (r *Refusal) Error() string {
 	if r.Cause == "ban" {
 		return "banned: " + r.Of.String()
+	}
+	if r.Why != "" {
+		return r.Why
 	}
 	return "over a limit of the policy"
 }

@@ -27,6 +27,7 @@ type entry struct {
 	seen           time.Duration // when it was last used: what the windows are relative to
 	previous, next *entry        // in the ring, while nothing is open
 	open           uint32
+	unheard        uint32 // of those
 	attemptsSecond sliding
 	attemptsMinute sliding
 	failures       slidings

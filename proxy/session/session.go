@@ -32,6 +32,7 @@ type Session struct {
 
 	mu        sync.Mutex
 	state     State
+	heard     bool // what the client has to say is being heard
 	protocol  string
 	command   string
 	packets   *relay.PacketCounters
@@ -123,6 +124,14 @@ type Datagrams struct {
 // Context is cancelled when the session is cut, and when it is closed.
 // context.Cause tells which: the cause that Cut was given, or context.Canceled.
 func (s *Session) Context() context.Context { return s.ctx }
+
+// Hear says whether the client is being heard: from the accept on until it has said
+// what it wants, and so for each of several requests.
+func (s *Session) Hear(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.heard = on
+}
 
 // SetProtocol says what the client speaks: "socks5", "socks4" or "http".
 func (s *Session) SetProtocol(name string) {

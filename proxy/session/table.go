@@ -61,7 +61,7 @@ func NewTable(max int) *Table {
 
 // Open begins a session below ctx. The error is ErrFull or ErrDraining.
 func (t *Table) Open(ctx context.Context, listener string, source netip.AddrPort) (*Session, error) {
-	s := &Session{ID: newID(), Started: time.Now(), Listener: listener, Source: source, table: t, state: Opening}
+	s := &Session{ID: newID(), Started: time.Now(), Listener: listener, Source: source, table: t, state: Opening, heard: true}
 	t.mu.Lock()
 	switch {
 	case t.draining.Err() != nil:
@@ -137,6 +137,20 @@ func (t *Table) Cut(id string, cause error) bool {
 		s.cancel(cause)
 	}
 	return ok
+}
+
+// CutHeard cuts the sessions whose clients are being heard with the cause, and says
+// how many there were.
+func (t *Table) CutHeard(cause error) (count int) {
+	t.Each(func(s *Session) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.heard {
+			s.cancel(cause)
+			count++
+		}
+	})
+	return count
 }
 
 // Draining ends when Drain is called: who only waits may as well stop.
