@@ -47,15 +47,28 @@ func TestMemoryIsRead(t *testing.T) {
 // in use: without another one it is made, ever more seldom.
 func TestMemoryWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards these
 		var alive, live, collections uint64 = 10, 10, 0
 		var did []string
 		begun := time.Now()
-		say := func(what string) {
+		note := func(what string, do func()) {
+			mu.Lock()
+			defer mu.Unlock()
+			do()
 			did = append(did, fmt.Sprintf("%v %s", time.Since(begun).Round(50*time.Millisecond), what))
 		}
 		m := &Memory{limit: 160}
-		m.read = func() usage { return usage{live, collections} }
-		m.collect = func() { live = alive; collections++; say("collects") }
+		m.read = func() usage {
+			mu.Lock()
+			defer mu.Unlock()
+			return usage{live, collections}
+		}
+		m.collect = func() { note("collects", func() { live = alive; collections++ }) }
+		use := func(bytes, after uint64) { // as a collection of the runtime's has found
+			mu.Lock()
+			defer mu.Unlock()
+			alive, live, collections = bytes, bytes, collections+after
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
