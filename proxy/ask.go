@@ -55,6 +55,7 @@ type life struct {
 // opening is what a life needs until it is granted.
 type opening struct {
 	reader     *bufio.Reader // what the client sends, until the relay takes over
+	hearing    hearing       // below the reader
 	dialect    dialect       // nil until the first byte
 	facts      policy.Facts
 	answer     policy.Decision // the latest
@@ -101,7 +102,8 @@ type user struct {
 func (p *Proxy) begin(s *session.Session, c *listen.Conn, from guard.Source, visit guard.Visit) *life {
 	l := &life{proxy: p, session: s, conn: c, source: from, visit: visit, observed: p.Observe.Accepted(context.Background(), s)}
 	l.opening = openings.Get().(*opening)
-	l.reader.Reset(c)
+	l.hearing = hearing{conn: c, all: &p.heard, most: p.Limits.Headers}
+	l.reader.Reset(&l.hearing)
 	l.counts = visit.Counts
 	if p.Processes != nil && c.Nearby() {
 		l.client = &localClient{find: func() policy.Process { return p.Processes.Of(c.Plain()) }}

@@ -145,6 +145,10 @@ func endingOf(err error) ending {
 // fail tells the client, where it can be told, and hangs up.
 func (l *life) fail(err error) {
 	e := l.settle(err)
+	if errors.Is(err, errGivenUp) {
+		abort(l.conn.Plain())
+		return
+	}
 	if l.dialect == nil {
 		if e.name == "tls" { // whose alert says why
 			l.conn.SetDeadline(time.Now().Add(2 * time.Second))

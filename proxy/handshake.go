@@ -85,7 +85,8 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) (err error)
 	defer context.AfterFunc(ctx, func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
 
 	l.session.Hear(true)
-	defer func() { l.session.Hear(false); l.visit.Heard() }()
+	l.hearing.begin()
+	defer func() { l.session.Hear(false); l.hearing.end(); l.visit.Heard() }()
 	if l.dialect == nil { // else the connection has had a request before
 		if err := l.secure(); err != nil {
 			return err

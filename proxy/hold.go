@@ -55,11 +55,15 @@ func (p *Proxy) short() *guard.Refusal {
 	return &guard.Refusal{Cause: "limit", Retry: time.Second, Why: "memory is scarce: see limits.memory"}
 }
 
+// errGivenUp ends a handshake without a word, since to tell the client would take
+// more of what there is too little of.
+var errGivenUp = &guard.Refusal{Cause: "limit", Why: "memory is all but used up, and handshakes are given up: see limits.memory"}
+
 // Relieve gives up all handshakes, since memory is all but used up. What has been
 // granted goes on.
 func (p *Proxy) Relieve() {
-	if refused := p.short(); refused != nil {
-		p.Sessions.CutHeard(refused)
+	if p.short() != nil {
+		p.Sessions.CutHeard(errGivenUp)
 	}
 }
 

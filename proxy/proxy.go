@@ -103,6 +103,7 @@ type ProcessFinder interface {
 type Limits struct {
 	Handshake  time.Duration // from the first byte awaited to the request's last
 	Handshakes int           // of one source at once; 0: any number
+	Headers    int64         // bytes that long header blocks may take together while they are read; 0: any number
 	Dial       time.Duration // resolving and connecting together
 	Idle       time.Duration // no byte in either direction
 
@@ -137,6 +138,7 @@ type Proxy struct {
 	flows    atomic.Int64 // destinations of all associations
 	deciding atomic.Int64 // of which so many are decided about
 	held     atomic.Int64 // bytes that wait for that
+	heard    atomic.Int64 // bytes of handshakes, beyond what each may have
 
 	live live
 }

@@ -40,6 +40,10 @@ const guarded = 65_536
 // decisions are short-lived garbage.
 const gcPercent = 400
 
+// headersShare is which part of limits.memory long header blocks may be while they
+// are read. What is made of them takes twice as much.
+const headersShare = 16
+
 // server is the program, wired. build.go is the one file that knows every room.
 type server struct {
 	config    *config.Config
@@ -149,7 +153,8 @@ func build(ctx context.Context, c *config.Config, files *opened) (s *server, err
 		Decide: s.engine, Observe: s.telemetry, Verify: s.verifier,
 		Resolve: s.resolver, Dial: dialer, Route: s.upstreams, Upstreams: s.upstreams,
 		Processes: processes.NewFinder(), Sessions: s.sessions, Guard: s.guard, Memory: s.memory, Usage: s.usage,
-		Limits: proxy.Limits{Handshake: c.Limits.Handshake, Handshakes: c.Limits.Handshakes, Dial: c.Limits.Dial, Idle: c.Limits.Idle,
+		Limits: proxy.Limits{Handshake: c.Limits.Handshake, Handshakes: c.Limits.Handshakes, Headers: memory / headersShare,
+			Dial: c.Limits.Dial, Idle: c.Limits.Idle,
 			Bind: c.Limits.Bind, Flows: c.Limits.Flows, FlowsTotal: c.Limits.FlowsTotal, FlowIdle: c.Limits.FlowIdle,
 		},
 		Protocols: map[string][]string{}, Associate: map[string]proxy.Door{}, Bind: map[string]proxy.Door{},

@@ -11,7 +11,8 @@ import (
 // Memory tells when so much of the memory that the process may use is in use that
 // nothing new is to begin. What counts is what the last collection has found
 // alive, with the stacks and what the runtime needs for itself: garbage is no
-// reason to refuse anybody. It looks twenty times a second, whatever comes.
+// reason to refuse anybody, unless there is so much that collecting does not keep
+// up with what comes. It looks twenty times a second, whatever comes.
 //
 // A nil Memory has always enough.
 type Memory struct {
@@ -24,16 +25,18 @@ type Memory struct {
 // Level is how scarce memory is.
 type Level int32
 
-// The levels, and from which share of the limit on they are reached. What is
-// scarce has to come below three quarters before there is enough again.
+// The levels, and from which share of the limit on they are reached, by what is
+// alive and by that with all garbage. What is alive has to come below three
+// quarters before there is enough again.
 const (
 	Enough   Level = iota
-	Scarce         // seven eighths: nothing new begins
-	Critical       // fifteen sixteenths: what has only just begun is given up
+	Scarce         // seven eighths, or all of it: nothing new begins
+	Critical       // fifteen sixteenths, or a quarter more: what has only just begun is given up
 )
 
-// usage is what is in use, and how many collections have told so.
-type usage struct{ bytes, collections uint64 }
+// usage is what is alive as the last of so many collections has found, and what is
+// in use with all garbage. Both are bytes, and have what is beside the heap.
+type usage struct{ alive, all, collections uint64 }
 
 const (
 	lookAt = 50 * time.Millisecond
@@ -77,10 +80,10 @@ func (m *Memory) Watch(ctx context.Context, r Relief) {
 		}
 		now, u := time.Now(), m.read()
 		was := Level(m.level.Load())
-		level := next(was, u.bytes, m.limit)
+		level := max(next(was, u.alive, m.limit), lagging(u.all, m.limit))
 		if level != was {
 			m.level.Store(int32(level))
-			r.Changed(level, u.bytes)
+			r.Changed(level, max(u.alive, u.all))
 		}
 		if level == Enough {
 			pause, due, seen = firstCollection, now.Add(firstCollection), u.collections
@@ -102,20 +105,35 @@ func (m *Memory) Watch(ctx context.Context, r Relief) {
 	}
 }
 
-// next is the level that so much in use makes of another.
-func next(was Level, used, limit uint64) Level {
+// next is the level that so much alive makes of another.
+func next(was Level, alive, limit uint64) Level {
 	switch {
-	case used >= limit-limit/16:
+	case alive >= limit-limit/16:
 		return Critical
-	case used >= limit-limit/8, was != Enough && used >= limit-limit/4:
+	case alive >= limit-limit/8, was != Enough && alive >= limit-limit/4:
 		return Scarce
 	}
 	return Enough
 }
 
-// inUse is what is alive, and what memory limits count beside it.
-var inUse = [...]string{
+// lagging is the level by what is in use with all garbage. Collections keep it
+// below the limit while they can.
+func lagging(all, limit uint64) Level {
+	switch {
+	case all >= limit+limit/4:
+		return Critical
+	case all >= limit:
+		return Scarce
+	}
+	return Enough
+}
+
+// The metrics of the runtime that are read: the heap, by the last collection and
+// as it is, how many there were, and then what memory limits count beside it.
+var names = [...]string{
 	"/gc/heap/live:bytes",
+	"/memory/classes/heap/objects:bytes",
+	"/gc/cycles/total:gc-cycles",
 	"/memory/classes/heap/stacks:bytes",
 	"/memory/classes/metadata/mcache/inuse:bytes",
 	"/memory/classes/metadata/mspan/inuse:bytes",
@@ -127,17 +145,17 @@ var inUse = [...]string{
 
 // reader reads what is in use, with room that it uses again.
 func reader() func() usage {
-	samples := make([]metrics.Sample, len(inUse)+1)
-	for i, name := range inUse {
+	samples := make([]metrics.Sample, len(names))
+	for i, name := range names {
 		samples[i].Name = name
 	}
-	samples[len(inUse)].Name = "/gc/cycles/total:gc-cycles"
-	return func() (u usage) {
+	return func() usage {
 		metrics.Read(samples)
-		for _, s := range samples[:len(inUse)] {
-			u.bytes += s.Value.Uint64()
+		u := usage{samples[0].Value.Uint64(), samples[1].Value.Uint64(), samples[2].Value.Uint64()}
+		for _, s := range samples[3:] {
+			u.alive += s.Value.Uint64()
+			u.all += s.Value.Uint64()
 		}
-		u.collections = samples[len(inUse)].Value.Uint64()
 		return u
 	}
 }

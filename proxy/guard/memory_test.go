@@ -25,6 +25,11 @@ func TestMemoryLevels(t *testing.T) {
 			t.Errorf("from %d, %d of 160 in use is %d, want %d", c.was, c.used, got, c.want)
 		}
 	}
+	for all, want := range map[uint64]Level{0: Enough, 159: Enough, 160: Scarce, 199: Scarce, 200: Critical} {
+		if got := lagging(all, 160); got != want {
+			t.Errorf("%d of 160 with all garbage is %d, want %d", all, got, want)
+		}
+	}
 }
 
 func TestMemoryIsRead(t *testing.T) {
@@ -35,7 +40,7 @@ func TestMemoryIsRead(t *testing.T) {
 	m.collect()
 	after := m.read()
 	runtime.KeepAlive(held)
-	if before.bytes < 64<<20 || before.bytes > 1<<30 || after.collections != before.collections+1 {
+	if before.alive < 64<<20 || before.all < 64<<20 || before.all > 1<<30 || after.collections != before.collections+1 {
 		t.Errorf("with %d bytes held %+v are in use, then %+v", len(held), before, after)
 	}
 	if (*Memory)(nil).Scarce() || m.Scarce() {
@@ -48,7 +53,7 @@ func TestMemoryIsRead(t *testing.T) {
 func TestMemoryWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex // guards these
-		var alive, live, collections uint64 = 10, 10, 0
+		var alive, live, all, collections uint64 = 10, 10, 10, 0
 		var did []string
 		begun := time.Now()
 		note := func(what string, do func()) {
@@ -61,7 +66,7 @@ func TestMemoryWatch(t *testing.T) {
 		m.read = func() usage {
 			mu.Lock()
 			defer mu.Unlock()
-			return usage{live, collections}
+			return usage{live, all, collections}
 		}
 		m.collect = func() { note("collects", func() { live = alive; collections++ }) }
 		use := func(bytes, after uint64) { // as a collection of the runtime's has found
@@ -109,6 +114,14 @@ func TestMemoryWatch(t *testing.T) {
 		if m.Scarce() {
 			t.Error("still scarce")
 		}
+		mu.Lock()
+		all = 170 // garbage
+		mu.Unlock()
+		expect(40*time.Second+200*time.Millisecond, "40.05s scarce 170")
+		mu.Lock()
+		all = 100
+		mu.Unlock()
+		expect(41*time.Second, "40.25s enough 100")
 		cancel()
 		<-done
 	})
