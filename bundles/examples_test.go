@@ -31,6 +31,7 @@ func examples() []example {
 	return []example{
 		{name: "bruteforce"},
 		{name: "egress", passwords: map[string]string{"research-agent": "reads-papers-all-day", "billing": "pays-bills-on-time"}},
+		{name: "flood"},
 		{name: "geofence"},
 		{name: "office", passwords: map[string]string{"ann": "sells-until-six", "ben": "builds-day-and-night"}},
 		{name: "rules", passwords: map[string]string{"pat": "reads-the-mail", "omi": "patrols-the-list"}},

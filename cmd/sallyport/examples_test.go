@@ -275,7 +275,7 @@ func TestExamplesCheck(t *testing.T) {
 	t.Chdir(filepath.Join("..", ".."))
 	for _, args := range [][]string{
 		{"--policy", "bundles/egress"}, {"--policy", "bundles/geofence"}, {"--policy", "bundles/office"}, {"--policy", "bundles/rules"},
-		{"--policy", "bundles/tokens"}, {"--policy", "bundles/bruteforce"},
+		{"--policy", "bundles/tokens"}, {"--policy", "bundles/bruteforce"}, {"--policy", "bundles/flood"},
 		{"--config", "bundles/teams/sallyport.yaml"},
 	} {
 		out, err := program(append([]string{"check"}, args...)...).CombinedOutput()
