@@ -30,8 +30,8 @@ type Level int32
 // quarters before there is enough again.
 const (
 	Enough   Level = iota
-	Scarce         // seven eighths, or all of it: nothing new begins
-	Critical       // fifteen sixteenths, or a quarter more: what has only just begun is given up
+	Scarce         // seven eighths, or an eighth more than all: nothing new begins
+	Critical       // fifteen sixteenths, or a quarter more than all: what has only just begun is given up
 )
 
 // usage is what is alive as the last of so many collections has found, and what is
@@ -122,7 +122,7 @@ func lagging(all, limit uint64) Level {
 	switch {
 	case all >= limit+limit/4:
 		return Critical
-	case all >= limit:
+	case all >= limit+limit/8:
 		return Scarce
 	}
 	return Enough

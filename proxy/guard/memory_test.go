@@ -25,7 +25,7 @@ func TestMemoryLevels(t *testing.T) {
 			t.Errorf("from %d, %d of 160 in use is %d, want %d", c.was, c.used, got, c.want)
 		}
 	}
-	for all, want := range map[uint64]Level{0: Enough, 159: Enough, 160: Scarce, 199: Scarce, 200: Critical} {
+	for all, want := range map[uint64]Level{0: Enough, 179: Enough, 180: Scarce, 199: Scarce, 200: Critical} {
 		if got := lagging(all, 160); got != want {
 			t.Errorf("%d of 160 with all garbage is %d, want %d", all, got, want)
 		}
@@ -115,9 +115,9 @@ func TestMemoryWatch(t *testing.T) {
 			t.Error("still scarce")
 		}
 		mu.Lock()
-		all = 170 // garbage
+		all = 190 // garbage
 		mu.Unlock()
-		expect(40*time.Second+200*time.Millisecond, "40.05s scarce 170")
+		expect(40*time.Second+200*time.Millisecond, "40.05s scarce 190")
 		mu.Lock()
 		all = 100
 		mu.Unlock()
