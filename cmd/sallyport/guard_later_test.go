@@ -13,8 +13,8 @@ import (
 // guard_later_test.go has clients that are in already when they are banned: what
 // runs goes on, and whatever they ask for next is refused.
 
-// bans sets or lifts bans as an operator does.
-func (s *process) bans(t *testing.T, method, whom string) {
+// setBan sets or lifts a ban as an operator does.
+func (s *process) setBan(t *testing.T, method, whom string) {
 	t.Helper()
 	token := strings.TrimSpace(readFile(t, s.wait(t, 0, "management token")["file"].(string)))
 	at := "http://" + s.wait(t, 0, "management")["address"].(string) + "/v1/bans/" + strings.ReplaceAll(whom, "/", "%2F")
@@ -57,7 +57,7 @@ func TestBanOfDatagrams(t *testing.T) {
 	trap.nothing(t)
 	others.nothing(t)
 
-	s.bans(t, "DELETE", "127.0.0.1")
+	s.setBan(t, "DELETE", "127.0.0.1")
 	lifted := servePackets(t, "127.0.0.1:0")
 	a.send(lifted.at, "free").want("free", lifted.at)
 	others.nothing(t)
@@ -81,7 +81,7 @@ func TestBanOfWhoIsIn(t *testing.T) {
 		a.send(packets.at, "before").want("before", packets.at)
 		kept := dialDoor(t, s.addr).say(get).hear("HTTP/1.1 200 OK")
 		asks := loggedIn()
-		s.bans(t, "PUT", whom)
+		s.setBan(t, "PUT", whom)
 
 		if got, _ := asks.say(connectTo("127.0.0.1", port)).rest(); got != replied(2) {
 			t.Errorf("with %s banned, a request after the login: %q", whom, got)
@@ -91,12 +91,12 @@ func TestBanOfWhoIsIn(t *testing.T) {
 		}
 		unheard := servePackets(t, "127.0.0.1:0")
 		a.send(unheard.at, "no").send(packets.at, "still").want("still", packets.at)
-		s.bans(t, "DELETE", whom)
+		s.setBan(t, "DELETE", whom)
 		other := servePackets(t, "127.0.0.1:0")
 		a.send(other.at, "lifted").want("lifted", other.at)
 		unheard.nothing(t)
 	}
 	// Others are not meant by a ban of an identity.
-	s.bans(t, "PUT", "identity:bob")
+	s.setBan(t, "PUT", "identity:bob")
 	loggedIn().say(connectTo("127.0.0.1", port)).hear("\x05\x00\x00\x01")
 }

@@ -253,8 +253,8 @@ func TestRefusalsByEveryDialect(t *testing.T) {
 		}
 	}
 	// The same as another client of others sees it.
-	s.bans(t, "PUT", "127.0.0.200")
-	s.bans(t, "PUT", "identity:honest")
+	s.setBan(t, "PUT", "127.0.0.200")
+	s.setBan(t, "PUT", "identity:honest")
 	got := script(t, "socks", `
 import socks, sys
 for kind in socks.SOCKS5, socks.SOCKS4, socks.HTTP:
@@ -293,7 +293,7 @@ func TestBanOfATLSClient(t *testing.T) {
 	}
 	hears(t, open, granted)
 	io.CopyN(io.Discard, open, 2) // the port
-	s.bans(t, "PUT", "127.0.0.1")
+	s.setBan(t, "PUT", "127.0.0.1")
 	c := dialDoor(t, s.addr)
 	if err := tls.Client(c, config).HandshakeContext(t.Context()); err == nil {
 		t.Error("a banned client has its handshake")
@@ -307,7 +307,7 @@ func TestBanOfATLSClient(t *testing.T) {
 	if err := ask(other); err != nil {
 		t.Error(err)
 	}
-	s.bans(t, "DELETE", "127.0.0.1")
+	s.setBan(t, "DELETE", "127.0.0.1")
 	hears(t, other, granted)
 	lifted := overTLS(t, s.addr, config)
 	if err := ask(lifted); err != nil {
