@@ -51,5 +51,7 @@ reason contains sprintf("%s: %d, and %d are a flood", [b.measure, _measures[b.me
 # A measure that there is not would never apply, and nobody would notice.
 warn contains sprintf("flood.bans: there is no measure %q", [b.measure]) if {
 	some b in data.flood.bans
-	not b.measure in object.keys(_measures)
+	not _measured(b)
 }
+
+_measured(b) if b.measure in object.keys(_measures)
