@@ -160,7 +160,6 @@ func TestRefusalsByEveryDialect(t *testing.T) {
 	type dialect struct {
 		scheme string
 		args   []string
-		tunnel string // held open by who is held to a number of connections
 	}
 	basic := func(who string) string { return base64.StdEncoding.EncodeToString([]byte(who + ":right")) }
 	dialects := []dialect{{scheme: "socks5h"}, {scheme: "socks4a"}, {scheme: "http", args: []string{"-p"}}, {scheme: "http"}}
