@@ -298,7 +298,7 @@ func TestBanOfATLSClient(t *testing.T) {
 		t.Error("a banned client has its handshake")
 	}
 	if page := s.metrics(t); !strings.Contains(page, `sallyport_refusals_total{cause="ban"} 1`) {
-		t.Error(lines(page, "refusals"))
+		t.Error(linesWith(page, "refusals"))
 	}
 	io.WriteString(open, "still")
 	hears(t, open, "still")
@@ -369,7 +369,7 @@ func TestFloodExample(t *testing.T) {
 	banned := func(n int) {
 		t.Helper()
 		if page := s.metrics(t); !strings.Contains(page, fmt.Sprintf("sallyport_bans_active %d\n", n)) {
-			t.Errorf("want %d: %s", n, lines(page, "sallyport_bans_active"))
+			t.Errorf("want %d: %s", n, linesWith(page, "sallyport_bans_active"))
 		}
 	}
 	comes := func(from, to string, port uint16, want string) map[string]any { // and goes
@@ -444,7 +444,7 @@ ban := {"for": "1h"} if input.target.port == 25
 	}
 	page := s.metrics(t)
 	if !strings.Contains(page, fmt.Sprintf("sallyport_bans_active %d\n", sources)) || !strings.Contains(page, `sallyport_refusals_total{cause="limit"} 0`) {
-		t.Error("not all of them are banned: ", lines(page, "bans_active"), lines(page, "refusals"))
+		t.Error("not all of them are banned: ", linesWith(page, "bans_active"), linesWith(page, "refusals"))
 	}
 	if t.Logf("%d MiB", most); most > 96 {
 		t.Errorf("with %d hostile sources it takes %d MiB", sources, most)

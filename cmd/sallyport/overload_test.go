@@ -112,7 +112,7 @@ func TestHandshakesOfOneSource(t *testing.T) {
 		t.Errorf("one more is told %q", got)
 	}
 	if page := s.metrics(t); !strings.Contains(page, "sallyport_refusals_total{cause=\"limit\"} 1951\n") {
-		t.Error("the refusals are not counted: ", lines(page, "refusals"))
+		t.Error("the refusals are not counted: ", linesWith(page, "refusals"))
 	}
 	disperse(slow)
 	s.wait(t, 49, "session") // ends of handshakes
@@ -128,8 +128,8 @@ func exchangeFrom(t *testing.T, from, addr, text string) string {
 	return got
 }
 
-// lines are those of a text that have a word.
-func lines(text, word string) string {
+// linesWith are those of a text that have a word.
+func linesWith(text, word string) string {
 	var found strings.Builder
 	for line := range strings.Lines(text) {
 		if strings.Contains(line, word) {
@@ -143,7 +143,7 @@ func lines(text, word string) string {
 func (s *process) anonymous(t *testing.T) int {
 	t.Helper()
 	text := readFile(t, fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
-	kib, err := strconv.Atoi(strings.Fields(lines(text, "RssAnon:"))[1])
+	kib, err := strconv.Atoi(strings.Fields(linesWith(text, "RssAnon:"))[1])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		}
 	}
 	refused := func() int {
-		fields := strings.Fields(lines(s.metrics(t), `sallyport_refusals_total{cause="limit"}`))
+		fields := strings.Fields(linesWith(s.metrics(t), `sallyport_refusals_total{cause="limit"}`))
 		n, err := strconv.Atoi(fields[len(fields)-1])
 		if err != nil {
 			t.Fatal(err)

@@ -199,6 +199,7 @@ usage = {retention = "48h", rows = 70}
 connections = 1_000
 memory = "64MiB"
 handshake = "5s"
+handshakes = 40
 dial = 7
 idle = "1h"
 bind = "1m"
@@ -257,7 +258,7 @@ func TestWholeInEachFormat(t *testing.T) {
 			Pool:   Pool{Idle: 4, MaxAge: 5 * time.Second},
 		}, "eu-2": {URL: "http://192.0.2.3"}},
 		State: State{Path: "/var/lib/sallyport.db", Usage: Usage{Retention: 48 * time.Hour, Rows: 70}},
-		Limits: Limits{Connections: 1000, Memory: 64 << 20, Handshake: 5 * time.Second, Dial: 7 * time.Second, Idle: time.Hour,
+		Limits: Limits{Connections: 1000, Memory: 64 << 20, Handshake: 5 * time.Second, Handshakes: 40, Dial: 7 * time.Second, Idle: time.Hour,
 			Bind: time.Minute, Flows: 5, FlowsTotal: 6, FlowIdle: 8 * time.Second},
 		Management: Management{Address: ":9080", Tokens: map[string]Token{
 			"Ops.One": {Token: secret.New("0123456789abcdef"), Roles: []string{"admin", "read:all"}},
