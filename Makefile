@@ -53,7 +53,7 @@ fuzz: ## fuzz every parser, FUZZTIME each
 	done
 
 bench: build ## decisions beside OPA's SDK, the relay, and whole connections beside the peers that are installed (BENCH_ROUNDS, BENCH_DURATION, BENCH_ARGS)
-	$(GO) test -run '^$$' -bench . ./policy/engine ./policy/distribute ./telemetry ./proxy ./proxy/wire/... ./proxy/relay ./proxy/geo ./proxy/upstream
+	$(GO) test -run '^$$' -bench . ./policy/engine ./policy/distribute ./telemetry ./proxy ./proxy/wire/... ./proxy/relay ./proxy/geo ./proxy/upstream ./proxy/guard ./proxy/identity ./cmd/sallyport
 	$(GO) run ./cmd/bench --sallyport $(BIN)/sallyport --rounds $(BENCH_ROUNDS) --duration $(BENCH_DURATION) $(BENCH_ARGS)
 
 clean: ## remove what was built
