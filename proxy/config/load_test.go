@@ -86,7 +86,7 @@ policy:
     labels: {a.b: "7"}
     list: [a, 1.5, false]
 state: {path: /var/lib/sallyport.db, usage: {retention: 48h, rows: 70}}
-limits: {connections: 1_000, memory: 64MiB, handshake: 5s, dial: 7, idle: 1h, bind: 1m, flows: 5, flows_total: 6, flow_idle: 8s}
+limits: {connections: 1_000, memory: 64MiB, handshake: 5s, handshakes: 40, dial: 7, idle: 1h, bind: 1m, flows: 5, flows_total: 6, flow_idle: 8s}
 management:
   address: ":9080"
   tokens:
@@ -133,7 +133,7 @@ shutdown: {grace: 0s}
 		"probe": {"address": "192.0.2.9:443", "via": ["eu-2"], "interval": 20, "timeout": 3, "rise": 1, "fall": 4}},
 		"eu-2": {"url": "http://192.0.2.3"}},
 	"state": {"path": "/var/lib/sallyport.db", "usage": {"retention": "48h", "rows": 70}},
-	"limits": {"connections": 1000, "memory": 67108864, "handshake": "5s", "dial": 7, "idle": "1h", "bind": "1m", "flows": 5, "flows_total": 6, "flow_idle": "8s"},
+	"limits": {"connections": 1000, "memory": 67108864, "handshake": "5s", "handshakes": 40, "dial": 7, "idle": "1h", "bind": "1m", "flows": 5, "flows_total": 6, "flow_idle": "8s"},
 	"management": {"address": ":9080", "tokens": {"Ops.One": {"token": "0123456789abcdef", "roles": ["admin", "read:all"]}}},
 	"dns": {"servers": ["192.0.2.1", "tls://dns.example:8853"], "bootstrap": {"dns.example": "2001:db8::1"}, "ca": "ca.pem", "family": "ipv4", "timeout": 1, "cache": {"entries": 5, "min_ttl": "1s", "max_ttl": 60, "negative_ttl": "2s"}},
 	"log": {"level": "debug", "format": "text", "file": "/tmp/log"},
@@ -499,7 +499,7 @@ func TestEverySettingFromEverySource(t *testing.T) {
 		"policy.paths": "a,b", "policy.data": "a", "policy.timeout": "9", "policy.strict": "false", "policy.stages": "route",
 		"policy.capabilities": "opa.runtime", "policy.log_facts": "x", "policy.run_tests": "true", "policy.rollback": "allow",
 		"policy.max_age": "1s", "policy.deltas": "true", "policy.audit": "x", "policy.decision_log.when_full": "wait",
-		"geoip.databases": "a,b", "state.path": "x", "state.usage.retention": "7h", "state.usage.rows": "77", "limits.connections": "7", "limits.memory": "33MiB", "limits.handshake": "1s", "limits.dial": "1s",
+		"geoip.databases": "a,b", "state.path": "x", "state.usage.retention": "7h", "state.usage.rows": "77", "limits.connections": "7", "limits.memory": "33MiB", "limits.handshake": "1s", "limits.handshakes": "9", "limits.dial": "1s",
 		"limits.idle": "1s", "limits.bind": "1s", "limits.flows": "7", "limits.flows_total": "777", "limits.flow_idle": "1s", "management.address": "127.0.0.1:7", "dns.servers": "192.0.2.1,tls://192.0.2.2:54#x", "dns.ca": "x", "dns.family": "ipv6", "dns.timeout": "1s", "dns.cache.entries": "7", "dns.cache.min_ttl": "1s", "dns.cache.max_ttl": "7s", "dns.cache.negative_ttl": "1s", "log.level": "warn",
 		"log.format": "text", "log.file": "x", "telemetry.prometheus": "false", "shutdown.grace": "1s",
 	}
