@@ -168,7 +168,7 @@ func TestEveryMeasurement(t *testing.T) {
 	found := o.medians(c.name)
 	for _, row := range rows() {
 		value, ok := found[row.figure]
-		if row.figure == "forward_cpu_us" || strings.HasPrefix(row.figure, "chained_") { // are of others
+		if row.figure == "forward_cpu_us" || strings.HasPrefix(row.figure, "chained_") || strings.HasPrefix(row.figure, "flood_") { // are of others
 			continue
 		}
 		switch {
@@ -396,7 +396,7 @@ func TestCommand(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	stdout, err := runCommand(t, "--sallyport", program, "--egress", "../../bundles/egress", "--only", "sallyport,egress,direct",
-		"--tests", "connect,down-1,idle,verify", "--rounds", "1", "--duration", "100ms", "--settle", "50ms",
+		"--tests", "connect,down-1,idle,flood,verify", "--rounds", "1", "--duration", "100ms", "--settle", "50ms",
 		"--idle", "20", "--entries", "500", "--format", "json")
 	if err != nil {
 		t.Fatal(err)
@@ -413,6 +413,14 @@ func TestCommand(t *testing.T) {
 		if m["verified_percent"] != 100 || m["connect_cpu_us"] <= 0 || m["down-1_cpu_s_per_gb"] <= 0 || m["idle_descriptors"] != 2 {
 			t.Errorf("%s: %v", result.Name, m)
 		}
+	}
+	for name, value := range r.Results[0].Medians {
+		if strings.HasPrefix(name, "flood_") && value <= 0 {
+			t.Errorf("%s is %v", name, value)
+		}
+	}
+	if _, found := r.Results[0].Medians["flood_first_byte_p50_us"]; !found {
+		t.Errorf("nobody was banned: %v", r.Results[0].Medians)
 	}
 
 	stdout, err = runCommand(t, "--sallyport", program, "--only", "sallyport,sallyport-pool", "--tests", "chained,chained-cpu",

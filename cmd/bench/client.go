@@ -50,6 +50,7 @@ func parseEndpoint(text string) (endpoint, error) {
 type client struct {
 	through endpoint
 	targets []netip.AddrPort
+	from    net.IP // on loopback; nil: one of many addresses, for their ports
 	turn    atomic.Uint32
 }
 
@@ -62,9 +63,13 @@ func (c *client) open() (*net.TCPConn, error) {
 	if c.through.scheme == "direct" {
 		address = to.String()
 	}
-	conn, err := dial(address, n)
+	ip := c.from
+	if ip == nil {
+		ip = from(n)
+	}
+	conn, err := dial(address, ip)
 	if err != nil {
-		return nil, err
+		return nil, &dialError{err}
 	}
 	conn.SetDeadline(time.Now().Add(patience))
 	switch c.through.scheme {
@@ -80,11 +85,19 @@ func (c *client) open() (*net.TCPConn, error) {
 	return conn, nil
 }
 
-// dial connects, on loopback from one of many addresses, for their ports.
-func dial(address string, n int) (*net.TCPConn, error) {
+// from is one of the addresses of loopback that clients have in turn.
+func from(n int) net.IP { return net.IPv4(127, 0, 0, byte(101+n%32)) }
+
+// dialError is that the proxy, or the target where there is none, was not reached.
+type dialError struct{ error }
+
+func (e *dialError) Unwrap() error { return e.error }
+
+// dial connects, on loopback from the given address.
+func dial(address string, ip net.IP) (*net.TCPConn, error) {
 	d := net.Dialer{Timeout: patience, KeepAlive: -1}
 	if strings.HasPrefix(address, "127.") {
-		d.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(101+n%32))}
+		d.LocalAddr = &net.TCPAddr{IP: ip}
 		d.Control = func(_, _ string, raw syscall.RawConn) error {
 			var failed error
 			err := raw.Control(func(fd uintptr) { // the port is chosen when the other end is known

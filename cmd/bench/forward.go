@@ -81,7 +81,7 @@ func forward(ctx context.Context, c *contender, s settings) (figures, error) {
 func (c *client) requests(ctx context.Context, s settings, answered *atomic.Int64) error {
 	n := int(c.turn.Add(1))
 	to := c.targets[n%len(c.targets)]
-	conn, err := dial(c.through.address, n)
+	conn, err := dial(c.through.address, from(n))
 	if err != nil {
 		return err
 	}

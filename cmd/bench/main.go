@@ -4,7 +4,7 @@
 // It starts sallyport, once with a policy that allows everything and once with
 // the egress example, and the peers that are installed; or it takes any proxy
 // that runs already. target.go is where the connections lead, client.go how they
-// are opened, measure.go and verify.go what is done with them, process.go what
+// are opened, measure.go, flood.go and verify.go what is done with them, process.go what
 // that has cost a proxy. start.go and sallyport.go know how each proxy is
 // started, compare.go has the rounds and table.go the result. chain.go has those that
 // lead through one proxy far away, and path.go the distance.

@@ -19,6 +19,7 @@ type contender struct {
 	processes        // none: its processor time and memory are not known
 	chained   string // by what it leads through another one; empty: it does not
 	held      bool   // idle connections have grown its memory before
+	bans      *bans  // nil: it is not asked to ban anybody
 }
 
 // figures are what one measurement found, by name.
@@ -60,7 +61,7 @@ func measurements() []measurement {
 			return datagrams(ctx, c, s, size)
 		}})
 	}
-	return append(list, measurement{"forward", forward}, measurement{"verify", verify})
+	return append(list, measurement{"forward", forward}, measurement{"flood", flood}, measurement{"verify", verify})
 }
 
 func bulkName(up bool, streams int) string {
@@ -150,25 +151,28 @@ func once(c *client) error {
 // firstByte is how long one client alone waits from connecting to the proxy to
 // the target's first byte.
 func firstByte(ctx context.Context, c *contender, s settings) (figures, error) {
+	took, err := awaitFirstBytes(ctx, &c.client, s.duration/2)
+	if err != nil {
+		return nil, err
+	}
+	return figures{"first_byte_p50_us": float64(took[len(took)/2]) / 1e3}, nil
+}
+
+// awaitFirstBytes returns how long each took, the shortest first.
+func awaitFirstBytes(ctx context.Context, c *client, duration time.Duration) ([]time.Duration, error) {
 	var took []time.Duration
-	for end := time.Now().Add(s.duration / 2); ctx.Err() == nil && time.Now().Before(end); {
+	for end := time.Now().Add(duration); ctx.Err() == nil && time.Now().Before(end); {
 		begun := time.Now()
-		conn, err := c.open()
-		if err != nil {
+		if err := once(c); err != nil {
 			return nil, err
 		}
-		err = ping(conn)
 		took = append(took, time.Since(begun))
-		conn.Close()
-		if err != nil {
-			return nil, err
-		}
 	}
 	if len(took) == 0 {
 		return nil, context.Cause(ctx)
 	}
 	slices.Sort(took)
-	return figures{"first_byte_p50_us": float64(took[len(took)/2]) / 1e3}, nil
+	return took, nil
 }
 
 // bulk moves as many bytes as will go.

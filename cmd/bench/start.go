@@ -32,13 +32,14 @@ type recipe struct {
 	secret  string
 	// arguments writes the files that it needs into dir, which is its own.
 	arguments func(s *stable, dir, host, port string) ([]string, error)
+	bans      bool // it is sallyport, and is asked to ban a source
 }
 
 // recipes are the proxies that are started where they are installed: sallyport
 // first, which the others are compared with.
 func recipes(program string, with egressOptions) []recipe {
 	return []recipe{
-		{name: "sallyport", scheme: "socks5", program: program, arguments: sallyportAllowingAll},
+		{name: "sallyport", scheme: "socks5", program: program, arguments: sallyportAllowingAll, bans: true},
 		{
 			name: "egress", scheme: "socks5", program: program, user: egressUser, secret: egressPassword,
 			arguments: func(s *stable, dir, host, port string) ([]string, error) {
@@ -48,7 +49,7 @@ func recipes(program string, with egressOptions) []recipe {
 		{name: "microsocks", scheme: "socks5", program: "microsocks", debian: "microsocks", arguments: microsocks},
 		{name: "dante", scheme: "socks5", program: "danted", debian: "dante-server", arguments: dante},
 		{name: "haproxy", scheme: "tcp", program: "haproxy", debian: "haproxy", arguments: haproxy},
-		{name: "sallyport-http", scheme: "http", program: program, arguments: sallyportAllowingAll},
+		{name: "sallyport-http", scheme: "http", program: program, arguments: sallyportAllowingAll, bans: true},
 		{name: "squid", scheme: "http", program: "squid", debian: "squid", arguments: squid},
 		{name: "tinyproxy", scheme: "http", program: "tinyproxy", debian: "tinyproxy", arguments: tinyproxy},
 	}
@@ -80,11 +81,14 @@ func sallyportWithEgress(s *stable, dir, host, port string, with egressOptions) 
 
 func sallyportRun(s *stable, dir, host, port string, more ...string) []string {
 	return append([]string{
-		"run", "--listen", net.JoinHostPort(host, port), "--management", "127.0.0.1:0",
+		"run", "--listen", net.JoinHostPort(host, port), "--management", managed(dir),
 		"--set", "state.path=" + filepath.Join(dir, "state.db"),
 		"--set", fmt.Sprintf("limits.connections=%d", s.limit/4),
 	}, more...)
 }
+
+// managed is the address of the management API of the sallyport whose folder it is.
+func managed(dir string) string { return "unix:" + filepath.Join(dir, "management.sock") }
 
 func microsocks(_ *stable, _, host, port string) ([]string, error) {
 	return []string{"-i", host, "-p", port}, nil
@@ -202,6 +206,9 @@ func (s *stable) start(ctx context.Context, r recipe) (*contender, error) {
 	c := &contender{name: r.name, processes: processes{cmd.Process.Pid}}
 	c.through = endpoint{scheme: r.scheme, address: net.JoinHostPort(host, port), user: r.user, password: r.secret}
 	c.targets = s.target.addrs
+	if r.bans {
+		c.bans = &bans{program: program, management: managed(dir)}
+	}
 	for end := time.Now().Add(30 * time.Second); ; { // sallyport compiles its policy first
 		if len(listening(c.through.address)) > 0 {
 			return c, nil
