@@ -233,14 +233,14 @@ func (s *Server) parseImport(object map[string]any) (edits []identity.Edit, upda
 			problems = append(problems, fmt.Errorf("users[%q]: want an object", name))
 			continue
 		}
-		if _, set := fields["groups"]; !set && update {
+		if fields["groups"] == nil && update { // null says nothing, too
+			groups := []any{} // of one who is new, whoever else adds him meanwhile
 			if before, ok := s.options.Users.Account(name); ok {
-				groups := make([]any, len(before.Groups))
-				for i, group := range before.Groups {
-					groups[i] = group
+				for _, group := range before.Groups {
+					groups = append(groups, group)
 				}
-				fields["groups"] = groups
 			}
+			fields["groups"] = groups
 		}
 		e, err := identity.ParseEdit(name, fields)
 		if err != nil {

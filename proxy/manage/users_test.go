@@ -112,6 +112,7 @@ func TestUsers(t *testing.T) {
 		{"PUT", "/v1/users/bob", `{"password": "p"}`, []string{"If-None-Match: *"}, 200, "", "{true  false} {bob [redacted]  map[]}"},
 		{"DELETE", "/v1/users/ann", "", []string{`If-Match: "t1"`}, 204, "", "-annt1"},
 		{"PUT", "/v1/users", `{"users": {"ann": {"disabled": true}}, "existing": "update"}`, nil, 200, `{"written":1}`, "{false  true} {ann [redacted]  map[disabled:true groups:[ops]]}"},
+		{"PUT", "/v1/users", `{"users": {"new": {"hash": "$2a$04$aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}}, "existing": "update"}`, nil, 200, `{"written":1}`, "{false  true} {new [redacted] $2a$04$aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa map[groups:[]]}"},
 		{"PUT", "/v1/users", `{"users": {"ann": {"password": "p"}}}`, nil, 200, `{"written":1}`, "{true  false} {ann [redacted]  map[]}"},
 		{"POST", "/v1/users", "", nil, 405, "", ""},
 		{"DELETE", "/v1/users", "", nil, 405, "", ""},
@@ -206,6 +207,7 @@ func TestUsersAreAskedAbout(t *testing.T) {
 		{"/v1/users/ann", `{"groups": ["a"], "password": 7}`, 400, "ann[]"},
 		{"/v1/users", `{"users": {"b": {"password": "p", "groups": ["x"]}, "c": {"password": "p"}}}`, 200, "[] b[x] c[]"},
 		{"/v1/users", `{"users": {"ann": {"disabled": true}, "root": {"password": "p"}, "z": {}}, "existing": "update"}`, 403, "[] ann[ops] root[]"},
+		{"/v1/users", `{"users": {"ann": {"disabled": true, "groups": null}}, "existing": "update"}`, 200, "[] ann[ops]"},
 	} {
 		before := d.last()
 		got := b.send(t, "PUT", c.path, c.body)
