@@ -140,7 +140,10 @@ func load(path string, file *os.File, readOnly bool) (db *bbolt.DB, held int64, 
 	case err != nil && db != nil:
 		db.Close()
 	}
-	return db, held, err
+	if err != nil {
+		return nil, 0, err
+	}
+	return db, held, nil
 }
 
 // judge refuses a file that bbolt could not be trusted with.

@@ -258,3 +258,29 @@ func TestFileThatWasNeverFinished(t *testing.T) {
 		apply(t, f, Change{"ban", "a", []byte("1")})
 	}
 }
+
+// What cannot be used when it is opened anew is tried again by the next write.
+func TestOpenedAnewUntilItGoes(t *testing.T) {
+	dir := t.TempDir()
+	path, later := filepath.Join(dir, "state.db"), filepath.Join(dir, "later.db")
+	open(t, later).Close()
+	db, err := bbolt.Open(later, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(about)).Put([]byte("schema"), []byte("2")) })
+	db.Close()
+	f := &File{path: path, most: maxHeld} // as Open returns it of a disk that is full
+	if err := os.Rename(later, path); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Apply(Change{"ban", "a", []byte("1")}); err == nil {
+		t.Fatal("a later version's file is written to")
+	}
+	if got := all(t, f, "ban"); len(got) != 0 {
+		t.Errorf("read meanwhile: %v", got)
+	}
+	os.Remove(path)
+	apply(t, f, Change{"ban", "a", []byte("1")})
+	f.Close()
+}
