@@ -139,7 +139,7 @@ func (a *Account) Usage() policy.Usage {
 	defer l.mu.Unlock()
 	now := l.advance()
 	a.roll()
-	if many := len(a.live); many <= fewSessions || now.Sub(a.summed) >= time.Duration(many)*10*time.Microsecond {
+	if a.stale(now) {
 		a.sum(now)
 	}
 	d, m := &a.periods[day], &a.periods[month]
@@ -150,7 +150,8 @@ func (a *Account) Usage() policy.Usage {
 }
 
 // Hold takes in the quota of a decision about the identity, and says for how long the
-// identity is over what was said: 0 where it is not. A decision that has none leaves
+// identity is over what was said: 0 where it is not. With many open sessions that is
+// as of a moment ago, and what is left is bound all the same. A decision that has none leaves
 // those of others of the same policy as they are, and each period has its own.
 func (a *Account) Hold(q policy.Quota) time.Duration {
 	l := a.ledger
@@ -158,6 +159,7 @@ func (a *Account) Hold(q policy.Quota) time.Duration {
 	defer l.mu.Unlock()
 	now := l.advance()
 	a.roll()
+	before := a.quotas
 	if a.under != l.generation {
 		a.quotas, a.under = [2]int64{}, l.generation
 	}
@@ -167,9 +169,11 @@ func (a *Account) Hold(q policy.Quota) time.Duration {
 	case policy.PerMonth:
 		a.quotas[month] = int64(q.Bytes)
 	}
-	a.mark()
-	a.sum(now)
-	a.settle()
+	if a.quotas != before || a.bound() && a.stale(now) {
+		a.mark()
+		a.sum(now)
+		a.settle()
+	}
 	var wait time.Duration
 	for p := range a.quotas {
 		if a.quotas[p] > 0 && a.periods[p].bytes >= a.quotas[p] {
@@ -221,6 +225,12 @@ func (a *Account) roll() {
 		a.mark()
 		a.settle()
 	}
+}
+
+// stale tells whether the open sessions are to be looked at. Called with l.mu held.
+func (a *Account) stale(now time.Time) bool {
+	many := len(a.live)
+	return many <= fewSessions || now.Sub(a.summed).Abs() >= time.Duration(many)*10*time.Microsecond
 }
 
 // sum looks at the open sessions. Called with l.mu held.

@@ -114,7 +114,8 @@ func newHour(number int64, rows int) *hour {
 // set back, goes on. Called with l.mu held.
 func (l *Ledger) turn(now time.Time) {
 	l.prune = true
-	if l.hour.dirty && l.options.Store != nil {
+	// Of one that is not dirty it may be that it is being written, and is refused.
+	if len(l.hour.tables[User].rows) > 0 && l.options.Store != nil {
 		l.finished = append(l.finished, l.hour)
 	}
 	if n := len(l.finished) - mostFinished; n > 0 { // the store has refused them for that long

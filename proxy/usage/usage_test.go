@@ -24,6 +24,7 @@ type shelf struct {
 	of     map[string]map[string][]byte
 	writes int
 	refuse error
+	slow   time.Duration // how long a write takes
 }
 
 func (s *shelf) Each(kind string, visit func(string, []byte) error) error {
@@ -39,6 +40,7 @@ func (s *shelf) Each(kind string, visit func(string, []byte) error) error {
 }
 
 func (s *shelf) Write(changes []Change) error {
+	time.Sleep(s.slow)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.refuse != nil {
@@ -607,6 +609,72 @@ func TestWhatMovedBeforeMidnight(t *testing.T) {
 		at(t, "2000-03-31T00:00:01Z")
 		if got := s.account.Usage().Bytes; got != (policy.Span{Day: 0, Month: 50}) {
 			t.Errorf("used %+v", got)
+		}
+	})
+}
+
+// An hour that ends while the store is about to refuse it is written by the next.
+func TestHourEndsWhileItIsWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at(t, "2000-03-30T23:59:59Z")
+		store := &shelf{refuse: errors.New("disk full"), slow: 10 * time.Second}
+		l := open(t, store)
+		s := l.begin("identity:ann", "a.test")
+		s.move(7, 0)
+		l.end(s)
+		go l.write()
+		at(t, "2000-03-31T00:00:05Z")
+		l.Denied(Of{Target: "b.test"})
+		if got := report(t, l, Target, 2*time.Hour).Total; got.Bytes.Up != 7 || got.Denials != 1 {
+			t.Errorf("while it is written: %+v", got)
+		}
+		at(t, "2000-03-31T00:01:00Z")
+		store.mu.Lock()
+		store.refuse = nil
+		store.mu.Unlock()
+		l.Close()
+		if got := report(t, open(t, store), Target, 2*time.Hour).Total; got.Bytes.Up != 7 || got.Denials != 1 {
+			t.Errorf("what is written in the end: %+v", got)
+		}
+	})
+}
+
+// Who has many sessions open does not have them all looked at for each one more, with
+// a quota or none; they draw from what is left of it all the same.
+func TestManySessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := open(t, nil)
+		all := make([]*session, 1000)
+		for i := range all {
+			all[i] = l.begin("identity:ann", "a.test")
+		}
+		a := all[0].account
+		for _, q := range []policy.Quota{{}, {Bytes: 5000, Per: policy.PerDay}} {
+			a.Hold(q)
+			looked := a.summed
+			time.Sleep(time.Millisecond)
+			if a.Hold(q); a.summed != looked {
+				t.Errorf("%v: all sessions are looked at for one more", q)
+			}
+		}
+		if got := a.Take(1000); got != 1000 {
+			t.Errorf("%d of 1000", got)
+		}
+		all[7].move(1000, 0)
+		a.Hold(policy.Quota{Bytes: 5000, Per: policy.PerDay})
+		if got := a.Take(5000); got != 4000 {
+			t.Errorf("%d of the 4000 that are left", got)
+		}
+		all[8].move(0, 4000)
+		time.Sleep(time.Second)
+		if a.Hold(policy.Quota{Bytes: 5000, Per: policy.PerDay}) == 0 {
+			t.Error("it is not seen a moment later that the quota is used up")
+		}
+		if a.Hold(policy.Quota{Bytes: 9000, Per: policy.PerDay}) != 0 || a.Take(9000) != 4000 {
+			t.Error("another quota does not count at once")
+		}
+		if l.Forget(); a.Hold(policy.Quota{}) != 0 || a.Take(9000) != 9000 {
+			t.Error("a quota outlives its policy")
 		}
 	})
 }
