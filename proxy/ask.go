@@ -213,7 +213,9 @@ func (l *life) end() {
 	}
 	l.giveBack()
 	l.meterOff()
-	l.discharge()
+	if l.account != nil { // and it stays, for who is being asked about reads it
+		l.proxy.Usage.Leave(l.account)
+	}
 	l.visit.Leave()
 	if l.identity != "" {
 		l.proxy.Guard.Release(l.identity)

@@ -424,3 +424,33 @@ func TestUsersChange(t *testing.T) {
 		}
 	})
 }
+
+// A session may end while it is being asked about: the race detector looks on.
+func TestEndsWhileItIsAskedAbout(t *testing.T) {
+	f := newFollowing(10)
+	defer f.begin()()
+	l := f.grant(t, "", "host.test")
+	door, err := listen.Open(t.Context(), listen.Config{Name: "main", Address: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer door.Close()
+	accepted := make(chan *listen.Conn)
+	go door.Serve(t.Context(), func(c *listen.Conn) { accepted <- c })
+	client, err := net.Dial("tcp", door.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	l.conn = <-accepted
+	l.charge(guard.Identity("ann", false), true)
+	asked := make(chan struct{}, 9)
+	f.activate(f.Proxy, "2", func(policy.Stage, *policy.Facts) error {
+		asked <- struct{}{}
+		time.Sleep(50 * time.Millisecond) // and no channel, which would put one before the other
+		return nil
+	})
+	<-asked
+	l.end()
+	time.Sleep(150 * time.Millisecond)
+}

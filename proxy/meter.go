@@ -18,11 +18,13 @@ import (
 // meter.go is what is told of a session to the ledger: whose it is, once that is
 // known, and what its relay's counters count is for.
 
-// charge has what the session uses put on somebody's account, until discharge.
+// charge has what the session uses put on somebody's account, until discharge or the
+// end.
 func (l *life) charge(to guard.Subject, proof bool) {
 	l.account = l.proxy.Usage.Enter(to.String(), proof)
 }
 
+// discharge ends that, for the next request's sake.
 func (l *life) discharge() {
 	if l.account != nil {
 		l.proxy.Usage.Leave(l.account)
