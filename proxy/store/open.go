@@ -63,8 +63,12 @@ func (f *File) ready() error {
 		f.db = nil
 		return f.open()
 	}
-	if missing(f.path) {
+	there, err := os.Stat(f.path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("%s was moved away while it was in use: put it back, or restart", f.path)
+	case err == nil && !os.SameFile(there, f.opened):
+		return fmt.Errorf("%s is another file than the one in use: put that back, or restart", f.path)
 	}
 	return nil
 }
@@ -80,6 +84,10 @@ func (f *File) open() error {
 		file, err = os.OpenFile(f.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	}
 	if err != nil {
+		return err
+	}
+	if f.opened, err = file.Stat(); err != nil {
+		file.Close()
 		return err
 	}
 	f.db, f.held, err = load(f.path, file, f.readOnly)

@@ -52,8 +52,9 @@ type File struct {
 	path string
 	most int64 // bytes of keys and values
 
-	mu       sync.Mutex // bbolt has locks of its own; this one is for the fields
-	db       *bbolt.DB  // nil: there is no file yet, or it was closed
+	mu       sync.Mutex  // bbolt has locks of its own; this one is for the fields
+	db       *bbolt.DB   // nil: there is no file yet, or it was closed
+	opened   os.FileInfo // of the file that is open
 	readOnly bool
 	held     int64 // bytes of keys and values
 	broken   error // why the file is no longer touched

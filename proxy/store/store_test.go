@@ -284,3 +284,19 @@ func TestOpenedAnewUntilItGoes(t *testing.T) {
 	apply(t, f, Change{"ban", "a", []byte("1")})
 	f.Close()
 }
+
+// What is written to a file that has another in its place would be gone with the
+// process.
+func TestReplacedWhileInUse(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	f := open(t, path)
+	apply(t, f, Change{"ban", "a", []byte("1")})
+	old := path + ".old"
+	os.Rename(path, old)
+	open(t, path).Close()
+	if err := f.Apply(Change{"ban", "b", []byte("2")}); err == nil || !strings.Contains(err.Error(), "another file") {
+		t.Errorf("acknowledged, and nobody will find it: %v", err)
+	}
+	os.Rename(old, path)
+	apply(t, f, Change{"ban", "b", []byte("2")})
+}
