@@ -202,7 +202,34 @@ func clip(cause string) string {
 
 // Bans are those in force, those that end first first.
 func (g *Guard) Bans() []Ban {
-	s := &g.bans
+	list := g.bans.list()
+	type named struct {
+		name string
+		at   int
+	}
+	order := make([]named, len(list)) // there may be many, and many that never end
+	for i := range list {
+		order[i] = named{list[i].Of.String(), i}
+	}
+	slices.SortFunc(order, func(x, y named) int {
+		a, b := list[x.at].Until, list[y.at].Until
+		switch {
+		case a.IsZero() && !b.IsZero():
+			return 1
+		case b.IsZero() && !a.IsZero():
+			return -1
+		}
+		return cmp.Or(a.Compare(b), cmp.Compare(x.name, y.name))
+	})
+	sorted := make([]Ban, len(list))
+	for i := range order {
+		sorted[i] = list[order[i].at]
+	}
+	return sorted
+}
+
+// list has them in any order: who sorts them needs no lock, and keeps nobody waiting.
+func (s *bans) list() []Ban {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.expire(time.Now())
@@ -211,15 +238,6 @@ func (g *Guard) Bans() []Ban {
 		list[i] = b.Ban
 		list[i].Refused = b.refused.Load()
 	}
-	slices.SortFunc(list, func(a, b Ban) int {
-		switch {
-		case a.Until.IsZero() && !b.Until.IsZero():
-			return 1
-		case b.Until.IsZero() && !a.Until.IsZero():
-			return -1
-		}
-		return cmp.Or(a.Until.Compare(b.Until), cmp.Compare(a.Of.String(), b.Of.String()))
-	})
 	return list
 }
 

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -186,6 +187,29 @@ func BenchmarkBanned(b *testing.B) {
 	for b.Loop() {
 		if g.Banned(source) == nil {
 			b.Fatal("not banned")
+		}
+	}
+}
+
+// A list of very many keeps nobody waiting at the door: it is put in order by what is
+// there anyway, and not while it is locked.
+func TestListOfManyBans(t *testing.T) {
+	g := New(10_000)
+	for i := range 5000 {
+		name := Identity(fmt.Sprint(i), false)
+		if err := g.Ban(name, time.Hour+time.Duration(i*7919%5000)*time.Second, "test"); err != nil {
+			t.Fatal(err)
+		}
+		g.Ban(Address(netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)})).Subject(), 0, "test")
+	}
+	var list []Ban
+	if n := testing.AllocsPerRun(1, func() { list = g.Bans() }); n > 20_000 {
+		t.Errorf("%v allocations", n)
+	}
+	for i := range list[1:] {
+		a, b := &list[i], &list[i+1]
+		if !b.Until.IsZero() && (a.Until.IsZero() || b.Until.Before(a.Until)) || b.Until.Equal(a.Until) && a.Of.String() >= b.Of.String() {
+			t.Fatalf("%s until %v comes before %s until %v", a.Of, a.Until, b.Of, b.Until)
 		}
 	}
 }
