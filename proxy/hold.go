@@ -185,15 +185,16 @@ func limitsOf(l *policy.Limits) guard.Limits {
 }
 
 // delay keeps the client waiting, and holds nothing for it but its connection
-// and this goroutine. It ends at the latest with the handshake's time, and with
-// an error when the client hangs up, the session is cut, or the server drains.
+// and this goroutine. It ends early enough for the client to be heard out and
+// answered within the handshake's time, and with an error when the client hangs
+// up, the session is cut, or the server drains.
 func (l *life) delay(ctx context.Context, long policy.Duration, deadline time.Time) error {
 	if long == 0 {
 		return nil
 	}
 	until := time.Now().Add(time.Duration(long))
-	if until.After(deadline) {
-		until = deadline
+	if last := deadline.Add(-min(barredTime, l.proxy.Limits.Handshake/2)); until.After(last) {
+		until = last
 	}
 	plain := l.conn.Plain()
 	socket, ok := plain.(syscall.Conn)
