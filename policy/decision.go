@@ -163,11 +163,11 @@ type Ban struct {
 // Limits bound what a source (of admit) or an identity (of authenticate) may do.
 // A zero value is no bound, and is not for a policy to say.
 type Limits struct {
-	Connections int64        `key:"connections" range:"1 1000000000"`      // open at once
-	Rate        Pace         `key:"rate" zero:"no"`                        // attempts, those included that are refused
-	Burst       int64        `key:"burst" range:"1 1000000000"`            // attempts at once; 0: as many as the rate names
-	Prefix      netip.Prefix `key:"prefix" stages:"admit"`                 // one of the source's, which is bound as a whole
-	Quota       Quota        `key:"quota" stages:"authenticate" zero:"no"` // of the identity
+	Connections int64        `key:"connections" range:"1 1000000000"`         // open at once
+	Rate        Pace         `key:"rate" zero:"no"`                           // attempts, those included that are refused
+	Burst       int64        `key:"burst" range:"1 1000000000" beside:"rate"` // attempts at once; 0: as many as the rate names
+	Prefix      netip.Prefix `key:"prefix" stages:"admit"`                    // one of the source's, which is bound as a whole
+	Quota       Quota        `key:"quota" stages:"authenticate" zero:"no"`    // of the identity
 }
 
 // Pace is so many in a time, as text ("20/s", "100/m", "1000/h"), or a number a
@@ -180,8 +180,8 @@ type Pace struct {
 // Quota bounds the bytes, in both directions, of all of an identity's sessions in a
 // UTC day or month. The zero value is none; else it has both keys.
 type Quota struct {
-	Bytes Size   `key:"bytes" zero:"no"`
-	Per   Period `key:"per"`
+	Bytes Size   `key:"bytes" zero:"no" required:"yes"`
+	Per   Period `key:"per" required:"yes"`
 }
 
 // Period is a span of the UTC calendar. Empty is none.

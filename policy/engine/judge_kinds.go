@@ -30,6 +30,7 @@ type kind struct {
 	any     bool                  // everything is
 	never   string                // nothing is, and why
 	needs   []string              // keys that an object with any has
+	beside  map[string]string     // keys that mean nothing without another one
 	scalar  func(ast.Value) error // what a text or number at a key must be besides; nil: nothing
 }
 
@@ -89,6 +90,12 @@ func kindOf(t reflect.Type) *kind {
 				k.keys[key] = kindOfKey(t.Field(i))
 				if t.Field(i).Tag.Get("required") != "" {
 					k.needs = append(k.needs, key)
+				}
+				if with := t.Field(i).Tag.Get("beside"); with != "" {
+					if k.beside == nil {
+						k.beside = map[string]string{}
+					}
+					k.beside[key] = with
 				}
 			}
 		}
@@ -229,6 +236,11 @@ func (k *kind) checkTerm(name string, t *ast.Term) []wrong {
 		for _, key := range k.needs {
 			if v.Len() > 0 && !open && v.Get(ast.StringTerm(key)) == nil {
 				out = append(out, wrong{t.Location, fmt.Sprintf("%s needs %q beside its other keys", name, key)})
+			}
+		}
+		for _, key := range sortedKeys(k.beside) {
+			if with := k.beside[key]; !open && v.Get(ast.StringTerm(key)) != nil && v.Get(ast.StringTerm(with)) == nil {
+				out = append(out, wrong{t.Location, fmt.Sprintf("%s.%s needs %q beside it", name, key, with)})
 			}
 		}
 		return out

@@ -185,6 +185,12 @@ func (j *judging) checkRule(rule *ast.Rule, stage policy.Stage, path ast.Ref) {
 		s.mistyped[name] = true
 		j.refuse(at, "%s", w.why)
 	}
+	// A default, or a branch before others, may say so that nobody is banned.
+	if bans := len(path) == 1 && field.Type == reflect.TypeFor[policy.Ban](); bans && !rule.Default && rule.Else == nil {
+		if o, ok := rule.Head.Value.Value.(ast.Object); ok && o.Len() == 0 {
+			j.warn(rule.Head.Value.Location, `%s is empty and bans nobody: give it "for", or leave the rule out`, name)
+		}
+	}
 }
 
 // checkHead holds the head of a field's rule against the kind of the field: the

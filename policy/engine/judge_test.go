@@ -376,7 +376,18 @@ func TestJudgeValues(t *testing.T) {
 			`allow if { some k in ["a", "domain"]; input.target.kind == k }`, `allow if input.target.kind == data.x.kind`)},
 		{name: "a ban without its time", files: route(`allow := true`, `ban := {"identity": true} if input.target.port == 25`,
 			`ban := {"identity": true, data.key: "1m"} if input.target.port == 26`, `ban := {} if input.target.port == 27`), want: []string{
-			`route.rego:3:8: ban needs "for" beside its other keys`, "route.rego:4:27: warning: nothing defines data.key"}},
+			`route.rego:3:8: ban needs "for" beside its other keys`, "route.rego:4:27: warning: nothing defines data.key",
+			`route.rego:5:8: warning: ban is empty and bans nobody: give it "for", or leave the rule out`}},
+		{name: "a ban of nobody that others make way for", files: route(`allow := true`, `default ban := {}`,
+			`ban := {} if input.target.port == 27 else := {"for": "1m"} if input.target.port == 28`)},
+		{name: "limits that need another", files: map[string]string{
+			"admit.rego": "package sallyport.admit\nallow := true\nlimits := {\"burst\": 5}",
+			"authenticate.rego": "package sallyport.authenticate\nallow := true\n" +
+				`limits := {"burst": 5, data.key: 1, "quota": {"bytes": "1GiB"}} if input.source.port == 1` + "\n" +
+				`limits := {"burst": 5, "rate": "1/s", "quota": {"bytes": "1GiB", "per": "day"}} if input.source.port == 2`}, want: []string{
+			`admit.rego:3:11: limits.burst needs "rate" beside it`,
+			`authenticate.rego:3:24: warning: nothing defines data.key`,
+			`authenticate.rego:3:46: limits.quota needs "per" beside its other keys`}},
 		{name: "how a fact is never spelt", files: route(`allow := true`,
 			`deny contains "a" if input.target.host == "Example.COM"`, `deny contains "b" if input.target.host in {"example.com.", "ok.example"}`,
 			`deny contains "c" if ".example.com" in input.target.suffixes`, `deny contains "d" if "10.0.0.1/8" in input.source.prefixes`,
