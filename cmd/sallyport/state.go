@@ -20,6 +20,9 @@ func (s *server) openState() error {
 	if err != nil {
 		s.log.Error("state is not kept", "error", err)
 	}
+	if s.state.WasEmpty() {
+		s.log.Warn("state file is empty: it begins anew; if there were bans or users in it, something has emptied it", "file", s.config.State.Path)
+	}
 	return nil
 }
 

@@ -389,3 +389,30 @@ func TestStateFileThatIsNoState(t *testing.T) {
 		}
 	}
 }
+
+// A file of no bytes may be one that a first start has left: it begins anew, and
+// the log tells, since something may have emptied it.
+func TestStateFileThatIsEmpty(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := keeper(t, dir)
+	if status, _ := tell(t, "PUT", s.api(t)+"/v1/bans/192.0.2.1", ""); status != 200 {
+		t.Fatal(status)
+	}
+	s.end(t, syscall.SIGTERM)
+	file := filepath.Join(dir, "state.db")
+	if strings.Contains(fmt.Sprint(s.log), "state file is empty") {
+		t.Error("the first start warns of a file that was not there")
+	}
+	if err := os.Truncate(file, 0); err != nil {
+		t.Fatal(err)
+	}
+	s = keeper(t, dir)
+	const warning = "state file is empty: it begins anew; if there were bans or users in it, something has emptied it"
+	if r := s.wait(t, 0, warning); r["level"] != "WARN" || r["file"] != file {
+		t.Errorf("the warning is %v", r)
+	}
+	if bans := s.bans(t); len(bans) != 0 {
+		t.Errorf("there are %v", bans)
+	}
+}

@@ -76,12 +76,17 @@ func (f *File) ready() error {
 // open opens the file, for reading alone where it may only be read; that is an
 // error all the same.
 func (f *File) open() error {
+	before, err := os.Stat(f.path)
+	f.wasEmpty = err == nil && before.Size() == 0
 	file, err := os.OpenFile(f.path, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
 	f.readOnly = errors.Is(err, syscall.EROFS) && !missing(f.path)
 	var barred error
 	if f.readOnly {
 		barred = err
 		file, err = os.OpenFile(f.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w: user %d has to own the file, and be able to write to its folder: run chown %[2]d on both, or name another one by state.path", err, os.Geteuid())
 	}
 	if err != nil {
 		return err

@@ -56,6 +56,7 @@ type File struct {
 	db       *bbolt.DB   // nil: there is no file yet, or it was closed
 	opened   os.FileInfo // of the file that is open
 	readOnly bool
+	wasEmpty bool  // when it was opened
 	held     int64 // bytes of keys and values
 	broken   error // why the file is no longer touched
 
@@ -127,6 +128,14 @@ func (f *File) Apply(changes ...Change) error {
 		return fmt.Errorf("state file: %w", err)
 	}
 	return nil
+}
+
+// WasEmpty tells whether there was a file with nothing in it when it was opened:
+// one that a first start has left behind, or that something has emptied since.
+func (f *File) WasEmpty() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.wasEmpty
 }
 
 // Failed is how many calls of Apply have failed.
