@@ -9,7 +9,6 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -197,14 +196,4 @@ func reason(r *audit.Record) string {
 		said = append(said, fmt.Sprintf("%d records before this one were not written", r.Lost))
 	}
 	return strings.Join(said, "; ")
-}
-
-// printable keeps a record that somebody else wrote from steering the terminal.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, text)
 }

@@ -38,11 +38,11 @@ user id of SOCKS4), or uid:NUMBER (who comes by a unix socket).`,
 			table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 			fmt.Fprint(table, "OF\tUNTIL\tREFUSED\tCAUSE")
 			for _, b := range answer.Bans {
-				until := "lifted"
+				until := "never"
 				if b.Until != nil {
 					until = b.Until.Format(time.RFC3339)
 				}
-				fmt.Fprintf(table, "\n%s\t%s\t%d\t%q", b.Of, until, b.Refused, b.Cause)
+				fmt.Fprintf(table, "\n%s\t%s\t%d\t%q", shownName(b.Of), until, b.Refused, b.Cause)
 			}
 			table.Flush()
 			return print(c, text.String(), answer)
@@ -63,7 +63,7 @@ user id of SOCKS4), or uid:NUMBER (who comes by a unix socket).`,
 			if err := call.do(c, http.MethodPut, "/v1/bans/"+url.PathEscape(args[0]), body, &made); err != nil {
 				return err
 			}
-			return print(c, "banned "+made.Of, made)
+			return print(c, "banned "+shownName(made.Of), made)
 		},
 	}
 	add.Flags().DurationVar(&long, "for", 0, "`DURATION`; without it, until the ban is lifted")
@@ -75,12 +75,12 @@ user id of SOCKS4), or uid:NUMBER (who comes by a unix socket).`,
 		RunE: func(c *cobra.Command, args []string) error {
 			err := call.do(c, http.MethodDelete, "/v1/bans/"+url.PathEscape(args[0]), nil, nil)
 			if refused := (*apiError)(nil); missingOK && errors.As(err, &refused) && refused.status == http.StatusNotFound {
-				return print(c, "there is no ban of "+args[0], map[string]any{"lifted": nil})
+				return print(c, "there is no ban of "+shownName(args[0]), map[string]any{"lifted": nil})
 			}
 			if err != nil {
 				return err
 			}
-			return print(c, "lifted "+args[0], map[string]string{"lifted": args[0]})
+			return print(c, "lifted "+shownName(args[0]), map[string]string{"lifted": args[0]})
 		},
 	}
 	remove.Flags().BoolVar(&missingOK, "missing-ok", false, "where there is no such ban, that is no error")

@@ -78,21 +78,22 @@ func reportTable(r *usage.Report) string {
 	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(table, "%s\tCONNECTIONS\tUP\tDOWN\tDENIALS", strings.ToUpper(r.By))
 	for _, row := range append(lines(r), usage.Row{Name: "TOTAL", Counts: r.Total}) {
-		fmt.Fprintf(table, "\n%s\t%d\t%s\t%s\t%d", printable(row.Name), row.Connections, inUnits(row.Bytes.Up), inUnits(row.Bytes.Down), row.Denials)
+		fmt.Fprintf(table, "\n%s\t%d\t%s\t%s\t%d", shownName(row.Name), row.Connections, inUnits(row.Bytes.Up), inUnits(row.Bytes.Down), row.Denials)
 	}
 	table.Flush()
 	return fmt.Sprintf("%s to %s\n\n%s", r.Since.Format(time.RFC3339), r.Until.Format(time.RFC3339), text.String())
 }
 
 // writeCSV writes RFC 4180. Whoever is counted has chosen the name, so that what a
-// spreadsheet would take for a formula gets a quote before it.
+// spreadsheet would take for a formula gets a quote before it, and what would steer a
+// terminal or break the line is written out.
 func writeCSV(c *cobra.Command, r *usage.Report) error {
 	w := csv.NewWriter(c.OutOrStdout())
 	w.UseCRLF = true
 	_ = w.Write([]string{r.By, "connections", "bytes_up", "bytes_down", "denials"}) // Error has it
 	for _, row := range lines(r) {
-		name := row.Name
-		if strings.ContainsAny(name[:min(1, len(name))], "=+-@\t\r\n") {
+		name := visible(row.Name)
+		if strings.ContainsAny(name[:min(1, len(name))], "=+-@") {
 			name = "'" + name
 		}
 		number := func(n int64) string { return strconv.FormatInt(n, 10) }

@@ -73,22 +73,6 @@ func (u *users) list() *cobra.Command {
 	}
 }
 
-// shownName quotes a name that a terminal would not show as it is.
-func shownName(name string) string {
-	if quoted := fmt.Sprintf("%q", name); quoted[1:len(quoted)-1] != name || strings.TrimSpace(name) != name {
-		return quoted
-	}
-	return name
-}
-
-func shownGroups(groups []string) string {
-	shown := make([]string, len(groups))
-	for i, group := range groups {
-		shown[i] = shownName(group)
-	}
-	return strings.Join(shown, ",")
-}
-
 func state(a *identity.Account) string {
 	switch {
 	case a.Disabled:
