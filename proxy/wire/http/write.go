@@ -78,10 +78,11 @@ func AppendRefusal(b []byte, r Refusal) []byte {
 	return append(b, body...)
 }
 
-// refusalBody is the body, a JSON object on a line of its own.
+// refusalBody is the body, a JSON object on a line of its own; without an id where
+// no policy was asked.
 func refusalBody(r *Refusal) []byte {
 	body, err := json.Marshal(struct {
-		DecisionID string   `json:"decision_id"`
+		DecisionID string   `json:"decision_id,omitempty"`
 		Reasons    []string `json:"reasons,omitempty"`
 	}{r.DecisionID, r.Reasons})
 	if err != nil {

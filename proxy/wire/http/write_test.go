@@ -41,14 +41,14 @@ func TestAppendRefusal(t *testing.T) {
 		{
 			Refusal{Status: 429, RetryAfter: 1001 * time.Millisecond, Details: "over a limit"},
 			"HTTP/1.1 429 Too Many Requests\r\nProxy-Status: sallyport; details=\"over a limit\"\r\nRetry-After: 2\r\n" +
-				"Content-Type: application/json\r\nContent-Length: 19\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n" +
-				`{"decision_id":""}` + "\n",
+				"Content-Type: application/json\r\nContent-Length: 3\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n" +
+				`{}` + "\n",
 		},
 		{
 			Refusal{Status: 405, ProxyStatus: "http_request_error", Reasons: []string{"told in the body"}, Details: "told in the field"},
 			"HTTP/1.1 405 Method Not Allowed\r\nProxy-Status: sallyport; error=http_request_error; details=\"told in the field\"\r\nAllow: CONNECT, GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE\r\n" +
-				"Content-Type: application/json\r\nContent-Length: 50\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n" +
-				`{"decision_id":"","reasons":["told in the body"]}` + "\n",
+				"Content-Type: application/json\r\nContent-Length: 33\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n" +
+				`{"reasons":["told in the body"]}` + "\n",
 		},
 	} {
 		if got := string(AppendRefusal(nil, test.refusal)); got != test.want {
