@@ -13,7 +13,7 @@ import (
 )
 
 // ErrInUse is the error of a file that another process writes to.
-var ErrInUse = errors.New("another process writes to it: give each its own by policy.audit")
+var ErrInUse = errors.New("another process writes to it: give each its own by policy.audit, or by state.path, beside which it is without that")
 
 // Log is a file that records are added to. Its methods may be called from any
 // goroutine.
