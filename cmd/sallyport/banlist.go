@@ -31,8 +31,8 @@ is replaced, others stay. Those that are over already are left out.`,
   sallyport ban import --for 24h --reason "known scanners" addresses.txt`,
 		RunE: func(c *cobra.Command, args []string) error {
 			rest.timed = c.Flags().Changed("for")
-			if rest.timed && rest.long <= 0 {
-				return errors.New("--for is a duration such as 24h")
+			if err := manage.CheckLong(rest.long); rest.timed && err != nil {
+				return fmt.Errorf("--for %w", err)
 			}
 			in, name := c.InOrStdin(), "standard input"
 			if args[0] != "-" {

@@ -227,7 +227,9 @@ func TestBanCommand(t *testing.T) {
 		{[]string{"add", "127.0.7.0/24", "--for", "1h", "--reason", "scans"}, "banned 127.0.7.0/24\n", 0},
 		{[]string{"add", "identity:ann"}, "banned identity:ann\n", 0},
 		{[]string{"add", "127.0.7.0/33"}, "want an address, a prefix", 1},
-		{[]string{"add", "127.0.8.1", "--for", "-1h"}, "for is a duration", 1},
+		{[]string{"add", "127.0.8.1", "--for", "-1h"}, "for is a duration of more than 0s", 1},
+		{[]string{"add", "127.0.8.1", "--for", "0s"}, "for is a duration of more than 0s", 1},
+		{[]string{"add", "127.0.8.1", "--for", "1ns"}, "for is a duration of at least 1s", 1},
 		{[]string{"remove", "127.0.8.1"}, "there is no such ban", 1},
 		{[]string{"list"}, `"the management API, token generated: scans"`, 0},
 	} {

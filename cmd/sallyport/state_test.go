@@ -300,12 +300,24 @@ func TestBanLists(t *testing.T) {
 {"of": "203.0.113.2", "for": "-1h"}
 {"of": "203.0.113.2"} x
 {"of": "203.0.113.2", "until": "noon"}
+{"of": "203.0.113.2", "for": 60}
+{"of": "203.0.113.2", "until": 60}
+["203.0.113.2"]
+{"of": "203.0.113.2", "since": "noon"}
+{"of": "203.0.113.2", "for": "1ns"}
 `+strings.Repeat("x", 70_000))
 	_, complaint, exit := ban("", "import", wrong)
 	for n, want := range map[int]string{2: `"203.0.113.300": want an address`, 3: "for and until exclude one another", 4: `unknown field "fro"`,
-		5: "of is missing", 6: "for is a duration", 7: "more than one JSON value", 8: "parsing time", 9: "the line is longer than 64 KiB"} {
+		5: "of is missing", 6: "for is a duration", 7: "more than one JSON value",
+		8: `until is a time such as "2030-01-01T00:00:00Z"`, 9: "for: want a string, got a number", 10: "until: want a string, got a number", 11: `"[\"203.0.113.2\"]": want an address`,
+		12: `since is a time such as "2030-01-01T00:00:00Z"`, 13: "for is a duration of at least 1s", 14: "the line is longer than 64 KiB"} {
 		if !strings.Contains(complaint, fmt.Sprintf("sallyport: %s:%d: ", wrong, n)) || !strings.Contains(complaint, want) {
 			t.Errorf("line %d: no %q in %s", n, want, complaint)
+		}
+	}
+	for _, word := range []string{"unmarshal", "Go struct", "parsing time"} {
+		if strings.Contains(complaint, word) {
+			t.Errorf("%q in %s", word, complaint)
 		}
 	}
 	if exit != 2 || len(s.bans(t)) != 4 || strings.Contains(complaint, wrong+":1:") {
@@ -317,6 +329,7 @@ func TestBanLists(t *testing.T) {
 		want   string
 	}{
 		{`{"bans": [{"of": "203.0.113.1"}, {"of": "x"}, {"of": "y"}]}`, 400, `bans[1]: want an address, a prefix such as 192.0.2.0/24, identity:NAME, claimed:NAME or uid:NUMBER\nbans[2]: want`},
+		{`{"bans": [["203.0.113.1"]]}`, 400, "bans[0]: want an object, got an array"},
 		{`{}`, 400, "the body is a JSON object such as"},
 		{`[]`, 400, "the body is a JSON object such as"},
 		{`{"bans": []} x`, 400, "the body is a JSON object such as"},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"time"
 
@@ -15,13 +16,13 @@ import (
 // asked is a ban as a caller writes it. It may be one that was listed: then its
 // cause is kept, and since when it is. How much it has refused is not taken over.
 type asked struct {
-	Of      *string    `json:"of"`
-	For     *string    `json:"for"`
-	Until   *time.Time `json:"until"`
-	Reason  string     `json:"reason"`
-	Cause   string     `json:"cause"`
-	Since   time.Time  `json:"since"`
-	Refused int64      `json:"refused"`
+	Of      *string `json:"of"`
+	For     *string `json:"for"`
+	Until   *string `json:"until"` // RFC 3339, as is since
+	Reason  string  `json:"reason"`
+	Cause   string  `json:"cause"`
+	Since   *string `json:"since"`
+	Refused int64   `json:"refused"`
 }
 
 var errBan = errors.New(`the body is a JSON object such as {"for": "1h", "reason": "…"}`)
@@ -108,7 +109,7 @@ func ParseBan(text []byte, caller string, now time.Time) (guard.Ban, error) {
 }
 
 func (a *asked) ban(of guard.Subject, caller string, now time.Time) (guard.Ban, error) {
-	b := guard.Ban{Of: of, Since: a.Since, Cause: a.Cause}
+	b := guard.Ban{Of: of, Cause: a.Cause}
 	switch {
 	case a.For != nil && a.Until != nil:
 		return b, errors.New("for and until exclude one another")
@@ -122,17 +123,38 @@ func (a *asked) ban(of guard.Subject, caller string, now time.Time) (guard.Ban, 
 	b.Cause = clip(b.Cause)
 	if a.For != nil {
 		long, err := time.ParseDuration(*a.For)
-		if err != nil || long <= 0 {
+		if err != nil {
 			return b, errors.New(`for is a duration such as "15m"`)
+		}
+		if err := CheckLong(long); err != nil {
+			return b, fmt.Errorf("for %w", err)
 		}
 		b.Until = now.Add(long)
 	}
+	if a.Since != nil && b.Since.UnmarshalText([]byte(*a.Since)) != nil {
+		return b, errors.New(`since is a time such as "2030-01-01T00:00:00Z"`)
+	}
 	if a.Until != nil {
-		if b.Until = *a.Until; b.Until.IsZero() {
+		if b.Until.UnmarshalText([]byte(*a.Until)) != nil {
+			return b, errors.New(`until is a time such as "2030-01-01T00:00:00Z"`)
+		}
+		if b.Until.IsZero() {
 			return b, errors.New("until is no time; without it the ban lasts until it is lifted")
 		}
 	}
 	return b, nil
+}
+
+// CheckLong tells what is wrong with how long a ban is to last. One that is over
+// before anybody sees it is a mistake.
+func CheckLong(long time.Duration) error {
+	switch {
+	case long <= 0:
+		return errors.New("is a duration of more than 0s")
+	case long < time.Second:
+		return errors.New("is a duration of at least 1s")
+	}
+	return nil
 }
 
 func over(b *guard.Ban, now time.Time) bool { return !b.Until.IsZero() && !now.Before(b.Until) }
@@ -141,11 +163,35 @@ func over(b *guard.Ban, now time.Time) bool { return !b.Until.IsZero() && !now.B
 func strictly(text []byte, into any) error {
 	in := json.NewDecoder(bytes.NewReader(text))
 	in.DisallowUnknownFields()
-	if err := in.Decode(into); err != nil {
+	var kind *json.UnmarshalTypeError
+	switch err := in.Decode(into); {
+	case errors.As(err, &kind):
+		return mistyped(kind)
+	case err != nil:
 		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
 	}
 	if _, err := in.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("there is more than one JSON value")
 	}
 	return nil
+}
+
+// mistyped says in words of JSON what an error says in those of Go.
+func mistyped(e *json.UnmarshalTypeError) error {
+	articles := map[string]string{"string": "a string", "number": "a number", "array": "an array", "object": "an object", "bool": "a boolean"}
+	want := "an object"
+	switch e.Type.Kind() {
+	case reflect.String:
+		want = "a string"
+	case reflect.Int64:
+		want = "a whole number"
+	}
+	got, _, _ := strings.Cut(e.Value, " ") // a number has its digits behind
+	if article := articles[got]; article != "" {
+		got = article
+	}
+	if e.Field == "" {
+		return fmt.Errorf("want %s, got %s", want, got)
+	}
+	return fmt.Errorf("%s: want %s, got %s", e.Field, want, got)
 }

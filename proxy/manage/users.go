@@ -54,7 +54,7 @@ func readObject(body io.Reader) (map[string]any, error) {
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return nil, fmt.Errorf("the body has more than %d bytes: %w", large.Limit, large)
+		return nil, large
 	case err != nil:
 		return nil, errors.New("the body did not arrive")
 	}
@@ -257,8 +257,9 @@ func (s *Server) parseImport(object map[string]any) (edits []identity.Edit, upda
 
 // unread tells what is wrong with a body.
 func unread(w http.ResponseWriter, err error) {
-	if errors.As(err, new(*http.MaxBytesError)) {
-		problem(w, http.StatusRequestEntityTooLarge, err.Error(), "")
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		problem(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", large.Limit), "")
 		return
 	}
 	problem(w, http.StatusBadRequest, err.Error(), "")

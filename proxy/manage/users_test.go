@@ -120,7 +120,7 @@ func TestUsers(t *testing.T) {
 		{"PUT", "/v1/users/ann", "", nil, 400, "the body is a JSON object", ""},
 		{"PUT", "/v1/users/ann", "null", nil, 400, "the body is a JSON object", ""},
 		{"PUT", "/v1/users/ann", "{} {}", nil, 400, "the body is one JSON object", ""},
-		{"PUT", "/v1/users/ann", `{"password": "` + strings.Repeat("x", maxBody) + `"}`, nil, 413, "more than 65536 bytes", ""},
+		{"PUT", "/v1/users/ann", `{"password": "` + strings.Repeat("x", maxBody) + `"}`, nil, 413, `"the body has more than 65536 bytes"`, ""},
 		{"PUT", "/v1/users/ann", `{"password": "p", "admin": 1, "groups": 7}`, nil, 400, "is not known", ""},
 		{"PUT", "/v1/users", `{"users": {}}`, nil, 400, "1 to 100000 users", ""},
 		{"PUT", "/v1/users", `{"users": {"a": 1, "b": {"x": 1}}}`, nil, 400, "want an object", ""},
