@@ -45,20 +45,9 @@ func (u *users) list() *cobra.Command {
 		Example: `  sallyport user list
   sallyport user list --format json`,
 		RunE: func(c *cobra.Command, _ []string) error {
-			all := []identity.Account{}
-			for after := ""; ; {
-				var page struct {
-					Users []identity.Account `json:"users"`
-					Next  string             `json:"next"`
-				}
-				path := "/v1/users?" + url.Values{"after": {after}}.Encode()
-				if err := u.call.do(c, http.MethodGet, path, nil, &page); err != nil {
-					return err
-				}
-				all = append(all, page.Users...)
-				if after = page.Next; after == "" {
-					break
-				}
+			all, err := u.all(c)
+			if err != nil {
+				return err
 			}
 			var text strings.Builder
 			table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
@@ -70,6 +59,25 @@ func (u *users) list() *cobra.Command {
 			table.Flush()
 			return print(c, text.String(), map[string]any{"users": all})
 		},
+	}
+}
+
+// all are the users of both places.
+func (u *users) all(c *cobra.Command) ([]identity.Account, error) {
+	all := []identity.Account{}
+	for after := ""; ; {
+		var page struct {
+			Users []identity.Account `json:"users"`
+			Next  string             `json:"next"`
+		}
+		path := "/v1/users?" + url.Values{"after": {after}}.Encode()
+		if err := u.call.do(c, http.MethodGet, path, nil, &page); err != nil {
+			return nil, err
+		}
+		all = append(all, page.Users...)
+		if after = page.Next; after == "" {
+			return all, nil
+		}
 	}
 }
 
@@ -231,12 +239,24 @@ func (u *users) able(enable bool) *cobra.Command {
 func (u *users) remove() *cobra.Command {
 	return &cobra.Command{
 		Use: "remove NAME", Short: "Remove a user, and cut its sessions", Args: cobra.ExactArgs(1),
+		Long: `Remove a user from the store, and cut its sessions. Where the policy's data.users has the
+name too, that user stays, and the answer says so.`,
 		Example: `  sallyport user remove ann`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := u.call.do(c, http.MethodDelete, userPath(args[0]), nil, nil); err != nil {
 				return err
 			}
-			return print(c, "removed "+shownName(args[0]), map[string]string{"removed": args[0]})
+			var still identity.Account
+			err := u.call.do(c, http.MethodGet, userPath(args[0]), nil, &still)
+			name, refused := shownName(args[0]), (*apiError)(nil)
+			switch {
+			case err == nil && still.Source == "policy":
+				text := fmt.Sprintf("removed the store's entry of %s, which the policy's hid: %[1]s is still a user of the policy's data.users", name)
+				return print(c, text, map[string]string{"removed": args[0], "remains": "policy"})
+			case err != nil && !(errors.As(err, &refused) && refused.status == http.StatusNotFound):
+				return print(c, "removed the store's entry of "+name, map[string]string{"removed": args[0]}) // whether another is left is not known
+			}
+			return print(c, "removed "+name, map[string]string{"removed": args[0]})
 		},
 	}
 }
@@ -270,10 +290,20 @@ of them guesses the passwords too fast.`,
 				}
 				return errors.Join(problems...)
 			}
+			there := map[string]bool{} // who keeps the groups that he has
+			if update && len(groups) > 0 {
+				before, err := u.all(c)
+				if err != nil {
+					return err
+				}
+				for i := range before {
+					there[before[i].Name] = true
+				}
+			}
 			all := make(map[string]any, len(edits))
 			for i := range edits {
 				one := map[string]any{"hash": edits[i].Hash}
-				if len(groups) > 0 {
+				if len(groups) > 0 && !there[edits[i].Name] {
 					one["groups"] = groups
 				}
 				all[edits[i].Name] = one
@@ -294,7 +324,7 @@ of them guesses the passwords too fast.`,
 			return print(c, fmt.Sprintf("imported %d", written.Written), written)
 		},
 	}
-	htpasswd.Flags().StringArrayVar(&groups, "group", nil, "`NAME` of a group that they all are in; may be repeated")
+	htpasswd.Flags().StringArrayVar(&groups, "group", nil, "`NAME` of a group that all who are new are in; may be repeated")
 	htpasswd.Flags().BoolVar(&update, "update", false, "those who are there already get the password of the file; else nothing is done")
 	c.AddCommand(htpasswd)
 	return c

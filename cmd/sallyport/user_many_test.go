@@ -101,6 +101,13 @@ func TestUserImport(t *testing.T) {
 	if len(all) != many+1 || !all["user7"].Disabled || fmt.Sprint(all["user7"].Groups, all["new"].Groups) != "[staff web] []" {
 		t.Errorf("after the update user7 is %+v, new is %+v", all["user7"], all["new"])
 	}
+
+	// Groups are for those who are new.
+	k.users(t, readFile(t, weak)+"newer:"+hash+"\n", "import", "htpasswd", "-", "--update", "--group", "guests")
+	all = k.accounts(t)
+	if got := fmt.Sprint(all["user7"].Groups, all["new"].Groups, all["newer"].Groups); got != "[staff web] [] [guests]" {
+		t.Errorf("after an update with a group: %s", got)
+	}
 }
 
 // What was acknowledged is there after kill -9 at any moment, and nothing else

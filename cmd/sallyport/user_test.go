@@ -201,6 +201,33 @@ allow if {
 	come(k, "ann", "battery staple", false)
 }
 
+// Who stands in both places loses the store's entry, and whoever removes it is told
+// that the policy's is still there.
+func TestUserRemoveOfHidden(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	args := []string{"--set", "state.path=" + filepath.Join(dir, "state.db")}
+	k := keepUsers(t, args...)
+	k.put(t, map[string]string{"ann": "stored", "bob": "stored", "cy": "stored"})
+	k.terminate(t)
+	k = keepUsers(t, append(args, "--data", usersFile(t, map[string]string{"ann": "declared", "bob": "declared"}))...)
+	if out := k.users(t, "", "remove", "ann"); out != "removed the store's entry of ann, which the policy's hid: ann is still a user of the policy's data.users\n" {
+		t.Errorf("of text: %q", out)
+	}
+	if out := k.users(t, "", "remove", "bob", "--format", "json"); out != `{"remains":"policy","removed":"bob"}`+"\n" {
+		t.Errorf("as JSON: %q", out)
+	}
+	if out := k.users(t, "", "remove", "cy"); out != "removed cy\n" {
+		t.Errorf("of the store alone: %q", out)
+	}
+	if !k.logsIn(t, "ann", "declared") || k.logsIn(t, "ann", "stored") {
+		t.Error("ann is not the policy's")
+	}
+	if out, exit := k.user("", "remove", "ann"); exit != 1 || !strings.Contains(out, "policy") {
+		t.Errorf("of the policy's alone: %d %q", exit, out)
+	}
+}
+
 // Names are compared whole, byte by byte.
 func TestUserNames(t *testing.T) {
 	t.Parallel()
