@@ -68,12 +68,7 @@ func TestDatagramsOfStrangers(t *testing.T) {
 
 	// A port that is stated is the one, even before it has sent anything.
 	for _, ip := range []string{"127.0.0.1", "0.0.0.0", "::"} {
-		probe, err := net.ListenPacket("udp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		local := probe.LocalAddr().(*net.UDPAddr).AddrPort()
-		probe.Close()
+		local := netip.MustParseAddrPort("127.0.0.1:" + freePort(t))
 		b := associateFrom(t, s.addr, local.String(), netip.AddrPortFrom(netip.MustParseAddr(ip), local.Port()))
 		send("127.0.0.1:0", b.relay)
 		b.send(target.at, "stated").want("stated", target.at)
@@ -330,12 +325,7 @@ func TestDatagramsBounded(t *testing.T) {
 func TestDatagramsAdvertised(t *testing.T) {
 	t.Parallel()
 	target := servePackets(t, "127.0.0.1:0")
-	probe, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := probe.LocalAddr().(*net.UDPAddr).Port
-	probe.Close()
+	port := netip.MustParseAddrPort("127.0.0.1:" + freePort(t)).Port()
 	config := write(t, filepath.Join(t.TempDir(), "c.yaml"), fmt.Sprintf(`
 listeners:
   - address: "127.0.0.1:0"
@@ -346,16 +336,16 @@ listeners:
 	s := follow(t, program("run", "--config", config, "--management", "127.0.0.1:0", "--set", "state.path="+filepath.Join(t.TempDir(), "s.db"),
 		"--policy", udpPolicy(t, rules), "--policy", dialPolicy(t), "--data", noneDenied(t)))
 	a := associate(t, s.addr)
-	if want := netip.AddrPortFrom(netip.MustParseAddr("192.0.2.7"), uint16(port)); a.relay != want {
+	if want := netip.AddrPortFrom(netip.MustParseAddr("192.0.2.7"), port); a.relay != want {
 		t.Errorf("told %s, want %s", a.relay, want)
 	}
-	a.relay = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
+	a.relay = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)
 	a.send(target.at, "hello").want("hello", target.at)
 	if got := exchange(t, s.addr, greeting+"\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00"); got != chosen+replied(1) {
 		t.Errorf("with no port left: % x", got)
 	}
 	_, _, at := bindFor(t, s.addr, netip.MustParseAddrPort("127.0.0.1:1"))
-	if want := netip.AddrPortFrom(netip.MustParseAddr("192.0.2.8"), uint16(port)); at != want {
+	if want := netip.AddrPortFrom(netip.MustParseAddr("192.0.2.8"), port); at != want {
 		t.Errorf("told %s, want %s", at, want)
 	}
 }
