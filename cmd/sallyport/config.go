@@ -56,12 +56,14 @@ type files struct {
 	identities []string
 	output     string
 	inPlace    bool
+	force      bool
 }
 
 func (f *files) flags(c *cobra.Command, output string) {
 	c.Flags().StringArrayVar(&f.identities, "age-identity", nil, "`FILE` of a private key, of age-keygen or SSH; may be repeated")
 	c.Flags().StringVarP(&f.output, "output", "o", "", "`FILE` to write, - for standard output ("+output+")")
 	c.Flags().BoolVar(&f.inPlace, "in-place", false, "remove FILE once the other is written")
+	c.Flags().BoolVar(&f.force, "force", false, "replace a file that is there already, which --output does anyway")
 }
 
 // read takes the argument's content, and the identities.
@@ -91,7 +93,8 @@ func (f *files) read(name string) ([]byte, *secret.Identities, error) {
 }
 
 // write writes the result to --output or to where it goes without, and removes
-// the other file last.
+// the other file last. A file that nobody has named is not replaced unless --force
+// says so: it may be the only one that has what is in it.
 func (f *files) write(c *cobra.Command, name, otherwise string, content []byte) error {
 	to := f.output
 	if to == "" {
@@ -102,6 +105,11 @@ func (f *files) write(c *cobra.Command, name, otherwise string, content []byte) 
 			return failure{err}
 		}
 		return nil
+	}
+	if f.output == "" && !f.force {
+		if _, err := os.Lstat(to); err == nil {
+			return failure{fmt.Errorf("%s is there already: --force replaces it, --output FILE writes another", to)}
+		}
 	}
 	if err := writeWhole(to, content); err != nil {
 		return failure{err}
@@ -159,7 +167,8 @@ Who has the private key of one of the recipients can decrypt it; an --age-identi
 stands for its own recipient. FILE may be -, standard input: the result goes to
 standard output then. What the age command encrypts to a recipient will do as well.
 
-FILE stays as it is unless --in-place says otherwise.`,
+FILE stays as it is unless --in-place says otherwise, and so does a FILE.age that is
+there already unless --force does. What --output names is replaced.`,
 		Example: `  sallyport config encrypt --recipient age1… sallyport.yaml
   sallyport config encrypt --age-identity key.txt --in-place users.json
   sallyport config encrypt --recipients-file team.txt --recipient "$(cat id_ed25519.pub)" users.json`,
@@ -210,8 +219,9 @@ func decryptCommand() *cobra.Command {
 		Short: "Decrypt a file to standard output",
 		Long: `Decrypt a file that sallyport config encrypt or the age command has encrypted to a
 recipient, to standard output. Nothing is left on the disk unless --output, or
---in-place, which takes the .age off its name, says so; such a file has mode 0600. FILE
-may be -, standard input.`,
+--in-place, which takes the .age off its name, says so; such a file has mode 0600. One
+that is there already is refused by --in-place without --force, and replaced by
+--output. FILE may be -, standard input.`,
 		Example: `  sallyport config decrypt --age-identity key.txt sallyport.yaml.age
   sallyport config decrypt --age-identity old.txt users.json.age |
     sallyport config encrypt --recipient age1… --output users.json.age -`,

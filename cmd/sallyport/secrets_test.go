@@ -219,7 +219,7 @@ func TestEncryptedDataIsLoadedAgain(t *testing.T) {
 	seal := func(ports string) {
 		text := `{"settings": {"allow_private": ["127.0.0.0/8"], "allow_ports": [` + ports + `]}}`
 		write(t, "settings.json", text)
-		tool(t, program("config", "encrypt", "--age-identity", "key.txt", "--in-place", "settings.json"), "")
+		tool(t, program("config", "encrypt", "--age-identity", "key.txt", "--in-place", "--force", "settings.json"), "")
 	}
 	seal("1")
 	if _, err := os.Stat("settings.json"); !os.IsNotExist(err) {
@@ -246,6 +246,46 @@ func TestEncryptedDataIsLoadedAgain(t *testing.T) {
 	s.cmd.Process.Signal(syscall.SIGHUP)
 	s.wait(t, 0, "reloaded")
 	dialDoor(t, s.addr).say(request).hear("HTTP/1.1 403 ").Close()
+}
+
+// A file that the command has named itself is not replaced unasked: it may be the
+// only one that has what is in it. One that --output names is.
+func TestEncryptReplacesNothingUnasked(t *testing.T) {
+	need(t, "age-keygen")
+	t.Chdir(t.TempDir())
+	tool(t, exec.Command("age-keygen", "-o", "key.txt"), "")
+	write(t, "users.json", "new")
+	refused := func(there string, args ...string) {
+		t.Helper()
+		before := readFile(t, there)
+		out, err := program(append([]string{"config"}, args...)...).CombinedOutput()
+		want := "sallyport: " + there + " is there already: --force replaces it, --output FILE writes another\n"
+		if err == nil || string(out) != want {
+			t.Errorf("%q: %v %s", args, err, out)
+		}
+		if readFile(t, there) != before {
+			t.Errorf("%q has changed %s", args, there)
+		}
+	}
+	encrypt := []string{"encrypt", "--age-identity", "key.txt", "users.json"}
+	write(t, "users.json.age", "all that is left")
+	refused("users.json.age", encrypt...)
+	refused("users.json.age", append(encrypt, "--in-place")...)
+	tool(t, program(append([]string{"config"}, append(encrypt, "--force")...)...), "")
+	tool(t, program(append([]string{"config"}, append(encrypt, "--output", "users.json.age")...)...), "")
+
+	write(t, "users.json", "edited meanwhile")
+	decrypt := []string{"decrypt", "--age-identity", "key.txt", "--in-place", "users.json.age"}
+	refused("users.json", decrypt...)
+	if got := tool(t, program(append([]string{"config"}, append(decrypt, "--force")...)...), ""); got != "" || readFile(t, "users.json") != "new" {
+		t.Errorf("decrypt --force writes %q, and prints %q", readFile(t, "users.json"), got)
+	}
+	if err := os.Symlink("nowhere", "users.json.age"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := program(append([]string{"config"}, encrypt...)...).CombinedOutput(); err == nil {
+		t.Errorf("a link that leads nowhere is replaced: %s", out)
+	}
 }
 
 // A mode says nothing on a mount that is read-only and in memory, and all it does
