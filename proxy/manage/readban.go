@@ -43,6 +43,9 @@ func readBan(body io.Reader, of guard.Subject, caller string) (guard.Ban, error)
 		if err := strictly(text, &a); err != nil {
 			return guard.Ban{}, errBan
 		}
+		if err := unique(text, folded); err != nil {
+			return guard.Ban{}, err
+		}
 	}
 	if a.Of != nil {
 		return guard.Ban{}, errors.New("the path says whom the ban is of")
@@ -68,10 +71,13 @@ func readBans(body io.Reader, caller string) (list []guard.Ban, expired int, err
 	if strictly(text, &all) != nil || all.Bans == nil {
 		return nil, 0, errors.New(`the body is a JSON object such as {"bans": [{"of": "192.0.2.0/24", "for": "1h", "reason": "…"}]}`)
 	}
+	if err := unique(text, folded); err != nil {
+		return nil, 0, err
+	}
 	now := time.Now()
 	var problems []string
 	for i, one := range all.Bans {
-		b, err := ParseBan(one, caller, now)
+		b, err := parseBan(one, caller, now)
 		switch {
 		case err != nil:
 			problems = append(problems, fmt.Sprintf("bans[%d]: %v", i, err))
@@ -94,6 +100,15 @@ func readBans(body io.Reader, caller string) (list []guard.Ban, expired int, err
 // ParseBan reads one ban of a list: an object with of, and what [readBan] reads or
 // what the list shows. Caller is its cause where it names none.
 func ParseBan(text []byte, caller string, now time.Time) (guard.Ban, error) {
+	b, err := parseBan(text, caller, now)
+	if err == nil {
+		err = unique(text, folded)
+	}
+	return b, err
+}
+
+// parseBan reads one whose keys have been looked at.
+func parseBan(text []byte, caller string, now time.Time) (guard.Ban, error) {
 	var a asked
 	if err := strictly(text, &a); err != nil {
 		return guard.Ban{}, err

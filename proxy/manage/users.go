@@ -48,7 +48,8 @@ func (s *Server) edit(r *http.Request, c *call) {
 	c.facts.Body.Groups = c.edit.Groups()
 }
 
-// readObject reads one JSON object, with numbers as they are written.
+// readObject reads one JSON object, with numbers as they are written. No object in
+// it has a key twice.
 func readObject(body io.Reader) (map[string]any, error) {
 	text, err := io.ReadAll(body)
 	var large *http.MaxBytesError
@@ -66,6 +67,9 @@ func readObject(body io.Reader) (map[string]any, error) {
 	}
 	if _, err := in.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("the body is one JSON object")
+	}
+	if err := unique(text, exact); err != nil {
+		return nil, err
 	}
 	return object, nil
 }
