@@ -3,7 +3,9 @@ package manage
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -26,10 +28,10 @@ type endpoint struct {
 type operation struct {
 	method string
 	does   string
-	takes  string // an example of the body; empty: none
-	gives  string // an example of the answer; empty: 204 without one
-	text   bool   // the answer is text
-	query  []parameter
+	takes  string      // an example of the body; empty: none
+	gives  string      // an example of the answer; empty: 204 without one
+	text   bool        // the answer is text
+	query  []parameter // what it may have; of an answer in text it is not looked at
 }
 
 // parameter is one of the query.
@@ -122,6 +124,38 @@ func (e *endpoint) methods() (names []string) {
 	return names
 }
 
+// refuses tells what is wrong with a call's query: a parameter that is not known
+// here, or is there twice, is a mistake by which the call would do something else
+// than is meant, such as cut all sessions and not those of one user.
+func (e *endpoint) refuses(method string, query map[string][]string) error {
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	at := slices.IndexFunc(e.operations, func(o operation) bool { return o.method == method })
+	if o := &e.operations[at]; !o.text {
+		return o.refuses(query)
+	}
+	return nil // who scrapes or probes may say more than we know
+}
+
+func (o *operation) refuses(query map[string][]string) error {
+	var known []string
+	for _, p := range o.query {
+		known = append(known, p.name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		switch {
+		case len(known) == 0:
+			return fmt.Errorf("this call takes no query, and so no %q", clip(name))
+		case !slices.Contains(known, name):
+			return fmt.Errorf("the query has %s, each once, and no %q", strings.Join(known, " and "), clip(name))
+		case len(query[name]) > 1:
+			return fmt.Errorf("the query has %s, each once, and %q is there twice", strings.Join(known, " and "), name)
+		}
+	}
+	return nil
+}
+
 // find is the endpoint that a path leads to; nil: there is none.
 func (s *Server) find(path []string) (e *endpoint, variable string) {
 	for i := range s.endpoints {
@@ -138,6 +172,10 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call, e *endp
 	case e == nil:
 		problem(w, http.StatusNotFound, "there is nothing at this path", "")
 	case methods(w, r, e.methods()...):
+		if err := e.refuses(r.Method, c.facts.Query); err != nil {
+			problem(w, http.StatusBadRequest, err.Error(), "")
+			return
+		}
 		e.do(s, w, r, c, variable)
 	}
 }

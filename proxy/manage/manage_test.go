@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"sallyport/policy"
+	"sallyport/proxy/guard"
 	"sallyport/proxy/secret"
 	"sallyport/proxy/session"
 )
@@ -475,6 +476,49 @@ func TestHostHeader(t *testing.T) {
 	}
 	if got := b.raw(t, "GET /livez HTTP/1.0\r\n\r\n"); !strings.HasPrefix(got, "200 ") {
 		t.Errorf("a probe without Host: %s", got)
+	}
+}
+
+// A parameter that a call does not know would be a mistake without a trace, or a
+// call that does more than is meant.
+func TestQueriesThatAreNotKnown(t *testing.T) {
+	d, g := new(directory), guard.New(10)
+	b := start(t, byToken, func(o *Options) { o.Users, o.Bans = d, g })
+	for _, c := range []struct {
+		method, path string
+		says         string
+	}{
+		{"GET", "/v1/users?limt=2", `the query has after and limit, each once, and no \"limt\"`},
+		{"HEAD", "/v1/users?limt=2", ""},
+		{"GET", "/v1/users?limit=2&limit=3", `the query has after and limit, each once, and \"limit\" is there twice`},
+		{"GET", "/v1/users?after=a&after=b", `the query has after and limit, each once, and \"after\" is there twice`},
+		{"PUT", "/v1/users?existing=update", `this call takes no query, and so no \"existing\"`},
+		{"GET", "/v1/users/ann?limit=1", `this call takes no query, and so no \"limit\"`},
+		{"DELETE", "/v1/users/ann?match=t1", `this call takes no query, and so no \"match\"`},
+		{"DELETE", "/v1/bans?of=192.0.2.1", `this call takes no query, and so no \"of\"`},
+		{"DELETE", "/v1/sessions?identity=ann", `this call takes no query, and so no \"identity\"`},
+		{"POST", "/v1/reload?x", `this call takes no query, and so no \"x\"`},
+		{"GET", "/v1/usage?by=user&sinse=1h", `the query has by and since, each once, and no \"sinse\"`},
+	} {
+		want := `{"error":"` + c.says + `"}` + "\n"
+		if c.says == "" {
+			want = ""
+		}
+		if got := b.do(t, c.method, c.path, bearer(opsToken)); got.status != 400 || got.body != want {
+			t.Errorf("%s %s: %d %s, want %s", c.method, c.path, got.status, got.body, want)
+		}
+	}
+	if d.last() != "" {
+		t.Errorf("written: %s", d.last())
+	}
+	// Who may not call is not told, and those that probe and scrape may say what they like.
+	if got := b.do(t, "GET", "/v1/users?limt=2"); got.status != 401 {
+		t.Errorf("without a token: %d", got.status)
+	}
+	for _, path := range []string{"/livez?x=1", "/metrics?name[]=up&name[]=go_info"} {
+		if got := b.do(t, "GET", path, bearer(opsToken)); got.status != 200 {
+			t.Errorf("%s: %d %s", path, got.status, got.body)
+		}
 	}
 }
 
