@@ -66,7 +66,7 @@ user id of SOCKS4), or uid:NUMBER (who comes by a unix socket).`,
 			return print(c, "banned "+shownName(made.Of), made)
 		},
 	}
-	add.Flags().DurationVar(&long, "for", 0, "`DURATION`; without it, until the ban is lifted")
+	durationFlag(add, &long, "for", "", 0, "`DURATION` such as 15m or 24h; without it, until the ban is lifted")
 	add.Flags().StringVar(&reason, "reason", "", "`TEXT` that the list shows")
 	var missingOK bool
 	remove := &cobra.Command{

@@ -61,7 +61,7 @@ is replaced, others stay. Those that are over already are left out.`,
 			return print(c, text, done)
 		},
 	}
-	c.Flags().DurationVar(&rest.long, "for", 0, "`DURATION` of lines that are WHO alone; without it, until the ban is lifted")
+	durationFlag(c, &rest.long, "for", "", 0, "`DURATION`, such as 24h, of lines that are WHO alone; without it, until the ban is lifted")
 	c.Flags().StringVar(&rest.reason, "reason", "", "`TEXT` that the list shows of them")
 	return c
 }

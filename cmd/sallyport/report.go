@@ -39,7 +39,8 @@ What is too small for a row of its own is added up as (other).`,
 	}
 	call := apiFlags(c)
 	by := c.Flags().String("by", "user", "`KIND` of rows: "+kinds)
-	since := c.Flags().Duration("since", 24*time.Hour, "`DURATION` until now")
+	var since time.Duration
+	durationFlag(c, &since, "since", "", 24*time.Hour, "`DURATION` until now, such as 90m or 168h")
 	complete(c, "by", cobra.FixedCompletions(strings.Split(kinds, ", "), cobra.ShellCompDirectiveNoFileComp))
 	complete(c, "since", cobra.NoFileCompletions)
 	c.RunE = func(c *cobra.Command, _ []string) error {

@@ -306,12 +306,13 @@ func TestBanLists(t *testing.T) {
 {"of": "203.0.113.2", "since": "noon"}
 {"of": "203.0.113.2", "for": "1ns"}
 {"of": "203.0.113.2", "of": "203.0.113.3"}
+{"of": "203.0.113.2", "for": "1d"}
 `+strings.Repeat("x", 70_000))
 	_, complaint, exit := ban("", "import", wrong)
 	for n, want := range map[int]string{2: `"203.0.113.300": want an address`, 3: "for and until exclude one another", 4: `unknown field "fro"`,
 		5: "of is missing", 6: "for is a duration", 7: "more than one JSON value",
 		8: `until is a time such as "2030-01-01T00:00:00Z"`, 9: "for: want a string, got a number", 10: "until: want a string, got a number", 11: `"[\"203.0.113.2\"]": want an address`,
-		12: `since is a time such as "2030-01-01T00:00:00Z"`, 13: "for is a duration of at least 1s", 14: "of is there twice", 15: "the line is longer than 64 KiB"} {
+		12: `since is a time such as "2030-01-01T00:00:00Z"`, 13: "for is a duration of at least 1s", 14: "of is there twice", 15: `for is a duration of s, m and h, such as "15m" or "168h", which is 7 days`, 16: "the line is longer than 64 KiB"} {
 		if !strings.Contains(complaint, fmt.Sprintf("sallyport: %s:%d: ", wrong, n)) || !strings.Contains(complaint, want) {
 			t.Errorf("line %d: no %q in %s", n, want, complaint)
 		}

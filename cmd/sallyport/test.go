@@ -67,7 +67,7 @@ threshold; 2 the policy is refused, or --run matches no test.`,
 	f.BoolVarP(&t.coverage, "coverage", "c", false, "show which lines of the policy are reached")
 	f.Float64Var(&t.threshold, "threshold", 0, "fail where less than this `PERCENT` of the policy is covered; means --coverage")
 	f.BoolVarP(&t.skipped, "exit-zero-on-skipped", "z", false, "a skipped test is no failure")
-	f.DurationVarP(&t.timeout, "timeout", "t", 5*time.Second, "how long one test may take")
+	durationFlag(c, &t.timeout, "timeout", "t", 5*time.Second, "how long one test may take")
 	for _, flag := range []string{"run", "threshold", "timeout"} {
 		complete(c, flag, cobra.NoFileCompletions)
 	}

@@ -216,6 +216,7 @@ func TestUsageAsked(t *testing.T) {
 		"":                        {400, "by is missing: it is one of user, target, country, upstream, labels"},
 		"?by=users":               {400, "by is one of user, target"},
 		"?by=user&since=yes":      {400, "since is a duration"},
+		"?by=user&since=7d":       {400, `since is a duration of s, m and h, such as \"24h\" or \"168h\", which is 7 days`},
 		"?by=user&since=-1h":      {400, "since is a duration"},
 		"?by=user&since=9000000h": {400, "since is a duration"},
 		"?by=user&sinse=1h":       {400, "the query has by and since"},

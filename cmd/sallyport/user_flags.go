@@ -72,7 +72,7 @@ func (u *userFlags) into(c *cobra.Command, body map[string]any) error {
 	if err != nil {
 		d, wrong := time.ParseDuration(u.expires)
 		if wrong != nil || d <= 0 {
-			return fmt.Errorf("--expires: want a time such as 2030-01-01T00:00:00Z, a duration such as 720h, or never; got %q", u.expires)
+			return fmt.Errorf("--expires: want a time such as 2030-01-01T00:00:00Z, a duration of h, m and s such as 720h, which is 30 days, or never; got %q", u.expires)
 		}
 		at = time.Now().Add(d).UTC().Truncate(time.Second)
 	}

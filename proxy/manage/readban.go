@@ -139,7 +139,7 @@ func (a *asked) ban(of guard.Subject, caller string, now time.Time) (guard.Ban, 
 	if a.For != nil {
 		long, err := time.ParseDuration(*a.For)
 		if err != nil {
-			return b, errors.New(`for is a duration such as "15m"`)
+			return b, errors.New(`for is a duration of s, m and h, such as "15m" or "168h", which is 7 days`)
 		}
 		if err := CheckLong(long); err != nil {
 			return b, fmt.Errorf("for %w", err)

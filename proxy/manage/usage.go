@@ -44,7 +44,7 @@ func readUsage(query map[string][]string) (by usage.Kind, since time.Duration, e
 	}
 	if text := query["since"]; text != nil {
 		if since, err = time.ParseDuration(text[0]); err != nil || since <= 0 || since > longestReport {
-			return 0, 0, fmt.Errorf(`since is a duration such as "24h", of 43800h at the most`)
+			return 0, 0, fmt.Errorf(`since is a duration of s, m and h, such as "24h" or "168h", which is 7 days; of 43800h at the most`)
 		}
 	}
 	return by, since, nil
