@@ -69,6 +69,7 @@ func TestNoTextForgesALine(t *testing.T) {
 		"x\" outcome=forged y=\"",
 		"x\u2028msg=forged\u2029\u0085",
 		"\x00\x1b[2J\xff\xfe msg=forged",
+		"\u0080\u009b2J\u009d0;title\u009c\u0085\u009f\u00a0°é\\\u0090",
 		"k=v msg=forged",
 	} {
 		r := sampleRecord()
@@ -84,6 +85,12 @@ func TestNoTextForgesALine(t *testing.T) {
 		if line["msg"] != "session" || line["outcome"] != "ok" || line["level"] != "INFO" {
 			t.Errorf("%q has changed the line: %v", hostile, line)
 		}
+		if strings.ContainsFunc(text[:len(text)-1], func(c rune) bool { return c < 0x20 || c >= 0x80 && c < 0xa0 }) {
+			t.Errorf("%q can steer a terminal: %q", hostile, text)
+		}
+		if line["user.name"] != strings.ToValidUTF8(hostile, "\ufffd\ufffd") {
+			t.Errorf("%q is told as %q", hostile, line["user.name"])
+		}
 
 		text = logged(t, "text", r)
 		if strings.Count(text, "\n") != 1 || !strings.HasSuffix(text, "\n") || strings.ContainsAny(text, "\r\x00\x1b\u2028\u2029\u0085") {
@@ -91,6 +98,28 @@ func TestNoTextForgesALine(t *testing.T) {
 		}
 		if keys := unquotedKeys(text); keys["msg"] != 1 || keys["outcome"] != 1 || keys["level"] != 1 {
 			t.Errorf("%q has changed the line: %s", hostile, text)
+		}
+	}
+}
+
+// Lines without a control character of C1 are copied and nothing more, and those with
+// some cost no more than their room.
+func TestVisible(t *testing.T) {
+	room := make([]byte, 0, 1<<10)
+	for lines, want := range map[string]string{
+		"":                            "",
+		"plain\n":                     "plain\n",
+		"\u0080":                      `\u0080`,
+		"a\u009b\u009fb\u0085\n":      `a\u009b\u009fb\u0085` + "\n",
+		"\u00a0\u00bf°é\u0100\u009a!": "\u00a0\u00bf°é\u0100" + `\u009a!`,
+		"torn \xc2":                   "torn \xc2",
+	} {
+		if got := string(appendVisible(room, []byte(lines))); got != want {
+			t.Errorf("%q is %q, want %q", lines, got, want)
+		}
+		given := []byte(lines)
+		if n := testing.AllocsPerRun(10, func() { appendVisible(room, given) }); n > 0 {
+			t.Errorf("%q: %v allocations", lines, n)
 		}
 	}
 }

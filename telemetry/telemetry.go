@@ -43,7 +43,8 @@
 // What is not known is left out. The names are those of OpenTelemetry's
 // semantic conventions where it has one. The layout is flat, so that a line can
 // be searched for without a parser. Text that a client or a policy chose is cut
-// at 1 KiB and escaped by slog, so it can forge no line.
+// at 1 KiB and escaped by slog and the [Writer], so it can forge no line, nor steer
+// the terminal that shows it.
 package telemetry
 
 import (

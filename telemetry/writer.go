@@ -76,7 +76,8 @@ func newWriter(out io.Writer, notice func(int64) []byte) *Writer {
 	return w
 }
 
-// Write takes one or more whole lines. It never waits and never fails.
+// Write takes one or more whole lines, of text or JSON as slog writes them. It never
+// waits and never fails.
 func (w *Writer) Write(lines []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -84,7 +85,7 @@ func (w *Writer) Write(lines []byte) (int, error) {
 		w.dropped.Add(count(lines))
 		return len(lines), nil
 	}
-	w.pending = append(w.pending, lines...)
+	w.pending = appendVisible(w.pending, lines)
 	w.more.Signal()
 	return len(lines), nil
 }
@@ -172,6 +173,27 @@ func (w *Writer) take(last []byte) ([]byte, bool) {
 	batch := w.pending
 	w.pending = last[:0]
 	return batch, len(batch) > 0
+}
+
+// appendVisible appends lines whose control characters of C1, U+0080 to U+009F, are
+// written as JSON writes others, such as \u009b: slog leaves them as they are in JSON,
+// and that one begins a terminal's command as ESC [ does (ECMA-48, section 5.3). In
+// JSON they stand in strings only, and text has none.
+func appendVisible(to, lines []byte) []byte {
+	const c1, hexadecimal = 0xc2, "0123456789abcdef" // the first byte of theirs in UTF-8, and of those up to U+00BF
+	for {
+		at := bytes.IndexByte(lines, c1)
+		if at < 0 || at+1 == len(lines) {
+			return append(to, lines...)
+		}
+		to = append(to, lines[:at]...)
+		if second := lines[at+1]; second >= 0x80 && second <= 0x9f {
+			to = append(to, '\\', 'u', '0', '0', hexadecimal[second>>4], hexadecimal[second&0xf])
+		} else {
+			to = append(to, c1, second)
+		}
+		lines = lines[at+2:]
+	}
 }
 
 func count(lines []byte) int64 { return int64(bytes.Count(lines, []byte{'\n'})) }
