@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"sallyport/proxy/secret"
 )
 
 // api.go is how a command talks to the running server.
@@ -23,6 +25,7 @@ import (
 type api struct {
 	address   string // host:port, unix:PATH, or a URL
 	tokenFile string
+	read      *string // what tokenFile has; it may be a pipe, and a command may make many calls
 }
 
 // apiFlags are the flags of every command that talks to the server. The token
@@ -52,7 +55,7 @@ type apiCall struct {
 // send makes one call, reads its answer, and returns its ETag. The error may
 // be an apiError.
 func (a *api) send(c *cobra.Command, x apiCall) (tag string, err error) {
-	token, err := a.token()
+	token, err := a.token(c)
 	if err != nil {
 		return "", err
 	}
@@ -90,16 +93,36 @@ func (a *api) send(c *cobra.Command, x apiCall) (tag string, err error) {
 	return response.Header.Get("ETag"), nil
 }
 
-// token is what opens the API; "" where none is given.
-func (a *api) token() (string, error) {
+// token is what opens the API; "" where none is given. A file that the server would
+// refuse to take it from is told, and used: the token is known to whom it is known
+// already, and a script that works goes on to.
+func (a *api) token(c *cobra.Command) (string, error) {
 	if a.tokenFile == "" {
 		return os.Getenv("SALLYPORT_TOKEN"), nil
 	}
-	text, err := os.ReadFile(a.tokenFile)
+	if a.read != nil {
+		return *a.read, nil
+	}
+	file, err := os.Open(a.tokenFile)
 	if err != nil {
 		return "", fmt.Errorf("--token-file: %w", err)
 	}
-	return strings.TrimSpace(string(text)), nil
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return "", fmt.Errorf("--token-file: %w", err)
+	}
+	// What is no file, such as a pipe, has a mode that says nothing.
+	if info.Mode().IsRegular() && secret.Lax(file, info, 0o026) {
+		fmt.Fprintf(c.ErrOrStderr(), "sallyport: --token-file: %s is open to others (mode %04o): run chmod 600 %[1]s\n", a.tokenFile, info.Mode().Perm())
+	}
+	text, err := io.ReadAll(file)
+	if err != nil {
+		return "", fmt.Errorf("--token-file: %w", err)
+	}
+	token := strings.TrimSpace(string(text))
+	a.read = &token
+	return token, nil
 }
 
 // way is how the API is reached, and what comes before each path.

@@ -288,6 +288,51 @@ func TestEncryptReplacesNothingUnasked(t *testing.T) {
 	}
 }
 
+// A command tells once that others can read its token or put another in its place,
+// and works all the same.
+func TestTokenFileThatIsOpenToOthers(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	at := s.wait(t, 0, "management")["address"].(string)
+	file := write(t, filepath.Join(t.TempDir(), "token"), readFile(t, s.wait(t, 0, "management token")["file"].(string)))
+	for mode, told := range map[os.FileMode]bool{
+		0o600: false, 0o400: false, 0o640: false, 0o440: false, // the group's is well, as of other secrets
+		0o644: true, 0o604: true, 0o660: true, 0o602: true,
+	} {
+		if err := os.Chmod(file, mode); err != nil {
+			t.Fatal(err)
+		}
+		c := program("ban", "--management", at, "--token-file", file, "list")
+		var complaint strings.Builder
+		c.Stderr = &complaint
+		if err := c.Run(); err != nil {
+			t.Errorf("mode %04o: %v %s", mode, err, complaint.String())
+		}
+		want := ""
+		if told {
+			want = fmt.Sprintf("sallyport: --token-file: %s is open to others (mode %04o): run chmod 600 %[1]s\n", file, mode)
+		}
+		if complaint.String() != want {
+			t.Errorf("mode %04o: %q, want %q", mode, complaint.String(), want)
+		}
+	}
+	// Of a command with several calls there is one line.
+	if err := os.Chmod(file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, program("user", "--management", at, "--token-file", file, "add", "ann", "--password-stdin"), "right horse")
+	c := program("user", "--management", at, "--token-file", file, "disable", "ann")
+	if out, err := c.CombinedOutput(); err != nil || strings.Count(string(out), "open to others") != 1 {
+		t.Errorf("%v %s", err, out)
+	}
+	// A pipe is not judged, and read once.
+	c = program("user", "--management", at, "--token-file", "/dev/stdin", "enable", "ann")
+	c.Stdin = strings.NewReader(readFile(t, file))
+	if out, err := c.CombinedOutput(); err != nil || strings.Contains(string(out), "open") {
+		t.Errorf("%v %s", err, out)
+	}
+}
+
 // A mode says nothing on a mount that is read-only and in memory, and all it does
 // elsewhere, read-only or not.
 func TestSecretsOnAMount(t *testing.T) {
