@@ -19,7 +19,8 @@ func banCommand() *cobra.Command {
 		Long: `List, set and lift the bans of the running server, by its management API.
 
 WHO is an address (of IPv6 that is its /64), a prefix, identity:NAME, claimed:NAME (the
-user id of SOCKS4), or uid:NUMBER (who comes by a unix socket).`,
+user id of SOCKS4), or uid:NUMBER (who comes by a unix socket). A name that is no UTF-8
+is shown as identity-escaped:caf%E9, and may be given so.`,
 	}
 	needsCommand(c)
 	call := apiFlags(c)

@@ -158,7 +158,7 @@ func (p *plainBan) ban(text string) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%q: %w", who, err)
 	}
-	body := map[string]string{"of": of.String()}
+	body := map[string]string{"of": of.Text()}
 	if p.timed {
 		body["for"] = p.long.String()
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -81,5 +82,58 @@ func TestNamesOfStrangersShown(t *testing.T) {
 		if !slices.ContainsFunc(rows, func(row []string) bool { return row[0] == want }) {
 			t.Errorf("as CSV: no %s in %q", want, rows)
 		}
+	}
+}
+
+// A name is bytes to a client of SOCKS5, and two that are no UTF-8 stay two: a ban is
+// of the one that was sent, also when it was exported, lifted and imported.
+func TestBansOfNamesThatAreNoUTF8(t *testing.T) {
+	t.Parallel()
+	s := keeper(t, t.TempDir(), "--policy", write(t, filepath.Join(t.TempDir(), "authenticate.rego"), "package sallyport.authenticate\n\ndefault allow := true\n\nidentity := {\"name\": input.credentials.username}\n"),
+		"--policy", write(t, filepath.Join(t.TempDir(), "route.rego"), "package sallyport.route\n\ndefault allow := false\n\n"+
+			`ban := {"for": "1h", "identity": true} if input.target.host == "trap.test"`+"\n"))
+	ban := func(in string, args ...string) (out string) {
+		t.Helper()
+		c := program(append([]string{"ban", "--management", strings.TrimPrefix(s.api(t), "http://")}, args...)...)
+		c.Env = append(c.Env, "SALLYPORT_TOKEN="+opsToken)
+		return tool(t, c, in)
+	}
+	const chosen = "\x05\x02\x01\x00"
+	asks := func(name, host, want string) {
+		t.Helper()
+		c := dialDoor(t, s.addr)
+		defer c.Close()
+		c.say("\x05\x01\x02" + login(name, "x") + connectTo(host, 1)).hear(want)
+	}
+	asks("caf\xe9", "trap.test", chosen+replied(2))
+	refused := func(name string) bool {
+		t.Helper()
+		before := s.bans(t)["identity-escaped:caf%E9"].Refused
+		asks(name, "other.test", chosen+replied(2))
+		return s.bans(t)["identity-escaped:caf%E9"].Refused > before
+	}
+	if !refused("caf\xe9") || refused("caf\xe8") || refused("caf\ufffd") {
+		t.Errorf("the ban of the policy is of another: %+v", s.bans(t))
+	}
+	exported := ban("", "export")
+	if !strings.HasPrefix(exported, `{"of":"identity-escaped:caf%E9",`) || strings.Count(exported, "\n") != 1 {
+		t.Errorf("exported are %q", exported)
+	}
+	if out := ban("", "remove", "identity-escaped:caf%E9"); out != "lifted identity-escaped:caf%E9\n" || len(s.bans(t)) != 0 {
+		t.Errorf("%q leaves %+v", out, s.bans(t))
+	}
+	if ban(exported, "import", "-"); !refused("caf\xe9") || refused("caf\xe8") {
+		t.Errorf("the ban that is imported is of another: %+v", s.bans(t))
+	}
+	// A list may have the name itself, and so may a command. In JSON it is another's.
+	if ban("identity:caf\xe8\n", "import", "-"); len(s.bans(t)) != 2 || s.bans(t)["identity-escaped:caf%E8"].Of == "" {
+		t.Errorf("a line that is no UTF-8 has become %+v", s.bans(t))
+	}
+	if out := ban("", "remove", "identity:caf\xe8"); len(s.bans(t)) != 1 {
+		t.Errorf("%q leaves %+v", out, s.bans(t))
+	}
+	const raw = "{\"bans\": [{\"of\": \"identity:caf\xe8\"}]}"
+	if status, answer := tell(t, http.MethodPut, s.api(t)+"/v1/bans", raw); status != 400 || !strings.Contains(answer, "JSON is UTF-8") {
+		t.Errorf("%d %s", status, answer)
 	}
 }

@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 )
 
 // Subject is whom a ban is of: a prefix of addresses, a user of this machine who
@@ -54,9 +56,18 @@ func Identity(name string, claimed bool) Subject {
 }
 
 // ParseSubject reads a subject's text: a prefix, an address (of IPv6 that is its
-// /64, as it is of a source), identity:NAME, claimed:NAME, or uid:NUMBER.
+// /64, as it is of a source), identity:NAME, claimed:NAME, or uid:NUMBER. With
+// -escaped behind identity or claimed, NAME is percent-encoded (RFC 3986, section
+// 2.1), as [Subject.Text] writes one.
 func ParseSubject(text string) (Subject, error) {
 	kind, name, _ := strings.Cut(text, ":")
+	if plain, ok := strings.CutSuffix(kind, escaped); ok && (plain == "identity" || plain == "claimed") {
+		decoded, err := url.PathUnescape(name)
+		if err != nil {
+			return Subject{}, fmt.Errorf("%s: want %% before two hexadecimal digits only", kind)
+		}
+		kind, name = plain, decoded
+	}
 	switch kind {
 	case "identity", "claimed":
 		if name == "" {
@@ -80,12 +91,26 @@ func ParseSubject(text string) (Subject, error) {
 	return Of(p), nil
 }
 
-// String is the text that [ParseSubject] reads.
+// String is the text that [ParseSubject] reads. A name in it is as it was sent, and
+// may be no UTF-8: see [Subject.Text].
 func (s Subject) String() string {
 	if s.prefix.IsValid() {
 		return s.prefix.String()
 	}
 	return s.name
+}
+
+// escaped is behind the kind of a name that is percent-encoded.
+const escaped = "-escaped"
+
+// Text is what [ParseSubject] reads as well, for places where only UTF-8 goes, such
+// as JSON: a name that is none is percent-encoded, as in identity-escaped:caf%E9.
+func (s Subject) Text() string {
+	if utf8.ValidString(s.name) {
+		return s.String()
+	}
+	kind, name, _ := strings.Cut(s.name, ":")
+	return kind + escaped + ":" + url.PathEscape(name)
 }
 
 // Ban is that somebody is refused until a time.

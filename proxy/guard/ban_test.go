@@ -8,6 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 )
 
 func TestSubjects(t *testing.T) {
@@ -16,9 +17,21 @@ func TestSubjects(t *testing.T) {
 		"2001:db8::1": "2001:db8::/64", "2001:db8::1/128": "2001:db8::1/128", "0.0.0.0/0": "0.0.0.0/0",
 		"identity:ann": "identity:ann", "identity:a:b": "identity:a:b", "claimed:ann": "claimed:ann", "uid:007": "uid:7",
 		"": "", "ann": "", "identity:": "", "uid:": "", "uid:-1": "uid:-1", "uid:-2": "", "uid:4294967296": "", "192.0.2.0/33": "", "fe80::1%eth0": "", "::ffff:192.0.2.0/120": "",
+		"identity-escaped:caf%E9%3a%25": "identity:caf\xe9:%", "claimed-escaped:%ff": "claimed:\xff", "identity-escaped:ann": "identity:ann", "identity:caf%E9": "identity:caf%E9",
+		"identity-escaped:": "", "identity-escaped:%": "", "identity-escaped:%zz": "", "uid-escaped:7": "", "-escaped:ann": "",
 	} {
 		if got, err := ParseSubject(text); (err == nil) != (want != "") || got.String() != want {
 			t.Errorf("%q is %q (%v), want %q", text, got, err, want)
+		}
+	}
+	for name, want := range map[string]string{
+		"ann": "identity:ann", "50%": "identity:50%", "é\n": "identity:é\n", "caf\xe9": "identity-escaped:caf%E9",
+		"\xff:/ %41é": "identity-escaped:%FF:%2F%20%2541%C3%A9",
+	} {
+		of := Identity(name, false)
+		again, err := ParseSubject(of.Text())
+		if of.Text() != want || again != of || err != nil {
+			t.Errorf("%q is told as %q, want %q; that is %q (%v)", name, of.Text(), want, again, err)
 		}
 	}
 	long := Identity(strings.Repeat("a", 100_000), false)
@@ -30,6 +43,8 @@ func TestSubjects(t *testing.T) {
 func FuzzSubject(f *testing.F) {
 	f.Add("192.0.2.0/24")
 	f.Add("identity:ann")
+	f.Add("claimed-escaped:caf%E9")
+	f.Add("identity:caf\xe9")
 	f.Fuzz(func(t *testing.T, text string) {
 		s, err := ParseSubject(text)
 		if err != nil {
@@ -37,6 +52,9 @@ func FuzzSubject(f *testing.F) {
 		}
 		if again, err := ParseSubject(s.String()); err != nil || again != s {
 			t.Errorf("%q is %q, which is %q (%v)", text, s, again, err)
+		}
+		if again, err := ParseSubject(s.Text()); err != nil || again != s || !utf8.ValidString(s.Text()) {
+			t.Errorf("%q is told as %q, which is %q (%v)", text, s.Text(), again, err)
 		}
 	})
 }

@@ -19,7 +19,7 @@ type Bans interface {
 
 // ban is one as it is shown.
 type ban struct {
-	Of      string     `json:"of"`    // a prefix, identity:NAME, claimed:NAME or uid:NUMBER
+	Of      string     `json:"of"`    // a prefix, identity:NAME, claimed:NAME or uid:NUMBER, as [guard.Subject.Text] has it
 	Since   time.Time  `json:"since"` // of the first, where it was set again
 	Until   *time.Time `json:"until"` // null: until it is lifted
 	Cause   string     `json:"cause"`
@@ -27,7 +27,7 @@ type ban struct {
 }
 
 func shown(b *guard.Ban) ban {
-	s := ban{Of: b.Of.String(), Since: b.Since.UTC(), Cause: b.Cause, Refused: b.Refused}
+	s := ban{Of: b.Of.Text(), Since: b.Since.UTC(), Cause: b.Cause, Refused: b.Refused}
 	if !b.Until.IsZero() {
 		until := b.Until.UTC()
 		s.Until = &until

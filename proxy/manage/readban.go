@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"sallyport/proxy/guard"
 )
@@ -26,6 +27,8 @@ type asked struct {
 }
 
 var errBan = errors.New(`the body is a JSON object such as {"for": "1h", "reason": "…"}`)
+
+var errNotUTF8 = errors.New("JSON is UTF-8; a name that is none is written as identity-escaped:caf%E9")
 
 // readBan reads the body by which one ban is set,
 //
@@ -68,7 +71,10 @@ func readBans(body io.Reader, caller string) (list []guard.Ban, expired int, err
 	var all struct {
 		Bans []json.RawMessage `json:"bans"`
 	}
-	if strictly(text, &all) != nil || all.Bans == nil {
+	switch err := strictly(text, &all); {
+	case errors.Is(err, errNotUTF8):
+		return nil, 0, err
+	case err != nil || all.Bans == nil:
 		return nil, 0, errors.New(`the body is a JSON object such as {"bans": [{"of": "192.0.2.0/24", "for": "1h", "reason": "…"}]}`)
 	}
 	if err := unique(text, folded); err != nil {
@@ -174,8 +180,12 @@ func CheckLong(long time.Duration) error {
 
 func over(b *guard.Ban, now time.Time) bool { return !b.Until.IsZero() && !now.Before(b.Until) }
 
-// strictly reads one JSON value that has nothing but what is known.
+// strictly reads one JSON value that has nothing but what is known. What is not
+// UTF-8 is refused: encoding/json would make another name of it.
 func strictly(text []byte, into any) error {
+	if !utf8.Valid(text) {
+		return errNotUTF8
+	}
 	in := json.NewDecoder(bytes.NewReader(text))
 	in.DisallowUnknownFields()
 	var kind *json.UnmarshalTypeError
