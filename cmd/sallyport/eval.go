@@ -24,7 +24,8 @@ func evalCommand() *cobra.Command {
 		Short: "Take one decision, and say why",
 		Long: `Take one decision of a stage (` + stageNames() + `)
 as the proxy would take it, on the configured policy, and print the verdict (allow,
-deny, or fault where the policy fails) and each field that the stage gives.
+deny, or fault where the policy fails) and each field that the stage gives. A decision
+with a ban is refused by the proxy, whatever the verdict is, and that is told.
 
 The facts come from --input, from flags, or from both, and then flags win. What is
 missing has its empty value, as the policy reference has it; the time is now. What
@@ -41,7 +42,7 @@ what its names stood for. For what is not allowed: each rule for allow, the stat
 at which it failed, and why.
 
 Exit status: 0 the decision was taken, whatever it is; 1 it is a fault or, with --fail,
-a denial; 2 the policy or the question is refused.`,
+a denial or a ban; 2 the policy or the question is refused.`,
 		Example: `  sallyport eval route --user alice --target api.example.com:443 --policy policies/
   sallyport eval route --source 10.0.0.7 --group dev --target 203.0.113.9:22 --explain
   sallyport eval dial --target db.example.com:5432 --address 10.20.30.40
@@ -58,7 +59,7 @@ a denial; 2 the policy or the question is refused.`,
 	o = configFlags(c)
 	q.flags(c)
 	c.Flags().BoolVar(&explain, "explain", false, "name the rules and lines that led to the decision")
-	c.Flags().BoolVar(&fail, "fail", false, "exit with 1 unless the request is allowed")
+	c.Flags().BoolVar(&fail, "fail", false, "exit with 1 unless the request is allowed, and nobody banned")
 	return c
 }
 
@@ -67,7 +68,8 @@ type decided struct {
 	Stage       policy.Stage        `json:"stage"`
 	Verdict     string              `json:"verdict"`
 	Revision    string              `json:"revision"`
-	Default     bool                `json:"default"` // the embedded default policy answered
+	Banned      string              `json:"banned,omitempty"` // by which the request is refused as well: source, identity or a prefix
+	Default     bool                `json:"default"`          // the embedded default policy answered
 	Error       string              `json:"error,omitempty"`
 	Fields      map[string]any      `json:"fields"`
 	Input       any                 `json:"input"` // the facts that the stage reads and those that are always logged
@@ -112,7 +114,7 @@ func eval(c *cobra.Command, o *config.Options, q *question, stage policy.Stage, 
 	d := &found.Decision
 	out := decided{
 		Stage: stage, Verdict: d.Verdict.String(), Revision: d.Revision, Fields: found.Fields, Input: found.Input,
-		Printed: found.Printed, Explanation: found.Explanation,
+		Printed: found.Printed, Explanation: found.Explanation, Banned: bannedBy(d),
 	}
 	for _, info := range snapshot.Stages() {
 		out.Default = out.Default || info.Stage == stage && info.ByDefault
@@ -123,10 +125,24 @@ func eval(c *cobra.Command, o *config.Options, q *question, stage policy.Stage, 
 	if err := print(c, out.text(), out); err != nil {
 		return failure{err}
 	}
-	if d.Verdict == policy.Fault || fail && !d.Allowed() {
+	if d.Verdict == policy.Fault || fail && (!d.Allowed() || out.Banned != "") {
 		return failure{errReported}
 	}
 	return nil
+}
+
+// bannedBy is whom a decision bans, as the proxy reads it: "source", "identity" or a
+// prefix; "": nobody.
+func bannedBy(d *policy.Decision) string {
+	switch {
+	case d.Verdict == policy.Fault || d.Ban.For == 0:
+		return ""
+	case d.Ban.Identity:
+		return "identity"
+	case d.Ban.Prefix.IsValid():
+		return d.Ban.Prefix.String()
+	}
+	return "source"
 }
 
 // text is the decision for a person.
@@ -137,6 +153,13 @@ func (d *decided) text() string {
 		b.WriteString(", which leaves the stage to the default policy")
 	}
 	b.WriteByte('\n')
+	switch d.Banned {
+	case "":
+	case "source", "identity":
+		fmt.Fprintf(&b, "  refused whatever allow says, by the ban of the %s\n", d.Banned)
+	default:
+		fmt.Fprintf(&b, "  refused whatever allow says, by the ban of %s\n", d.Banned)
+	}
 	if d.Error != "" {
 		fmt.Fprintf(&b, "  %s\n", strings.ReplaceAll(d.Error, "\n", "\n  "))
 	}
