@@ -66,7 +66,7 @@ func (l *loader) decode(n *node, target reflect.Value, path string) {
 		}
 		expanded := node{kind: n.kind, at: n.at, text: value, written: n.written}
 		if isSecret {
-			expanded.kind, expanded.at.secret = untyped, true
+			expanded.kind, expanded.at.secret, expanded.at.written = untyped, true, n.text
 			expanded.written = text // where any type will do; a password may be all digits
 		}
 		n = &expanded
@@ -74,7 +74,9 @@ func (l *loader) decode(n *node, target reflect.Value, path string) {
 			n = splitList(n)
 		}
 	}
-	l.config.origins[path] = n.at
+	at := n.at
+	at.value = n.text
+	l.config.origins[path] = at
 	switch field := target.Addr().Interface().(type) {
 	case *secret.String:
 		n.at.secret = true

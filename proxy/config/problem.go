@@ -9,6 +9,8 @@ import (
 	"unicode"
 
 	"github.com/agnivade/levenshtein"
+
+	"sallyport/proxy/secret"
 )
 
 // maxProblems bounds what is collected from one configuration; nobody reads further.
@@ -81,6 +83,25 @@ type origin struct {
 	column int
 	secret bool // the value came out of ${env:} or ${file:}
 	sealed bool // it was in an encrypted file: no message quotes it
+
+	// Of a value that came out of a reference or was in an encrypted file: what it is,
+	// and how it was written.
+	value, written string
+}
+
+// hide takes the value out of a message that others have made of it, such as one of a
+// file that cannot be read: it is called as it was written, as in "${env:DIR}/cert.pem".
+func (o origin) hide(message string) string {
+	const shortest = 4 // anything shorter is in every sentence
+	if !o.secret && !o.sealed || len(o.value) < shortest {
+		return message
+	}
+	instead := o.written
+	if o.sealed {
+		instead = secret.Redacted
+	}
+	quoted := strconv.Quote(o.value)
+	return strings.NewReplacer(o.value, instead, quoted[1:len(quoted)-1], instead).Replace(message)
 }
 
 // quote shows a text of the operator's in a message: short, and without a line break that would forge a line.

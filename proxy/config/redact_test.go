@@ -8,6 +8,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -139,6 +140,7 @@ func TestNoProblemTellsASecret(t *testing.T) {
 		"upstreams: {a: {url: 'u:" + planted + "'}}",
 		"upstreams: {a: {url: " + put + ", tls: {key: " + put + "}, source_address: " + put + "}}",
 		"upstreams: {a: {url: [" + planted + "]}}",
+		"upstreams: {a: {url: 'http://h', probe: {address: " + put + ", via: [" + put + "]}, labels: " + put + "}}",
 	} {
 		got := problems(t, Options{File: write(t, "c.yaml", document)})
 		if strings.Contains(got, planted) {
@@ -161,6 +163,34 @@ func TestNoProblemTellsASecret(t *testing.T) {
 	}
 	// A near miss is not told either.
 	if got := problems(t, Options{Set: []string{"log.level=${env:LEVEL}"}}); got != "--set: log.level: want debug, info, warn or error, got [redacted]" {
+		t.Error(got)
+	}
+}
+
+// What others find wrong with a file is told without its name, where that came out of
+// a reference or was in an encrypted file.
+func TestNoProblemOfOthersTellsASecret(t *testing.T) {
+	t.Setenv("PLANTED", planted+"\"/x")
+	t.Setenv("SHORT", "no")
+	settings, err := Load(Options{File: write(t, "c.yaml", `{geoip: {databases: ["${env:PLANTED}/a", plain]}, dns: {ca: "${env:SHORT}"}}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ key, value, want string }{
+		{"geoip.databases[0]", planted + "\"/x/a", "${env:PLANTED}/a is no database"},
+		{"geoip.databases[1]", "plain", "plain is no database"},
+		{"dns.ca", "no", "no is no database"}, // it would be found in other words
+	} {
+		if got := settings.Problem(c.key, c.value+" is no database").Message; got != c.want {
+			t.Errorf("%s: %s", c.key, got)
+		}
+		quoted := strconv.Quote(c.value)
+		if got := settings.Problem(c.key, quoted[1:len(quoted)-1]+" is no database").Message; got != c.want {
+			t.Errorf("%s, quoted: %s", c.key, got)
+		}
+	}
+	settings.origins["geoip.databases[1]"] = origin{sealed: true, value: "plain", written: "plain"}
+	if got := settings.Problem("geoip.databases[1]", "plain is none").Message; got != "[redacted] is none" {
 		t.Error(got)
 	}
 }

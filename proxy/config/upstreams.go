@@ -182,9 +182,9 @@ func (v *validator) probe(name, key string, p Probe) {
 		}
 		return
 	}
-	for _, before := range p.Via {
+	for i, before := range p.Via {
 		if _, known := v.config.Upstreams[before]; !known || before == name {
-			v.add(key+".via", "there is no other upstream %q", before)
+			v.add(key+".via", "there is no other upstream %s", v.show(index(key+".via", i), before))
 		}
 	}
 	if len(p.Via) > mostBefore {

@@ -41,10 +41,11 @@ func (v *validator) add(key, format string, arguments ...any) {
 }
 
 // Problem is what is wrong with a value that was loaded, for those who judge what only they understand. The key is
-// written as in [Problem.Key].
+// written as in [Problem.Key]. In the message a value that is a secret, such as the name
+// of a file that came out of ${env:NAME}, is called as it was written.
 func (c *Config) Problem(key, message string) Problem {
 	at := c.origin(key)
-	return Problem{File: at.file, Line: at.line, Column: at.column, Key: key, Message: message}
+	return Problem{File: at.file, Line: at.line, Column: at.column, Key: key, Message: at.hide(message)}
 }
 
 // origin is where a key was written, or else the nearest key above it.
