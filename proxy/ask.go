@@ -173,7 +173,13 @@ func (l *life) ask(stage policy.Stage) policy.Decision {
 	// The engine has a deadline of its own. A client that hangs up must not look
 	// like a policy that fails, so the session's context has no say here. The
 	// observer's has the span that the decision is logged with.
-	l.answer = l.proxy.Decide.Decide(l.observed, stage, &l.facts)
+	known := false
+	if l.conn.Task != nil {
+		l.answer, known = l.proxy.Decide.Recall(l.observed, stage, &l.facts)
+	}
+	if !known {
+		l.conn.Task.Aside(func() { l.answer = l.proxy.Decide.Decide(l.observed, stage, &l.facts) })
+	}
 	l.proxy.Observe.Decided(l.observed, &l.answer, time.Since(start))
 	l.keep(&l.answer)
 	return l.answer

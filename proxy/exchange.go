@@ -240,7 +240,7 @@ func (x *exchange) blame(err error) error {
 // abort closes a connection so that its peer sees that something is missing.
 // Below TLS there is then no close_notify.
 func abort(c net.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
+	if tcp, ok := c.(interface{ SetLinger(seconds int) error }); ok {
 		tcp.SetLinger(0)
 	}
 	c.Close()

@@ -48,6 +48,10 @@ func (d *policies) Decide(_ context.Context, stage policy.Stage, f *policy.Facts
 	return answer
 }
 
+func (d *policies) Recall(context.Context, policy.Stage, *policy.Facts) (policy.Decision, bool) {
+	return policy.Decision{}, false
+}
+
 func (d *policies) Asks(stage policy.Stage) bool { return stage != policy.Inspect || d.inspects.Load() }
 
 func allowAll(policy.Stage, *policy.Facts) error { return nil }

@@ -82,7 +82,8 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) (err error)
 	if err := l.conn.SetDeadline(deadline); err != nil {
 		return fmt.Errorf("handshake: %w", err)
 	}
-	defer context.AfterFunc(ctx, func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
+	l.session.OnCut(func() { l.conn.SetDeadline(time.Unix(1, 0)) })
+	defer l.session.OnCut(nil)
 
 	l.session.Hear(true)
 	l.hearing.begin()
@@ -208,7 +209,8 @@ func (l *life) authenticate(ctx context.Context, p *presented, deadline time.Tim
 		ctx, cancel := context.WithDeadline(ctx, deadline) // there may be a queue
 		defer cancel()
 		var err error
-		if known, err = l.proxy.Verify.Verify(ctx, p.username, p.password); err != nil {
+		l.conn.Task.Aside(func() { known, err = l.proxy.Verify.Verify(ctx, p.username, p.password) })
+		if err != nil {
 			return nil, fmt.Errorf("verify credentials: %w", err)
 		}
 	}

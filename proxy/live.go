@@ -36,15 +36,14 @@ func (l *life) live(up net.Conn) {
 		go l.relayDatagrams()
 		return
 	}
-	go l.relay(up)
-}
-
-// relay moves bytes until the session ends, notes why it ended, and ends it.
-// It needs so little stack that an idle session keeps two of the smallest.
-func (l *life) relay(up net.Conn) {
-	l.cause, l.err = l.flow.Run(l.session.Context())
-	up.Close()
-	l.finish()
+	l.conn.Task = nil // the opening's
+	// The relay needs so little stack that an idle session keeps two of the smallest.
+	l.flow.Start(l.session.Context(), func(cause relay.Cause, err error) {
+		l.cause, l.err = cause, err
+		up.Close()
+		l.finish()
+	})
+	l.session.OnCut(l.flow.Cut)
 }
 
 // relayDatagrams is relay for an association.

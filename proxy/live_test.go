@@ -24,6 +24,7 @@ import (
 	"sallyport/proxy/guard"
 	"sallyport/proxy/identity"
 	"sallyport/proxy/listen"
+	"sallyport/proxy/loop"
 	"sallyport/proxy/session"
 )
 
@@ -67,6 +68,13 @@ func (d *door) Verify(ctx context.Context, name, password string) (identity.Resu
 
 func (d *door) Lookup(name string) identity.Standing { return d.directory.Lookup(name) }
 
+func (d *door) DialOn(ctx context.Context, t *loop.Task, until time.Time, to []netip.AddrPort, from netip.Addr, begun func(*loop.Conn)) (*loop.Conn, error) {
+	t.Aside(func() { d.reached("connect") })
+	c, err := (&dial.Dialer{}).DialOn(ctx, t, until, to, from, begun)
+	t.Aside(func() { d.reached("connected") })
+	return c, err
+}
+
 func (d *door) Dial(ctx context.Context, to []netip.AddrPort, from netip.Addr) (*net.TCPConn, error) {
 	d.reached("connect")
 	c, err := (&dial.Dialer{}).Dial(ctx, to, from)
@@ -96,7 +104,12 @@ func openDoor(t *testing.T, at func(step string)) *door {
 		t.Fatal(err)
 	}
 	d.target = echo.Addr().String()
-	l, err := listen.Open(t.Context(), listen.Config{Name: "main", Address: "127.0.0.1:0"})
+	loops, err := loop.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(loops.Close)
+	l, err := listen.Open(t.Context(), listen.Config{Name: "main", Address: "127.0.0.1:0", Loops: loops})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,6 +237,54 @@ func TestFactsAsFirstGiven(t *testing.T) {
 var steps = []string{
 	"admit", "admit answered", "verify", "verified", "authenticate", "authenticate answered",
 	"route", "route answered", "dial", "dial answered", "connect", "connected",
+}
+
+// TestNobodyIsHeldUp: however long a step takes, and for however many sessions, others
+// are served meanwhile.
+func TestNobodyIsHeldUp(t *testing.T) {
+	for _, step := range steps {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			held := int32(2 * runtime.GOMAXPROCS(0)) // more than there are loops
+			var reached atomic.Int32
+			all, on := make(chan struct{}), make(chan struct{})
+			d := openDoor(t, func(at string) {
+				if at != step {
+					return
+				}
+				if n := reached.Add(1); n <= held {
+					if n == held {
+						close(all)
+					}
+					<-on
+				}
+			})
+			d.activate(d.Proxy, "1", func(policy.Stage, *policy.Facts) error { return nil })
+			var sessions sync.WaitGroup
+			for range held {
+				sessions.Go(func() {
+					c, _, err := d.connect("held.test")
+					if err != nil {
+						t.Errorf("one that was held: %v", err)
+						return
+					}
+					c.Close()
+				})
+			}
+			<-all
+			c, r, err := d.connect("other.test")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			fmt.Fprintln(c, "hello")
+			if line, err := r.ReadString('\n'); line != "hello\n" {
+				t.Errorf("the other one is told %q, %v", line, err)
+			}
+			close(on)
+			sessions.Wait()
+		})
+	}
 }
 
 // TestNoStepEscapes: a policy that denies everything ends a session wherever it

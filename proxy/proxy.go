@@ -36,6 +36,7 @@ import (
 	"sallyport/proxy/guard"
 	"sallyport/proxy/identity"
 	"sallyport/proxy/listen"
+	"sallyport/proxy/loop"
 	"sallyport/proxy/relay"
 	"sallyport/proxy/session"
 	"sallyport/proxy/usage"
@@ -44,6 +45,8 @@ import (
 // Decider answers the questions. A decision that it cannot make is a fault.
 type Decider interface {
 	Decide(ctx context.Context, stage policy.Stage, facts *policy.Facts) policy.Decision
+	// Recall is Decide where the answer is known already, and waits for nothing.
+	Recall(ctx context.Context, stage policy.Stage, facts *policy.Facts) (policy.Decision, bool)
 	// Asks tells whether a stage is answered by the policy that is active.
 	Asks(stage policy.Stage) bool
 }
@@ -91,6 +94,10 @@ type Resolver interface {
 // other.
 type Dialer interface {
 	Dial(ctx context.Context, to []netip.AddrPort, from netip.Addr) (*net.TCPConn, error)
+	// DialOn is Dial for a task of a loop, which goes on meanwhile.
+	// Where there is one address only, begun is told of the connection under way, which
+	// a write deadline that has passed calls off, as the end of ctx does not.
+	DialOn(ctx context.Context, t *loop.Task, until time.Time, to []netip.AddrPort, from netip.Addr, begun func(*loop.Conn)) (*loop.Conn, error)
 }
 
 // ProcessFinder says which process of this machine a client is, of a connection
@@ -145,8 +152,8 @@ type Proxy struct {
 
 // Serve lives one connection's life, and sees to it that the connection is
 // closed at its end. When ctx ends the session is cut. It returns when the life
-// has ended or the relay has begun: that has goroutines of its own, so that the
-// stack which the handshake and the policy have grown is given back, and an
+// has ended or the relay has begun: that has goroutines or tasks of its own, so that
+// the stack which the handshake and the policy have grown is given back, and an
 // idle session keeps small ones only.
 func (p *Proxy) Serve(ctx context.Context, c *listen.Conn) {
 	from := sourceOf(c)
@@ -224,6 +231,9 @@ func (l *life) fulfil(ctx context.Context, door *policy.Decision) (net.Conn, err
 		return nil, &refusal{plan}
 	}
 	l.limits = l.bounds(&plan.SessionLimits)
+	if l.facts.Request.Command != "connect" {
+		l.conn.Leave()
+	}
 	if l.facts.Request.Command == "forward" {
 		return l.forward(ctx, &plan)
 	}

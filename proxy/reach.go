@@ -10,6 +10,7 @@ import (
 
 	"sallyport/policy"
 	"sallyport/proxy/dial"
+	"sallyport/proxy/loop"
 	"sallyport/proxy/wire/target"
 )
 
@@ -20,12 +21,17 @@ const direct = "direct"
 // about each address, and connects to one of those that were allowed. Nothing
 // resolves again after that. Where the plan names upstreams it goes through them.
 func (l *life) reach(ctx context.Context, plan *policy.Decision) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.proxy.Limits.Dial)
-	defer cancel()
+	until := time.Now().Add(l.proxy.Limits.Dial)
 	if err := l.redirect(plan); err != nil {
 		return nil, err
 	}
+	if l.conn.Task == nil || len(plan.Via) > 0 || l.facts.Target.Kind == "domain" { // a loop needs no timer for one address
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, until)
+		defer cancel()
+	}
 	if len(plan.Via) > 0 {
+		l.conn.Leave()
 		return l.through(ctx, plan)
 	}
 	if plan.Resolve == policy.ResolveRemote && l.facts.Target.Kind == "domain" {
@@ -38,16 +44,40 @@ func (l *life) reach(ctx context.Context, plan *policy.Decision) (net.Conn, erro
 	}
 
 	start := time.Now()
-	up, err := l.proxy.Dial.Dial(ctx, allowed, plan.SourceAddress)
+	up, err := l.dial(ctx, until, allowed, plan.SourceAddress)
 	if err != nil {
 		l.proxy.Observe.Dialled(l.observed, direct, endingOf(err).name, netip.AddrPort{}, time.Since(start))
 		return nil, err
 	}
-	to := up.RemoteAddr().(*net.TCPAddr).AddrPort()
+	to := addrPortOf(up.RemoteAddr())
 	l.proxy.Observe.Dialled(l.observed, direct, "ok", to, time.Since(start))
 	l.session.SetAddress(to)
 	l.names = namesOf(found, to.Addr())
 	return up, nil
+}
+
+// dial has the connection served like the client's, so that the relay between
+// them is, too.
+func (l *life) dial(ctx context.Context, until time.Time, to []netip.AddrPort, from netip.Addr) (net.Conn, error) {
+	if l.conn.Task == nil {
+		return plain(l.proxy.Dial.Dial(ctx, to, from))
+	}
+	defer l.session.OnCut(nil)
+	up, err := plain(l.proxy.Dial.DialOn(ctx, l.conn.Task, until, to, from, func(c *loop.Conn) {
+		l.session.OnCut(func() { c.SetWriteDeadline(time.Unix(1, 0)) })
+	}))
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("dial: %w", ctx.Err())
+	}
+	return up, err
+}
+
+// plain is the interface of what it is given; without it there is no nil one.
+func plain[C net.Conn](c C, err error) (net.Conn, error) {
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // known looks the target's name up, if it has one, and returns what was found and

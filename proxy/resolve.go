@@ -14,7 +14,9 @@ import (
 func (l *life) resolve(ctx context.Context, name string) ([]dial.Address, error) {
 	l.proxy.Observe.Began(l.observed, "resolve")
 	start := time.Now()
-	found, err := l.proxy.Resolve.Lookup(ctx, name)
+	var found dial.Found
+	var err error
+	l.conn.Task.Aside(func() { found, err = l.proxy.Resolve.Lookup(ctx, name) })
 	l.proxy.Observe.Resolved(l.observed, lookupOutcome(err), found.Cached, time.Since(start))
 	return found.Addresses, err
 }

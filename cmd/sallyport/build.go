@@ -24,6 +24,7 @@ import (
 	"sallyport/proxy/guard"
 	"sallyport/proxy/identity"
 	"sallyport/proxy/listen"
+	"sallyport/proxy/loop"
 	"sallyport/proxy/manage"
 	processes "sallyport/proxy/process"
 	"sallyport/proxy/session"
@@ -62,6 +63,7 @@ type server struct {
 	tls       map[string]*listen.TLS // by the listener's name; the management API's by ""
 	verifier  *identity.Verifier
 	users     *identity.Directory
+	loops     *loop.Group
 	sessions  *session.Table
 	guard     *guard.Guard
 	memory    *guard.Memory
@@ -107,7 +109,7 @@ func build(ctx context.Context, c *config.Config, files *opened) (s *server, err
 		return nil, err
 	}
 	if s.decisions != nil {
-		options.Record = s.decisions.Record
+		options.Record, options.RecordWaits = s.decisions.Record, s.decisions.Waits()
 	}
 	options.Print = func(p *engine.Printed) {
 		s.telemetry.Printed(&telemetry.Print{
@@ -236,6 +238,12 @@ func (s *server) run(stop, now <-chan struct{}) error {
 	defer s.close()
 	ctx, end := context.WithCancel(context.Background())
 	defer end()
+	loops, err := loop.Start()
+	if err != nil {
+		return err
+	}
+	s.loops = loops
+	defer loops.Close()
 	defer s.keepBans()() // until the last session has ended
 	var serving sync.WaitGroup
 	defer serving.Wait() // for the last session's record

@@ -21,7 +21,7 @@ func (s *server) listen(ctx context.Context) ([]*listen.Listener, error) {
 	var open []*listen.Listener
 	for _, l := range s.config.Listeners {
 		door := listen.Config{
-			Name: l.Name, Address: l.Address, Mode: config.SocketMode(l.Mode), TLS: s.tls[l.Name],
+			Name: l.Name, Address: l.Address, Loops: s.loops, Mode: config.SocketMode(l.Mode), TLS: s.tls[l.Name],
 			OnError: func(err error) { s.log.Warn("accept", "listener", l.Name, "error", err) },
 		}
 		if l.ProxyProtocol != nil {

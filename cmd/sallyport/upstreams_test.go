@@ -180,6 +180,13 @@ func TestChainsOfOthers(t *testing.T) {
 		ways[fmt.Sprintf("127.0.1.%d", i+1)] = chain
 	}
 	s := startVia(t, config, ways)
+	t.Cleanup(func() {
+		if t.Failed() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			t.Log(s.log)
+		}
+	})
 	for i, chain := range chains {
 		host := fmt.Sprintf("127.0.1.%d", i+1)
 		c := dialDoor(t, s.addr).say(greeting).hear(chosen).say(connectTo(host, target.port)).hear("\x05\x00\x00")

@@ -98,6 +98,9 @@ func (l *DecisionLog) Follow(s *engine.Snapshot) {
 	l.first.Do(func() { close(l.known) })
 }
 
+// Waits tells whether Record waits for room.
+func (l *DecisionLog) Waits() bool { return l.wait > 0 }
+
 // queued is an event and the room that it takes.
 type queued struct {
 	*engine.Event

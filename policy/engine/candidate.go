@@ -72,6 +72,9 @@ type Options struct {
 	// one that nobody ever hears of.
 	Record func(*Event) error
 
+	// RecordWaits says that Record may take its time: then Recall has no answers.
+	RecordWaits bool
+
 	// Print is told what rules print in decisions, when it is not nil. It must
 	// not block.
 	Print func(*Printed)

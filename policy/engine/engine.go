@@ -128,28 +128,49 @@ func (e *Engine) Asks(stage policy.Stage) bool {
 // those that are logged, lists and maps must not change any more. The lists and
 // maps of the decision are shared with other decisions and must not be written to.
 func (e *Engine) Decide(ctx context.Context, stage policy.Stage, facts *policy.Facts) policy.Decision {
+	d, _ := e.decide(ctx, stage, facts, true)
+	return d
+}
+
+// Recall is Decide for who cannot wait: it answers what is remembered, or what needs
+// no evaluation, and otherwise nothing.
+func (e *Engine) Recall(ctx context.Context, stage policy.Stage, facts *policy.Facts) (policy.Decision, bool) {
+	return e.decide(ctx, stage, facts, false)
+}
+
+// decide answers, where it may not wait perhaps nothing.
+func (e *Engine) decide(ctx context.Context, stage policy.Stage, facts *policy.Facts, wait bool) (policy.Decision, bool) {
 	var begun time.Time
 	if e.options.Record != nil {
 		begun = time.Now()
 	}
+	if !wait && e.options.RecordWaits {
+		return policy.Decision{}, false
+	}
 	s := e.active.Load()
 	if s == nil {
-		return e.done(ctx, fault(stage, nil, errNoPolicy), nil, facts, begun)
+		return e.done(ctx, fault(stage, nil, errNoPolicy), nil, facts, begun), true
 	}
 	if why := e.halted.Load(); why != nil {
-		return e.done(ctx, fault(stage, s, *why), s, facts, begun)
+		return e.done(ctx, fault(stage, s, *why), s, facts, begun), true
 	}
 	st := s.stages[stage]
 	if st == nil {
-		return e.done(ctx, fault(stage, s, errNoStage), s, facts, begun)
+		return e.done(ctx, fault(stage, s, errNoStage), s, facts, begun), true
+	}
+	if !wait && (s.memo == nil || !st.pure || st.prints || st.located.process && facts.Client != nil) {
+		return policy.Decision{}, false // and the client's process is looked for all over this machine
 	}
 	located := e.locate(st, facts)
 	defer e.release(located, facts)
-	a := e.answer(ctx, s, st, located)
+	a := e.answer(ctx, s, st, located, wait)
+	if a == nil {
+		return policy.Decision{}, false
+	}
 	if err := own(&a.decision, located); err != nil {
 		a = fault(stage, s, err)
 	}
-	return e.done(ctx, a, s, located, begun)
+	return e.done(ctx, a, s, located, begun), true
 }
 
 // answered is a decision with the values that it was read from, for the log.
@@ -160,8 +181,8 @@ type answered struct {
 	builtins json.RawMessage
 }
 
-// answer remembers or evaluates.
-func (e *Engine) answer(ctx context.Context, s *Snapshot, st *stage, facts *policy.Facts) *answered {
+// answer remembers or evaluates; where it may not wait for that it is nil.
+func (e *Engine) answer(ctx context.Context, s *Snapshot, st *stage, facts *policy.Facts, wait bool) *answered {
 	if s.memo == nil || !st.pure || st.prints {
 		return e.evaluate(ctx, s, st, facts)
 	}
@@ -169,7 +190,7 @@ func (e *Engine) answer(ctx context.Context, s *Snapshot, st *stage, facts *poli
 	defer keys.Put(buffer)
 	key := st.key((*buffer)[:0], facts)
 	*buffer = key
-	if found := s.memo.get(key); found != nil {
+	if found := s.memo.get(key); found != nil || !wait {
 		return found
 	}
 	a := e.evaluate(ctx, s, st, facts)

@@ -20,10 +20,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/proxy/loop"
 )
 
 // Dialer connects to the addresses that it is given. The zero value is ready.
@@ -45,19 +48,58 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 1
 // is returned, by the order of the errors of this package. When Dial returns no
 // attempt is left running.
 func (d *Dialer) Dial(ctx context.Context, to []netip.AddrPort, from netip.Addr) (*net.TCPConn, error) {
+	return first(ctx, d, to, from, connect)
+}
+
+// DialOn is Dial for a task of a loop, with a connection of that loop, of which the
+// task has both directions. It has until a certain time; the loop goes on meanwhile.
+// Where there is one address only, begun is told of the connection under way, which a
+// write deadline that has passed calls off, as the end of ctx does not.
+func (d *Dialer) DialOn(ctx context.Context, t *loop.Task, until time.Time, to []netip.AddrPort, from netip.Addr, begun func(*loop.Conn)) (c *loop.Conn, err error) {
+	l := t.Loop()
+	if len(to) == 1 {
+		return first(ctx, d, to, from, func(ctx context.Context, to netip.AddrPort, from netip.Addr) (*loop.Conn, error) {
+			return connectOn(ctx, l, t, until, to, from, begun)
+		})
+	}
+	t.Aside(func() {
+		c, err = first(ctx, d, to, from, func(ctx context.Context, to netip.AddrPort, from netip.Addr) (*loop.Conn, error) {
+			stop := func() bool { return true }
+			c, err := connectOn(ctx, l, nil, until, to, from, func(c *loop.Conn) {
+				stop = context.AfterFunc(ctx, func() { c.SetWriteDeadline(time.Unix(1, 0)) })
+			})
+			if stop() {
+				return c, err
+			}
+			if err == nil {
+				c.Close()
+			}
+			return nil, classify(ctx.Err(), from)
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.Belongs(t)
+	return c, nil
+}
+
+// first connects to whichever of the addresses answers first.
+func first[C conn](ctx context.Context, d *Dialer, to []netip.AddrPort, from netip.Addr, connect connector[C]) (C, error) {
+	var none C
 	if d.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, d.Timeout)
 		defer cancel()
 	}
 	if len(to) == 0 {
-		return nil, errors.New("dial: no address to connect to")
+		return none, errors.New("dial: no address to connect to")
 	}
 	from = from.Unmap()
 	candidates := to
 	if from.IsValid() {
 		if candidates = sameFamily(to, from); len(candidates) == 0 {
-			return nil, fmt.Errorf("%w: %s is not of the family of any address of the target", ErrSource, from)
+			return none, fmt.Errorf("%w: %s is not of the family of any address of the target", ErrSource, from)
 		}
 	}
 	if len(candidates) == 1 {
@@ -88,6 +130,58 @@ func connect(ctx context.Context, to netip.AddrPort, from netip.Addr) (*net.TCPC
 		return nil, classify(err, from)
 	}
 	return conn, nil
+}
+
+// connectOn is connect for a connection of a loop, of which the task has both
+// directions; nil: any goroutine.
+func connectOn(ctx context.Context, l *loop.Loop, t *loop.Task, until time.Time, to netip.AddrPort, from netip.Addr, begun func(*loop.Conn)) (c *loop.Conn, err error) {
+	if before, ok := ctx.Deadline(); ok && before.Before(until) {
+		until = before
+	}
+	for range 3 {
+		if c, err = l.Dial(t, to, func(fd int) error { return prepare(fd, from) }); err == nil {
+			c.SetWriteDeadline(until)
+			begun(c)
+			if err = c.Connected(); err == nil {
+				c.SetWriteDeadline(time.Time{})
+				return c, nil
+			}
+			c.Close()
+		}
+		// The kernel has chosen a port that another has taken meanwhile: as net.Dialer
+		// does, it is asked again.
+		if !errors.Is(err, syscall.EADDRNOTAVAIL) {
+			break
+		}
+	}
+	return nil, classify(err, from)
+}
+
+// prepare sets what net.Dialer sets for connect.
+func prepare(fd int, from netip.Addr) error {
+	for _, option := range [...]struct{ level, name, value int }{
+		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepAlive.Idle / time.Second)},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepAlive.Interval / time.Second)},
+	} {
+		if err := unix.SetsockoptInt(fd, option.level, option.name, option.value); err != nil {
+			return os.NewSyscallError("setsockopt", err)
+		}
+	}
+	if !from.IsValid() {
+		return nil
+	}
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+		return os.NewSyscallError("setsockopt", err)
+	}
+	var local unix.Sockaddr
+	if from.Is4() {
+		local = &unix.SockaddrInet4{Addr: from.As4()}
+	} else {
+		local = &unix.SockaddrInet6{Addr: from.As16()}
+	}
+	return os.NewSyscallError("bind", unix.Bind(fd, local))
 }
 
 // bindWithoutPort leaves the choice of the local port to connect, which needs

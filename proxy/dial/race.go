@@ -35,24 +35,31 @@ func alternate(to []netip.AddrPort) []netip.AddrPort {
 	return mixed
 }
 
-type connector func(ctx context.Context, to netip.AddrPort, from netip.Addr) (*net.TCPConn, error)
+// conn is a *net.TCPConn or a *loop.Conn.
+type conn interface {
+	net.Conn
+	comparable
+}
 
-type attempt struct {
-	conn *net.TCPConn
+type connector[C conn] func(ctx context.Context, to netip.AddrPort, from netip.Addr) (C, error)
+
+type attempt[C conn] struct {
+	conn C
 	err  error
 }
 
 // race is Happy Eyeballs (RFC 8305, section 5). It owns the attempts: before it
 // returns all of them have ended, and of the connections that were made too
 // late none is left open.
-func race(ctx context.Context, to []netip.AddrPort, from netip.Addr, connect connector) (*net.TCPConn, error) {
+func race[C conn](ctx context.Context, to []netip.AddrPort, from netip.Addr, connect connector[C]) (C, error) {
+	var none C
 	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan attempt)
+	ended := make(chan attempt[C])
 	running := 0
 	defer func() {
 		cancel()
 		for ; running > 0; running-- {
-			if loser := <-ended; loser.conn != nil {
+			if loser := <-ended; loser.conn != none {
 				loser.conn.Close()
 			}
 		}
@@ -68,12 +75,12 @@ func race(ctx context.Context, to []netip.AddrPort, from netip.Addr, connect con
 			running++
 			go func() {
 				conn, err := connect(ctx, next, from)
-				ended <- attempt{conn, err}
+				ended <- attempt[C]{conn, err}
 			}()
 			timer.Reset(attemptDelay)
 		}
 		if running == 0 {
-			return nil, worst
+			return none, worst
 		}
 		select {
 		case a := <-ended:

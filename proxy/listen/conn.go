@@ -6,12 +6,14 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"sallyport/proxy/loop"
 )
 
 // Conn is a client's connection. It is the handler's, who closes it.
 type Conn struct {
-	// Conn is the stream: a *net.TCPConn or a *net.UnixConn as it was accepted, for
-	// who can do more with that than read and write, or the *tls.Conn above it, whose
+	// Conn is the stream: a *net.TCPConn, *loop.Conn or *net.UnixConn as it was accepted,
+	// for who can do more with that than read and write, or the *tls.Conn above it, whose
 	// handshake is the handler's to do. What has been read of it already is with
 	// Conn, who gives it to readers first: see Early.
 	net.Conn
@@ -20,11 +22,23 @@ type Conn struct {
 	Local    netip.AddrPort // the address that the client connected to; invalid of a unix socket
 	Accepted time.Time
 
+	// Task is what serves a connection of a loop, a *loop.Conn; nil: a goroutine does.
+	Task *loop.Task
+
 	Announced bool // Source and Local are what a trusted peer has said
 
 	early  []byte // of the stream, read and not given to anybody yet
 	close  sync.Once
 	closed func() // tells the listener
+}
+
+// Leave has a goroutine serve the connection from now on: it may wait for anything.
+func (c *Conn) Leave() {
+	if of, ok := c.Conn.(*loop.Conn); ok {
+		of.Belongs(nil)
+	}
+	c.Task.Leave()
+	c.Task = nil
 }
 
 // Read gives what has been read before, and then what comes.

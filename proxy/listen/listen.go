@@ -20,10 +20,13 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/proxy/loop"
 )
 
 // Config is one listener's.
@@ -31,6 +34,9 @@ type Config struct {
 	Name    string      // what policies see as input.session.listener
 	Address string      // IP:PORT; :PORT is every address of this machine; port 0 a free one; or unix:PATH
 	OnError func(error) // told of failed accepts and of refused PROXY headers, each at most once a second; nil: nobody is
+
+	// Loops serve the clients of plain TCP that nobody speaks for; nil: goroutines do.
+	Loops *loop.Group
 
 	Mode fs.FileMode // of a unix socket's file; who may write to it may connect
 
@@ -45,9 +51,16 @@ type Config struct {
 type Listener struct {
 	name      string
 	onError   func(error)
-	socket    net.Listener // a *net.TCPListener or a *net.UnixListener
-	tls       *TLS         // nil: none
-	announced *announced   // nil: nobody is trusted
+	socket    socket
+	tls       *TLS       // nil: none
+	announced *announced // nil: nobody is trusted
+}
+
+// socket is a *net.TCPListener, a *net.UnixListener or, where loops serve the
+// clients, a *loop.Listener.
+type socket interface {
+	Addr() net.Addr
+	Close() error
 }
 
 // Open binds the address. From then on clients can connect, and wait for Serve.
@@ -67,13 +80,16 @@ func Open(ctx context.Context, c Config) (*Listener, error) {
 	} else {
 		l.socket, err = openTCP(ctx, c.Address)
 	}
+	if tcp, ok := l.socket.(*net.TCPListener); ok && c.Loops != nil && l.tls == nil && l.announced == nil {
+		l.socket, err = c.Loops.Listen(tcp)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listener %s: %w", c.Name, err)
 	}
 	return l, nil
 }
 
-func openTCP(ctx context.Context, address string) (net.Listener, error) {
+func openTCP(ctx context.Context, address string) (socket, error) {
 	network, err := networkOf(address)
 	if err != nil {
 		return nil, err
@@ -107,13 +123,14 @@ func networkOf(address string) (string, error) {
 // passes it on, which saves the calls for each client. Keep-alive finds clients
 // that vanished and keeps middle boxes from forgetting the flow.
 func inherit(_, _ string, raw syscall.RawConn) error {
-	var errs [3]error
+	var errs [4]error
 	err := raw.Control(func(fd uintptr) {
 		errs[0] = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 		errs[1] = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 60)
 		errs[2] = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15)
+		errs[3] = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	})
-	return errors.Join(err, errs[0], errs[1], errs[2])
+	return errors.Join(err, errors.Join(errs[:]...))
 }
 
 // Addr is the address that is bound, with the port that was chosen for port 0;
@@ -139,7 +156,7 @@ func (l *Listener) Close() error {
 }
 
 // Serve accepts clients until ctx is done or the listener is closed, and calls
-// handle for each on a new goroutine. It returns when all their connections have
+// handle for each, on a new goroutine or a task of a loop. It returns when all their connections have
 // been closed, which may be after handle has returned, and with an error only if
 // the socket is beyond use; the listener is closed then in any case. It does not
 // hurry anybody: who wants clients gone cuts their sessions. Those that are not
@@ -153,20 +170,37 @@ func (l *Listener) Serve(ctx context.Context, handle func(*Conn)) error {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 
-	err := accept(ctx, l.socket.Accept, l.onError, func(accepted net.Conn) {
-		c := &Conn{Conn: accepted, Listener: l.name, Accepted: time.Now(), closed: open.Done}
-		open.Add(1)
-		if _, ok := accepted.(*net.TCPConn); ok {
-			c.Source, c.Local = plain(accepted.RemoteAddr()), plain(accepted.LocalAddr())
-			if !c.Source.IsValid() { // it is gone, and must not be taken for a unix socket's client
-				c.Close()
-				return
+	t := troubles{onError: l.onError}
+	switch from := l.socket.(type) {
+	case *loop.Listener:
+		from.Serve(func(accepted *loop.Conn) {
+			t.none()
+			open.Add(1)
+			c := &Conn{
+				Conn: accepted, Source: accepted.Remote(), Local: accepted.Local(),
+				Listener: l.name, Accepted: time.Now(), closed: open.Done,
 			}
-		}
-		go l.serve(ctx, c, handle)
-	})
-	if err != nil {
-		return fmt.Errorf("listener %s: %w", l.name, err)
+			accepted.Serve(func(t *loop.Task) {
+				c.Task = t
+				handle(c)
+			})
+		}, t.pause)
+	case net.Listener:
+		accept(ctx, from.Accept, &t, func(accepted net.Conn) {
+			c := &Conn{Conn: accepted, Listener: l.name, Accepted: time.Now(), closed: open.Done}
+			open.Add(1)
+			if _, ok := accepted.(*net.TCPConn); ok {
+				c.Source, c.Local = plain(accepted.RemoteAddr()), plain(accepted.LocalAddr())
+				if !c.Source.IsValid() { // it is gone, and must not be taken for a unix socket's client
+					c.Close()
+					return
+				}
+			}
+			go l.serve(ctx, c, handle)
+		})
+	}
+	if t.fatal != nil && ctx.Err() == nil {
+		return fmt.Errorf("listener %s: %w", l.name, t.fatal)
 	}
 	return nil
 }
@@ -203,33 +237,64 @@ const (
 )
 
 // accept is the loop. next is the socket's Accept.
-func accept(ctx context.Context, next func() (net.Conn, error), onError func(error), serve func(net.Conn)) error {
-	var pause time.Duration
-	var reported time.Time
+func accept(ctx context.Context, next func() (net.Conn, error), t *troubles, serve func(net.Conn)) {
 	for {
 		c, err := next()
 		if err == nil {
-			pause = 0
+			t.none()
 			serve(c)
 			continue
 		}
 		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-			return nil
+			return
 		}
-		if beyondUse(err) {
-			return err
+		pause := t.pause(err)
+		if pause < 0 {
+			return
 		}
-		if now := time.Now(); now.Sub(reported) >= reportPause {
-			reported = now
-			onError(err)
-		}
-		pause = min(max(2*pause, shortestPause), longestPause)
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-time.After(pause):
 		}
 	}
+}
+
+// troubles are those of a socket in accepting.
+type troubles struct {
+	onError func(error)
+
+	last atomic.Int64 // the pause after the latest failure; 0: it has gone well since
+
+	mu       sync.Mutex
+	reported time.Time
+	fatal    error // the socket is beyond use
+}
+
+// none says that accepting has gone well.
+func (t *troubles) none() {
+	if t.last.Load() != 0 {
+		t.last.Store(0)
+	}
+}
+
+// pause says what to do after a failure: to pause, the longer the more often it has
+// failed, or to end, where it is negative.
+func (t *troubles) pause(err error) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if beyondUse(err) {
+		t.fatal = err
+		return -1
+	}
+	now := time.Now()
+	if now.Sub(t.reported) >= reportPause {
+		t.reported = now
+		t.onError(err)
+	}
+	pause := min(max(2*time.Duration(t.last.Load()), shortestPause), longestPause)
+	t.last.Store(int64(pause))
+	return pause
 }
 
 // beyondUse tells errors of the socket itself from those of a client or of the

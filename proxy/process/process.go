@@ -37,15 +37,13 @@ type Finder struct {
 func NewFinder() *Finder { return &Finder{turn: make(chan struct{}, 1), patience: patience} }
 
 // Of is the process at the other end of a connection that was accepted, a
-// *net.UnixConn or a *net.TCPConn from loopback; empty of any other.
+// *net.UnixConn or one of TCP from loopback; empty of any other.
 func (f *Finder) Of(client net.Conn) policy.Process {
-	switch c := client.(type) {
-	case *net.UnixConn:
+	if c, ok := client.(*net.UnixConn); ok {
 		return ofUnix(c)
-	case *net.TCPConn:
-		if from := addrPort(c.RemoteAddr()); from.Addr().IsLoopback() {
-			return f.ofTCP(from, addrPort(c.LocalAddr()), time.Now().Add(f.patience))
-		}
+	}
+	if from := addrPort(client.RemoteAddr()); from.Addr().IsLoopback() {
+		return f.ofTCP(from, addrPort(client.LocalAddr()), time.Now().Add(f.patience))
 	}
 	return policy.Process{}
 }

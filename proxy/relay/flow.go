@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"sallyport/proxy/loop"
 )
 
 // longAgo is a deadline that has passed: whoever reads or writes returns.
@@ -20,8 +22,9 @@ var errOver = errors.New("the flow is over")
 // Flow is one client's connection with its target: two directions, and what
 // ends them both.
 type Flow struct {
-	ctx   context.Context // Run's, or Open's
-	stop  func() bool     // what Open has begun to do with it
+	ctx   context.Context    // Start's, or Open's
+	stop  func() bool        // what Open has begun to do with it
+	done  func(Cause, error) // Start's
 	early []byte
 	late  []byte
 
@@ -40,7 +43,8 @@ type Flow struct {
 	cause   Cause
 	err     error
 	limits  Limits
-	running bool // Run or Open was called
+	running bool // Start or Open was called
+	left    int  // directions that run
 	paused  bool // nobody is to blame that nothing moves
 	timer   *time.Timer
 	moved   int64     // bytes, both directions, when the timer last looked
@@ -56,6 +60,7 @@ type direction struct {
 	moved    *atomic.Int64
 	pace     atomic.Pointer[pace] // nil: unpaced; whoever carries this direction uses it
 	copied   sync.WaitGroup
+	task     *loop.Task // that runs it; nil: a goroutine does
 	tcp      tcp
 
 	// Guarded by flow.mu.
@@ -63,41 +68,88 @@ type direction struct {
 	broken error // dst takes no more: the error of the write
 }
 
-// Run relays until both directions have ended, a limit is reached or ctx is
-// cancelled, and says which. It runs once.
+// Start relays until both directions have ended, a limit is reached or it is cut, as
+// it is where ctx was cancelled before, and then calls done with which of that it was.
+// Whoever cancels ctx later calls Cut. Start is called once.
 //
 // The error says more only for Failed, where it is the one of the read or write,
 // and for Cut, where it is context.Cause(ctx). Otherwise it is nil.
 //
-// The smallest stack is enough for Run, if its caller takes little of it.
-func (f *Flow) Run(ctx context.Context) (Cause, error) {
-	f.ctx = ctx
+// Where both connections are of one loop the directions are tasks of it, and
+// otherwise two goroutines. Either needs the smallest stack only; done has that of
+// the loop.
+func (f *Flow) Start(ctx context.Context, done func(Cause, error)) {
+	f.ctx, f.done = ctx, done
 	if f.ctx.Err() != nil {
 		f.cutOff(Cut)
-		return Cut, context.Cause(f.ctx)
-	}
-	if f.ctx.Done() != nil {
-		stop := context.AfterFunc(f.ctx, func() { f.halt(Cut, context.Cause(f.ctx)) })
-		defer stop()
+		done(Cut, context.Cause(f.ctx))
+		return
 	}
 	f.startTimer()
 
+	f.left = 2
 	f.up.copied.Add(1)
 	f.down.copied.Add(1)
-	var other sync.WaitGroup
-	other.Go(func() { f.up.run(f.early) })
-	f.down.run(f.late)
-	other.Wait()
+	client, ok := f.up.src.(*loop.Conn)
+	target, also := f.up.dst.(*loop.Conn)
+	if !ok || !also || client.Loop() != target.Loop() {
+		detach(f.up.src)
+		detach(f.up.dst)
+		go f.up.run(f.early)
+		go f.down.run(f.late)
+		return
+	}
+	// The tasks begin when this one has given the loop back.
+	l := client.Loop()
+	l.Go(func(t *loop.Task) {
+		client.Reads(t)
+		target.Writes(t)
+		f.up.task = t
+		f.up.run(f.early)
+	})
+	l.Go(func(t *loop.Task) {
+		target.Reads(t)
+		client.Writes(t)
+		f.down.task = t
+		f.down.run(f.late)
+	})
+}
 
+// Cut ends the flow, whose context has been cancelled.
+func (f *Flow) Cut() { f.halt(Cut, context.Cause(f.ctx)) }
+
+// detach lets any goroutine use a connection.
+func detach(c net.Conn) {
+	if c, ok := c.(*loop.Conn); ok {
+		c.Belongs(nil)
+	}
+}
+
+// over ends the flow, of which this was the last direction that ran.
+func (d *direction) over() {
+	f := d.flow
 	f.mu.Lock()
+	if f.left--; f.left > 0 {
+		f.mu.Unlock()
+		return
+	}
 	f.over = true
 	if f.timer != nil {
 		f.timer.Stop()
 	}
 	cause, err := f.cause, f.err
 	f.mu.Unlock()
+	if cause == BytesSpent || cause == QuotaSpent {
+		d.task.Leave() // what was allowed may take its time
+	}
 	f.cutOff(cause)
-	return cause, err
+	detach(f.up.src) // the tasks are others' from now on
+	detach(f.up.dst)
+	if d.task == nil {
+		f.done(cause, err)
+		return
+	}
+	d.task.Then(func() { f.done(cause, err) })
 }
 
 // cutOff resets both sides of a flow that neither of them has ended, since an
@@ -106,8 +158,8 @@ func (f *Flow) Run(ctx context.Context) (Cause, error) {
 func (f *Flow) cutOff(cause Cause) {
 	switch cause {
 	case BytesSpent, QuotaSpent:
-		f.up.settle()
-		f.down.settle()
+		f.up.settle(nil)
+		f.down.settle(nil)
 	case Cut, Expired, IdleTimeout:
 	default:
 		return
@@ -118,6 +170,7 @@ func (f *Flow) cutOff(cause Cause) {
 
 // run carries everything, then passes on how it ended.
 func (d *direction) run(early []byte) {
+	defer d.over()
 	var received, sent error
 	if d == &d.flow.up && d.flow.inspection != nil {
 		early, received = d.inspect(d.flow.inspection, early)
@@ -166,7 +219,14 @@ func (d *direction) finished() {
 		// Not an end but a reset, whose error the other direction's write took.
 		f.name(d.reset, broken)
 		f.mu.Unlock()
-		f.abort(d)
+		f.abort(d, d.task)
+		return
+	}
+	if broken == nil && d.reverse.ended { // the caller closes both
+		d.ended = true
+		f.end(Finished, nil)
+		f.mu.Unlock()
+		_ = d.dst.SetReadDeadline(longAgo) // the other direction may be watching
 		return
 	}
 	f.mu.Unlock()
@@ -187,7 +247,7 @@ func (d *direction) finished() {
 	f.mu.Unlock()
 	switch {
 	case broken != nil:
-		f.abort(d) // src closed, and would not take what was still sent to it
+		f.abort(d, d.task) // src closed, and would not take what was still sent to it
 	case last:
 		f.mu.Lock()
 		f.end(Finished, nil)
@@ -206,7 +266,7 @@ func (d *direction) lost(err error) {
 	f.mu.Lock()
 	f.name(d.reset, err)
 	f.mu.Unlock()
-	f.abort(d)
+	f.abort(d, d.task)
 }
 
 // refused ends only this direction: dst takes no more, but what it has sent is
@@ -223,7 +283,7 @@ func (d *direction) refused(err error) {
 	f.mu.Unlock()
 	d.copied.Done()
 	if over {
-		f.abort(d.reverse)
+		f.abort(d.reverse, d.task)
 	}
 }
 
@@ -253,15 +313,16 @@ func (f *Flow) halt(cause Cause, err error) {
 }
 
 // abort ends the flow because d's source is gone, and passes that on to its
-// destination as a reset, once that has taken what was sent to it before.
-func (f *Flow) abort(d *direction) {
+// destination as a reset, once that has taken what was sent to it before. It runs
+// on the task.
+func (f *Flow) abort(d *direction, t *loop.Task) {
 	f.mu.Lock()
 	first := f.end(Failed, nil)
 	f.mu.Unlock()
 	if !first {
 		return
 	}
-	d.settle()
+	d.settle(t)
 	reset(d.dst)
 	_ = d.src.SetDeadline(longAgo)
 }
@@ -292,7 +353,7 @@ func reset(c net.Conn) {
 		}
 		c = above.NetConn()
 	}
-	if t, ok := c.(*net.TCPConn); ok {
+	if t, ok := c.(interface{ SetLinger(seconds int) error }); ok {
 		_ = t.SetLinger(0)
 	}
 	_ = c.Close()

@@ -14,10 +14,10 @@ type Inspection struct {
 	Most   int                      // bytes that are held back
 	Wait   time.Duration            // for all of them, from the flow's beginning
 	Enough func(first []byte) bool  // whether more need not be waited for
-	Judge  func(first []byte) error // called once; an error ends the flow and is Run's, with Cut
+	Judge  func(first []byte) error // called once; an error ends the flow and is told with Cut
 }
 
-// Inspect has the flow inspected. It is called before Run.
+// Inspect has the flow inspected. It is called before Start.
 func (f *Flow) Inspect(i Inspection) { f.inspection = &i }
 
 // inspect gathers the first bytes and has them judged, early ones among them. It
@@ -45,7 +45,9 @@ func (d *direction) inspect(i *Inspection, early []byte) (first []byte, received
 		return nil, received
 	}
 	d.flow.inspection = nil // what Judge refers to is needed no more
-	if err := i.Judge(first); err != nil {
+	var err error
+	d.task.Aside(func() { err = i.Judge(first) })
+	if err != nil {
 		d.flow.halt(Cut, err)
 		return nil, errOver
 	}

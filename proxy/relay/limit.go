@@ -81,6 +81,7 @@ func (d *direction) allowance(most int) (int, error) {
 	wait := p.wait(time.Now())
 	if wait > 0 {
 		d.tcp.release()
+		d.task.Leave()
 		p.timer.Reset(wait)
 		select {
 		case <-p.timer.C:

@@ -7,7 +7,7 @@ import (
 )
 
 // Open starts a flow whose bytes the caller moves message by message, by Up and
-// Down, where Run would move all of them: the flow counts and paces them, and
+// Down, where Start would have all of them moved: the flow counts and paces them, and
 // ends as its limits say. Then, and when ctx is cancelled, both connections get a
 // deadline that has passed, so that whoever reads or writes returns, and Over says
 // why. Close stops that.
@@ -54,7 +54,7 @@ func (f *Flow) Up(p []byte) error { return f.up.send(p) }
 func (f *Flow) Down(p []byte) error { return f.down.send(p) }
 
 // Over reports whether the flow has been ended by its limits or its context, and
-// by which, with the error that Run would return. Of a context that has just been
+// by which, with the error that Start would tell. Of a context that has just been
 // cancelled it does not wait to be told: others are, too, and may ask first.
 func (f *Flow) Over() (Cause, error, bool) {
 	if f.ctx.Err() != nil {

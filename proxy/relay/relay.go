@@ -87,17 +87,17 @@ func (c Cause) String() string {
 	}
 }
 
-// Join makes a flow of a client and its target, which Run then carries. Early
+// Join makes a flow of a client and its target, which Start then carries. Early
 // is what the client sent before the flow began: it goes to the target first
 // and is counted like the rest.
 //
-// The caller keeps both connections and closes them after Run. Only with a reset
+// The caller keeps both connections and closes them when the flow is done. Only with a reset
 // does the flow close one itself: to pass one on, and both where it was cut, its
-// time was over or its bytes were spent. Closing it again does no harm. Neither may have a deadline when Run is called, and their
+// time was over or its bytes were spent. Closing it again does no harm. Neither may have a deadline when Start is called, and their
 // deadlines are the flow's from then on. What the counters have counted before
 // is part of what Limits.Bytes bounds.
 //
-// Join takes *net.TCPConn as such: a wrapper around one costs it splice(2) and
+// Join takes *net.TCPConn and *loop.Conn as such: a wrapper around one costs it splice(2) and
 // the flow's idleness its buffer.
 func Join(client, target net.Conn, early []byte, limits Limits, n *Counters) *Flow {
 	f := &Flow{early: early, counters: n}

@@ -60,9 +60,8 @@ type relayed struct {
 func begin(t testing.TB, early []byte, limits Limits) *relayed {
 	t.Helper()
 	r := &relayed{ended: make(chan end, 1)}
-	var inside, outside *net.TCPConn
-	r.client, inside = connect(t)
-	outside, r.target = connect(t)
+	var inside, outside net.Conn
+	r.client, inside, outside, r.target = between(t)
 	for _, c := range []net.Conn{r.client, r.target} {
 		c.SetDeadline(time.Now().Add(patience))
 	}
@@ -633,6 +632,8 @@ func TestMixedStreams(t *testing.T) {
 		var n Counters
 		go func() {
 			cause, _ := Join(in, out, []byte("early"), Limits{}, &n).Run(context.Background())
+			in.Close()
+			out.Close()
 			ended <- cause
 		}()
 		go func() { client.Write(noise(2 << 20)); client.CloseWrite() }()

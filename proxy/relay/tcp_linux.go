@@ -3,7 +3,6 @@ package relay
 import (
 	"math"
 	"net"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -11,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/proxy/loop"
 )
 
 const (
@@ -62,21 +63,20 @@ type tcp struct {
 }
 
 func (d *direction) copy() (received, sent error) {
-	src, ok := d.src.(*net.TCPConn)
-	if !ok {
-		return d.copyPlain()
-	}
 	t := &d.tcp
-	if t.source, received = src.SyscallConn(); received != nil {
+	if t.source, received = rawOf(d.src); received != nil {
 		return received, nil
 	}
-	if dst, ok := d.dst.(*net.TCPConn); ok {
-		if t.sink, sent = dst.SyscallConn(); sent != nil {
-			return nil, sent
-		}
+	if t.source == nil {
+		return d.copyPlain()
+	}
+	if t.sink, sent = rawOf(d.dst); sent != nil {
+		return nil, sent
 	}
 	t.moved = d.moved
 	t.fill, t.drain = t.tryFill, t.tryDrain
+	on, _ := d.src.(*loop.Conn)
+	since := 0 // bytes
 	defer t.release()
 	for {
 		if t.room, received = d.allowance(largePipe); received != nil {
@@ -92,6 +92,9 @@ func (d *direction) copy() (received, sent error) {
 		}
 		if p := d.pace.Load(); p != nil {
 			p.giveBack(t.room - t.got)
+		}
+		if on != nil && t.pipe == nil && t.got < min(t.room, bufferSize) {
+			on.Drained()
 		}
 		t.limit = d.grant(t.got)
 		if t.sink != nil {
@@ -113,10 +116,22 @@ func (d *direction) copy() (received, sent error) {
 			return errOver, nil
 		}
 		t.weigh()
-		if t.got >= bufferSize {
-			runtime.Gosched() // whoever has much to move lets others move a little between
+		if since += t.got; since >= bufferSize {
+			since = 0
+			d.task.Yield() // whoever has much to move lets others move a little between
 		}
 	}
+}
+
+// rawOf is the socket of a connection; nil where that is not plain TCP.
+func rawOf(c net.Conn) (syscall.RawConn, error) {
+	switch c := c.(type) {
+	case *net.TCPConn:
+		return c.SyscallConn()
+	case *loop.Conn:
+		return c.SyscallConn()
+	}
+	return nil, nil
 }
 
 // tryFill takes what the socket has. Where it has nothing, what was borrowed
@@ -285,20 +300,16 @@ func (d *direction) unsoundEnd() error {
 		}
 	})
 	if state == unix.BPF_TCP_CLOSE && failure == nil {
-		d.reverse.copied.Wait()
+		d.task.Aside(d.reverse.copied.Wait)
 	}
 	return failure
 }
 
 // settle waits, for a while, until the destination has acknowledged what was
-// sent to it, since a reset would drop it.
-func (d *direction) settle() {
-	dst, ok := d.dst.(*net.TCPConn)
-	if !ok {
-		return
-	}
-	raw, err := dst.SyscallConn()
-	if err != nil {
+// sent to it, since a reset would drop it. It runs on the task.
+func (d *direction) settle(t *loop.Task) {
+	raw, err := rawOf(d.dst)
+	if err != nil || raw == nil {
 		return
 	}
 	queued := func() bool {
@@ -306,6 +317,10 @@ func (d *direction) settle() {
 		err := raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
 		return err == nil && n > 0
 	}
+	if !queued() {
+		return
+	}
+	t.Leave()
 	deadline := time.Now().Add(settleTime)
 	for pause := time.Millisecond; queued() && time.Now().Before(deadline); pause = min(2*pause, 100*time.Millisecond) {
 		select {

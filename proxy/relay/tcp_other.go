@@ -2,6 +2,8 @@
 
 package relay
 
+import "sallyport/proxy/loop"
+
 // tcp is what a direction between TCP sockets needs on Linux: nothing here.
 type tcp struct{}
 
@@ -13,6 +15,6 @@ func (d *direction) copy() (received, sent error) { return d.copyPlain() }
 // it is noticed when something is sent to it.
 func (d *direction) watch() error { return nil }
 
-func (d *direction) settle() {}
+func (d *direction) settle(*loop.Task) {}
 
 func (d *direction) unsoundEnd() error { return nil }

@@ -31,6 +31,8 @@ type Session struct {
 	cancel context.CancelCauseFunc
 
 	mu        sync.Mutex
+	onCut     func()
+	stop      func() bool // has it not be called; nil before the first one
 	state     State
 	heard     bool // what the client has to say is being heard
 	protocol  string
@@ -124,6 +126,31 @@ type Datagrams struct {
 // Context is cancelled when the session is cut, and when it is closed.
 // context.Cause tells which: the cause that Cut was given, or context.Canceled.
 func (s *Session) Context() context.Context { return s.ctx }
+
+// OnCut has f called when the session is cut, in the place of what it was given
+// before; nil: nothing. It is called on a goroutine of its own, or by OnCut itself
+// where the session has been cut already, and may be called again. Of all that is to
+// be done then at various times it costs one registration with the context.
+func (s *Session) OnCut(f func()) {
+	s.mu.Lock()
+	s.onCut = f
+	if s.stop == nil {
+		s.stop = context.AfterFunc(s.ctx, s.hurry)
+	}
+	s.mu.Unlock()
+	if f != nil && s.ctx.Err() != nil {
+		f()
+	}
+}
+
+func (s *Session) hurry() {
+	s.mu.Lock()
+	f := s.onCut
+	s.mu.Unlock()
+	if f != nil {
+		f()
+	}
+}
 
 // Hear says whether the client is being heard: from the accept on until it has said
 // what it wants, and so for each of several requests.
@@ -321,8 +348,12 @@ func (s *Session) Close() {
 		s.table.through.move(s.via, nil)
 	}
 	s.state = Closed
+	stop := s.stop
 	s.mu.Unlock()
 	s.table.remove(s)
+	if stop != nil {
+		stop()
+	}
 	s.cancel(nil)
 }
 
