@@ -3,6 +3,7 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -66,10 +67,16 @@ func (l *life) dial(ctx context.Context, until time.Time, to []netip.AddrPort, f
 	up, err := plain(l.proxy.Dial.DialOn(ctx, l.conn.Task, until, to, from, func(c *loop.Conn) {
 		l.session.OnCut(func() { c.SetWriteDeadline(time.Unix(1, 0)) })
 	}))
-	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("dial: %w", ctx.Err())
+	return up, calledOff(ctx, err)
+}
+
+// calledOff says of a dial that has failed that it was called off, where it was. The
+// end of its time is the target's failure and stays one.
+func calledOff(ctx context.Context, err error) error {
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return fmt.Errorf("dial: %w", ctx.Err())
 	}
-	return up, err
+	return err
 }
 
 // plain is the interface of what it is given; without it there is no nil one.
