@@ -84,11 +84,11 @@ func (a *announced) read(ctx context.Context, c *Conn) error {
 	case err != nil:
 		return fmt.Errorf("its PROXY header cannot be read: %w", err)
 	case header.Command == proxyproto.PROXY:
-		source, local, ok := header.TCPAddrs()
+		source, _, ok := header.TCPAddrs()
 		if !ok {
 			return errNotStream
 		}
-		c.Source, c.Local, c.Announced = plain(source), plain(local), true
+		c.Source, c.Announced = plain(source), true
 		if !c.Source.IsValid() {
 			return errNotStream
 		}

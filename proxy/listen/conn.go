@@ -19,13 +19,12 @@ type Conn struct {
 	net.Conn
 	Listener string         // the name of the listener that accepted it
 	Source   netip.AddrPort // the client; an IPv4 address is never in IPv6 form; invalid of a unix socket
-	Local    netip.AddrPort // the address that the client connected to; invalid of a unix socket
 	Accepted time.Time
 
 	// Task is what serves a connection of a loop, a *loop.Conn; nil: a goroutine does.
 	Task *loop.Task
 
-	Announced bool // Source and Local are what a trusted peer has said
+	Announced bool // Source is what a trusted peer has said
 
 	early  []byte // of the stream, read and not given to anybody yet
 	close  sync.Once

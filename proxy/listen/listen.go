@@ -17,7 +17,6 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -177,7 +176,7 @@ func (l *Listener) Serve(ctx context.Context, handle func(*Conn)) error {
 			t.none()
 			open.Add(1)
 			c := &Conn{
-				Conn: accepted, Source: accepted.Remote(), Local: accepted.Local(),
+				Conn: accepted, Source: plain(accepted.RemoteAddr()),
 				Listener: l.name, Accepted: time.Now(), closed: open.Done,
 			}
 			accepted.Serve(func(t *loop.Task) {
@@ -190,7 +189,7 @@ func (l *Listener) Serve(ctx context.Context, handle func(*Conn)) error {
 			c := &Conn{Conn: accepted, Listener: l.name, Accepted: time.Now(), closed: open.Done}
 			open.Add(1)
 			if _, ok := accepted.(*net.TCPConn); ok {
-				c.Source, c.Local = plain(accepted.RemoteAddr()), plain(accepted.LocalAddr())
+				c.Source = plain(accepted.RemoteAddr())
 				if !c.Source.IsValid() { // it is gone, and must not be taken for a unix socket's client
 					c.Close()
 					return
@@ -207,7 +206,7 @@ func (l *Listener) Serve(ctx context.Context, handle func(*Conn)) error {
 
 // serve hands a client over once it is known who that is.
 func (l *Listener) serve(ctx context.Context, c *Conn, handle func(*Conn)) {
-	roomy()
+	loop.Roomy()
 	if c.Source.IsValid() && l.announced.by(c.Source.Addr()) {
 		if err := l.announced.read(ctx, c); err != nil {
 			l.announced.refuse(c, err)
@@ -218,16 +217,6 @@ func (l *Listener) serve(ctx context.Context, c *Conn, handle func(*Conn)) {
 		c.secure(l.tls)
 	}
 	handle(c)
-}
-
-// roomy gives the goroutine at once the stack that a handshake and the policy's
-// answers take. It would grow to that size in any case, but step by step, and each
-// step copies what the stack has on it by then.
-//
-//go:noinline
-func roomy() {
-	var room [9 << 10]byte
-	runtime.KeepAlive(&room[0])
 }
 
 const (

@@ -60,8 +60,8 @@ func TestServeHandsConnectionsOver(t *testing.T) {
 			c := <-got
 			defer c.Close()
 			if c.Listener != "main" || c.Source != client.LocalAddr().(*net.TCPAddr).AddrPort() ||
-				c.Local != client.RemoteAddr().(*net.TCPAddr).AddrPort() {
-				t.Errorf("got %q, %s, %s", c.Listener, c.Source, c.Local)
+				c.LocalAddr().String() != client.RemoteAddr().String() {
+				t.Errorf("got %q, %s, %s", c.Listener, c.Source, c.LocalAddr())
 			}
 			for _, o := range []struct{ level, name, want int }{
 				{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},

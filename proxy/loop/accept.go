@@ -1,7 +1,6 @@
 package loop
 
 import (
-	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
@@ -33,14 +32,11 @@ func (g *Group) Listen(from *net.TCPListener) (*Listener, error) {
 		if err := raw.Control(func(of uintptr) { fd, failure = unix.FcntlInt(of, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
 			failure = err
 		}
-		var c *Conn
-		if failure == nil {
-			c, failure = l.adopt(fd, nil, pending, true)
-		}
 		if failure != nil {
 			ln.Close()
 			return nil, failure
 		}
+		c := l.add(fd, nil, true)
 		c.shared = true
 		ln.sockets = append(ln.sockets, c)
 	}
@@ -83,8 +79,17 @@ func (ln *Listener) Serve(accepted func(*Conn), failed func(error) time.Duration
 }
 
 func (ln *Listener) accept(c *Conn, accepted func(*Conn), failed func(error) time.Duration) {
+	watched := false
 	for {
-		client, err := ln.next(c)
+		var client *Conn
+		var err error
+		if !watched {
+			err = c.with("set", func(int) error { return c.watch(pending) })
+			watched = err == nil
+		}
+		if watched {
+			client, err = ln.next(c)
+		}
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -97,13 +102,19 @@ func (ln *Listener) accept(c *Conn, accepted func(*Conn), failed func(error) tim
 			ln.Close() // for the other loops, too
 			return
 		}
-		for !c.sleep(pause) {
-			if c.closed() {
-				return
-			}
-			pause = failed(errNoWatch)
+		if watched {
+			watched = false
+			_ = c.with("set", func(fd int) error { return unix.EpollCtl(c.loop.epoll, unix.EPOLL_CTL_DEL, fd, nil) })
 		}
+		c.sleep(pause)
 	}
+}
+
+// sleep lets time pass, in which others may accept.
+func (c *Conn) sleep(d time.Duration) {
+	c.SetReadDeadline(time.Now().Add(max(d, time.Millisecond)))
+	_ = c.until(&c.in, func(uintptr) bool { return false })
+	c.SetReadDeadline(time.Time{})
 }
 
 // Serve has a task of the connection's loop serve it, which has both directions and
@@ -138,7 +149,7 @@ func (ln *Listener) next(c *Conn) (*Conn, error) {
 			return nil, os.NewSyscallError("accept4", errno)
 		}
 	}
-	client, err := ln.group.of(c.loop).adopt(int(fd), nil, anything, false)
+	client, err := ln.group.of(c.loop).adopt(int(fd), nil, false)
 	if err != nil {
 		return nil, err
 	}
@@ -150,73 +161,4 @@ func (ln *Listener) next(c *Conn) (*Conn, error) {
 		}
 	}
 	return client, nil
-}
-
-var errNoWatch = errors.New("the kernel does not watch the listening socket")
-
-// sleep lets time pass, in which others may accept, and reports whether the kernel
-// watches the socket again after it.
-func (c *Conn) sleep(d time.Duration) bool {
-	l := c.loop
-	_ = c.with("set", func(fd int) error { return unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, fd, nil) }) // it may not be watched
-	c.SetReadDeadline(time.Now().Add(max(d, time.Millisecond)))
-	_ = c.until(&c.in, func(uintptr) bool { return false })
-	c.SetReadDeadline(time.Time{})
-	return c.with("set", func(fd int) error {
-		l.mu.Lock()
-		generation := l.slots[c.slot].generation
-		l.mu.Unlock()
-		return l.register(fd, c.slot, generation, pending)
-	}) == nil
-}
-
-func localOf(fd int) (netip.AddrPort, error) {
-	return nameOf(fd, unix.SYS_GETSOCKNAME, "getsockname")
-}
-
-func remoteOf(fd int) (netip.AddrPort, error) {
-	return nameOf(fd, unix.SYS_GETPEERNAME, "getpeername")
-}
-
-func nameOf(fd int, call uintptr, name string) (netip.AddrPort, error) {
-	var at unix.RawSockaddrAny
-	length := uint32(unsafe.Sizeof(at))
-	_, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(&at)), uintptr(unsafe.Pointer(&length)))
-	if errno != 0 {
-		return netip.AddrPort{}, os.NewSyscallError(name, errno)
-	}
-	return addrPort(&at), nil
-}
-
-// addrPort is what a socket's address says, of IPv4 never in IPv6 form. The
-// interface of a link-local address is left out: it means nothing elsewhere.
-func addrPort(a *unix.RawSockaddrAny) netip.AddrPort {
-	switch a.Addr.Family {
-	case unix.AF_INET:
-		in := (*unix.RawSockaddrInet4)(unsafe.Pointer(a))
-		return netip.AddrPortFrom(netip.AddrFrom4(in.Addr), network(&in.Port))
-	case unix.AF_INET6:
-		in := (*unix.RawSockaddrInet6)(unsafe.Pointer(a))
-		return netip.AddrPortFrom(netip.AddrFrom16(in.Addr).Unmap(), network(&in.Port))
-	}
-	return netip.AddrPort{}
-}
-
-// network is a port in the order of the network's bytes.
-func network(port *uint16) uint16 {
-	return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(port))[:])
-}
-
-// sockaddr is the reverse of addrPort.
-func sockaddr(at netip.AddrPort) (family int, raw unix.RawSockaddrAny, length uint32) {
-	if at.Addr().Is4() {
-		in := (*unix.RawSockaddrInet4)(unsafe.Pointer(&raw))
-		in.Family, in.Addr = unix.AF_INET, at.Addr().As4()
-		binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&in.Port))[:], at.Port())
-		return unix.AF_INET, raw, unix.SizeofSockaddrInet4
-	}
-	in := (*unix.RawSockaddrInet6)(unsafe.Pointer(&raw))
-	in.Family, in.Addr = unix.AF_INET6, at.Addr().As16()
-	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&in.Port))[:], at.Port())
-	return unix.AF_INET6, raw, unix.SizeofSockaddrInet6
 }

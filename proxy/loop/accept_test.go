@@ -228,6 +228,27 @@ func TestListenerCloses(t *testing.T) {
 	}
 }
 
+// Clients may come before anybody serves them: the loops sleep until somebody does.
+func TestClientsWaitForServe(t *testing.T) {
+	g := start(t)
+	ln := listen(t, g, "127.0.0.1:0")
+	client := dial(t, ln.Addr())
+	for _, l := range g.loops {
+		if n := watched(t, l); n != 0 {
+			t.Errorf("a loop is told of %d sockets that nobody serves", n)
+		}
+	}
+	accepted := make(chan *Conn, 1)
+	ended := serve(ln, func(c *Conn) { accepted <- c }, never(t))
+	c := <-accepted
+	if got := c.Remote(); got != addrPort4(client.LocalAddr()) {
+		t.Errorf("a client at %s is served, want %s", got, client.LocalAddr())
+	}
+	c.Close()
+	ln.Close()
+	await(t, "Serve ends", ended)
+}
+
 // Another process may have the same socket, and go on with it: clients that come to
 // that are none of the loops' business.
 func TestSocketOfOthers(t *testing.T) {

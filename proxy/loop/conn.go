@@ -21,6 +21,8 @@ import (
 type Conn struct {
 	loop          *Loop
 	fd            int
+	slot          uint32
+	generation    uint32
 	shared        bool // others may have the socket, too, by other descriptors
 	local, remote netip.AddrPort
 
@@ -30,7 +32,6 @@ type Conn struct {
 	users atomic.Int32
 
 	// Guarded by loop.mu.
-	slot    uint32
 	in, out side
 	due     time.Time // the earlier deadline of both sides
 	place   int       // among the deadlines, from 1; 0: it has none
@@ -52,9 +53,20 @@ type side struct {
 // Everything that a connection may be ready for.
 const anything = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | edge
 
-// adopt puts a socket, which does not block, on the loop. The task has both of its
-// directions; a dry one is not worth a try before the kernel has told of something.
-func (l *Loop) adopt(fd int, t *Task, events uint32, dry bool) (*Conn, error) {
+// adopt puts a connection's socket on the loop. See add.
+func (l *Loop) adopt(fd int, t *Task, dry bool) (*Conn, error) {
+	c := l.add(fd, t, dry)
+	if err := c.watch(anything); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// add takes a socket, which does not block, without having the kernel tell of it
+// yet. The task has both of its directions; a dry one is not worth a try before the
+// kernel has told of something.
+func (l *Loop) add(fd int, t *Task, dry bool) *Conn {
 	l.open.Add(1)
 	c := &Conn{loop: l, fd: fd}
 	c.in = side{owner: t, dry: dry}
@@ -69,13 +81,14 @@ func (l *Loop) adopt(fd int, t *Task, events uint32, dry bool) (*Conn, error) {
 	}
 	of := &l.slots[c.slot]
 	of.conn = c
-	generation := of.generation
+	c.generation = of.generation
 	l.mu.Unlock()
-	if err := l.register(fd, c.slot, generation, events); err != nil {
-		c.Close()
-		return nil, os.NewSyscallError("epoll_ctl", err)
-	}
-	return c, nil
+	return c
+}
+
+// watch has the kernel tell of these events.
+func (c *Conn) watch(events uint32) error {
+	return os.NewSyscallError("epoll_ctl", c.loop.register(c.fd, c.slot, c.generation, events))
 }
 
 // told notes what the kernel has to say. Called with mu held.
@@ -391,9 +404,9 @@ func (c *Conn) setDeadline(at time.Time, a, b *side) error {
 			l.notify(s)
 		}
 	}
-	first := len(l.due) == 0 || !at.IsZero() && at.Before(l.due[0].due)
+	before := l.due.first()
 	l.due.set(c, c.earlier())
-	if first {
+	if first := l.due.first(); !first.IsZero() && (before.IsZero() || first.Before(before)) {
 		l.poke() // it has to sleep for less
 	}
 	return nil
@@ -438,77 +451,6 @@ func (r rawConn) Read(try func(fd uintptr) bool) error {
 func (r rawConn) Write(try func(fd uintptr) bool) error {
 	if err := r.c.until(&r.c.out, try); err != nil {
 		return r.c.failed("raw-write", err)
-	}
-	return nil
-}
-
-// Dial begins to connect to an address, from any of this machine's; options are
-// set on the socket before. The task, one of the loop's, has both of the
-// connection's directions. See [Conn.Connected].
-func (l *Loop) Dial(t *Task, to netip.AddrPort, options func(fd int) error) (*Conn, error) {
-	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
-	fd, err := connecting(to, options)
-	var c *Conn
-	if err == nil {
-		c, err = l.adopt(fd, t, anything, true)
-	}
-	if err != nil {
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(to), Err: err}
-	}
-	c.remote = to
-	return c, nil
-}
-
-// connecting is a socket that connects.
-func connecting(to netip.AddrPort, options func(fd int) error) (int, error) {
-	family, peer, length := sockaddr(to)
-	fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
-	if errno != 0 {
-		return 0, os.NewSyscallError("socket", errno)
-	}
-	err := options(int(fd))
-	if err == nil {
-		_, _, errno = unix.RawSyscall(unix.SYS_CONNECT, fd, uintptr(unsafe.Pointer(&peer)), uintptr(length))
-		if errno != 0 && errno != unix.EINPROGRESS && errno != unix.EINTR {
-			err = os.NewSyscallError("connect", errno)
-		}
-	}
-	if err != nil {
-		unix.Close(int(fd))
-		return 0, err
-	}
-	return int(fd), nil
-}
-
-// Connected waits until a connection of Dial is there, or is not to be had.
-func (c *Conn) Connected() error {
-	if !c.enter() {
-		return c.failed("dial", net.ErrClosed)
-	}
-	defer c.leave()
-	err := c.wait(&c.out) // a socket that connects cannot be written to, or has failed, before it has (tcp_poll)
-	if err != nil {
-		return c.failed("dial", err)
-	}
-	code, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	switch {
-	case err != nil:
-		err = os.NewSyscallError("getsockopt", err)
-	case code != 0:
-		err = os.NewSyscallError("connect", syscall.Errno(code))
-	default:
-		c.local, err = localOf(c.fd)
-	}
-	if err == nil && c.remote.Addr().IsUnspecified() { // which Linux takes for this machine
-		c.remote, err = remoteOf(c.fd)
-	}
-	if err == nil && c.local == c.remote {
-		// Nobody listens there, and the kernel has happened to choose that very port
-		// to connect from: two that open at once are connected (RFC 9293, 3.5).
-		err = os.NewSyscallError("connect", syscall.ECONNREFUSED)
-	}
-	if err != nil {
-		return c.failed("dial", err)
 	}
 	return nil
 }

@@ -380,8 +380,8 @@ func TestEventsOfAnEarlierConnection(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := l.adopt(fd, nil, unix.EPOLLIN|edge, true)
-		if err != nil {
+		c := l.add(fd, nil, true)
+		if err := c.watch(unix.EPOLLIN | edge); err != nil {
 			t.Fatal(err)
 		}
 		return c

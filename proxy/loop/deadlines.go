@@ -45,6 +45,14 @@ func (d *deadlines) set(c *Conn, due time.Time) {
 	}
 }
 
+// first is the earliest; the zero time where there is none.
+func (d deadlines) first() time.Time {
+	if len(d) == 0 {
+		return time.Time{}
+	}
+	return d[0].due
+}
+
 // wait is how many milliseconds there are until the first one, 0 if that is now;
 // -1 where there is none.
 func (d *deadlines) wait(now time.Time) int {

@@ -16,7 +16,8 @@
 // 10 to 20 ms is left to itself, and the loop goes on without it.
 //
 // loop.go has the loops, task.go what they run, conn.go the connections, accept.go
-// where those come from, and deadlines.go when they have waited for long enough.
+// and dial.go where those come from, address.go between whom they are, and
+// deadlines.go when they have waited for long enough.
 package loop
 
 import (
@@ -32,16 +33,21 @@ import (
 // patience is the least time that a task may keep its loop, and half of the most.
 const patience = 10 * time.Millisecond
 
+// share is how long a loop that always has something to do keeps a processor of
+// Go's before it lets the goroutines have it.
+const share = time.Millisecond
+
 // Group is the loops of a program, one for each of its processors.
 type Group struct {
 	loops  []*Loop
+	taken  atomic.Int64
 	dozing atomic.Bool   // the watch has nothing to watch
 	kick   chan struct{} // ends that
 	quit   chan struct{}
 	ended  sync.WaitGroup
 }
 
-// Start starts them.
+// Start starts them: as many as Go has processors by now (GOMAXPROCS).
 func Start() (*Group, error) {
 	g := &Group{kick: make(chan struct{}, 1), quit: make(chan struct{})}
 	for range runtime.GOMAXPROCS(0) {
@@ -101,6 +107,7 @@ func (g *Group) watch() {
 		for _, l := range g.loops {
 			l.mu.Lock()
 			if l.busy && l.turn == l.seen {
+				g.taken.Add(1)
 				l.busy = false
 				l.turn++ // it is nobody's, until the next driver has it
 				g.ended.Go(l.drive)
@@ -141,10 +148,14 @@ func (g *Group) asleep() bool {
 	return true
 }
 
-// slack is by how many connections a loop may have more than another before the
-// next one that it accepts is the other's: who is awake is the first to accept, and
-// to have everything on one thread is as bad as to wake another for each.
-const slack = 16
+// Taken is how often a loop was taken away from a task that kept it for too long.
+func (g *Group) Taken() int64 { return g.taken.Load() }
+
+// slack is by how many connections, two to a session, a loop may have more than
+// another before the next one that it accepts is the other's. Who is awake is the
+// first to accept: with a large one all streams may be on one processor, and with
+// none a second client that comes as the first one goes wakes another thread.
+const slack = 4
 
 // of is the loop that a connection is for which one of them has accepted.
 func (g *Group) of(accepting *Loop) *Loop {
@@ -187,6 +198,7 @@ type Loop struct {
 	slots    []slot
 	free     []uint32
 	due      deadlines
+	shared   time.Time // when goroutines had their share last
 }
 
 // slot is where a connection is found when the kernel says something of it. Its
@@ -271,11 +283,15 @@ func (l *Loop) poll(events []unix.EpollEvent) {
 		wait = l.due.wait(time.Now())
 	}
 	l.sleeping = wait != 0
+	mine := time.Since(l.shared) < share
 	l.mu.Unlock()
 	n := peek(l.epoll, events)
 	if n == 0 && wait != 0 {
+		mine = false
 		runtime.Gosched()
 		n, _ = unix.EpollWait(l.epoll, events, wait) // whatever fails will again
+	} else if !mine {
+		runtime.Gosched()
 	}
 	l.mu.Lock()
 	if l.sleeping {
@@ -288,7 +304,11 @@ func (l *Loop) poll(events []unix.EpollEvent) {
 			of.conn.told(e.Events)
 		}
 	}
-	l.due.pass(time.Now())
+	now := time.Now()
+	if !mine {
+		l.shared = now
+	}
+	l.due.pass(now)
 }
 
 // edge has the kernel tell of each change once.

@@ -69,7 +69,7 @@ func newTask(l *Loop, deep int) *Task {
 		defer explain()
 		t.tell = tell
 		if deep == 1 {
-			roomy()
+			Roomy()
 		}
 		for {
 			job := t.job
@@ -91,12 +91,12 @@ func explain() {
 	}
 }
 
-// roomy gives a task at once the stack that a handshake and the policy's answers
-// take. It would grow to that size in any case, but step by step, and each step
-// copies what the stack has on it by then.
+// Roomy gives whoever calls it at once the stack that a handshake and the policy's
+// answers take. It would grow to that size in any case, but step by step, and each
+// step copies what the stack has on it by then.
 //
 //go:noinline
-func roomy() {
+func Roomy() {
 	var room [9 << 10]byte
 	runtime.KeepAlive(&room[0])
 }
@@ -147,14 +147,14 @@ func (t *Task) elsewhere() {
 	word, _ := t.next()
 	l := t.loop
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if word == over {
 		l.finish(t)
-		return
+	} else {
+		t.away.Store(false)
+		l.ready.push(t)
+		l.poke()
 	}
-	t.away.Store(false)
-	l.ready.push(t)
-	l.poke()
+	l.mu.Unlock() // not deferred, as in drive
 }
 
 // On tells whether the task runs on its loop. A nil one does not.

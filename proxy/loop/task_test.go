@@ -397,10 +397,11 @@ func (e errorsOf) Fatal(args ...any) {
 func TestPanic(t *testing.T) {
 	const inside = "LOOP_TEST_PANIC"
 	for name, job := range map[string]func(*Task){
-		"on":    func(*Task) { breaks() },
-		"aside": func(t *Task) { t.Aside(breaks) },
-		"gone":  func(t *Task) { t.Leave(); breaks() },
-		"after": func(t *Task) { t.Then(breaks) },
+		"on":          func(*Task) { breaks() },
+		"aside":       func(t *Task) { t.Aside(breaks) },
+		"gone":        func(t *Task) { t.Leave(); breaks() },
+		"after":       func(t *Task) { t.Then(breaks) },
+		"gone, after": func(t *Task) { t.Then(breaks); t.Leave() },
 	} {
 		if os.Getenv(inside) == name {
 			start(t).loops[0].Go(job)

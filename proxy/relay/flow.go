@@ -115,6 +115,11 @@ func (f *Flow) Start(ctx context.Context, done func(Cause, error)) {
 	})
 }
 
+// Late is what the target sent before the flow began, as some do through a proxy
+// whose answer is read together with it. It goes to the client first, and is
+// counted like the rest. To be called before Start.
+func (f *Flow) Late(p []byte) { f.late = p }
+
 // Cut ends the flow, whose context has been cancelled.
 func (f *Flow) Cut() { f.halt(Cut, context.Cause(f.ctx)) }
 
