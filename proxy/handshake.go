@@ -206,11 +206,7 @@ func (l *life) authenticate(ctx context.Context, p *presented, deadline time.Tim
 		p.username, known.Verified = l.facts.Source.Certificate.Name(), true
 	case p.method == policy.MethodNone || p.token != "":
 	default:
-		ctx, cancel := context.WithDeadline(ctx, deadline) // there may be a queue
-		defer cancel()
-		var err error
-		l.conn.Task.Aside(func() { known, err = l.proxy.Verify.Verify(ctx, p.username, p.password) })
-		if err != nil {
+		if known, err = l.verify(ctx, p, deadline); err != nil {
 			return nil, fmt.Errorf("verify credentials: %w", err)
 		}
 	}
@@ -276,6 +272,18 @@ func (l *life) authenticate(ctx context.Context, p *presented, deadline time.Tim
 		return &refusal{who}, nil
 	}
 	return nil, &rejection{&refusal{who}}
+}
+
+// verify looks the client's password up, which may be remembered.
+func (l *life) verify(ctx context.Context, p *presented, deadline time.Time) (known identity.Result, err error) {
+	known, ok := l.proxy.Verify.Remembered(p.username, p.password)
+	if ok {
+		return known, nil
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline) // there may be a queue
+	defer cancel()
+	l.conn.Task.Aside(func() { known, err = l.proxy.Verify.Verify(ctx, p.username, p.password) })
+	return known, err
 }
 
 // identify settles who the client is. A name that came with a wrong password is

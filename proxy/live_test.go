@@ -66,6 +66,8 @@ func (d *door) Verify(ctx context.Context, name, password string) (identity.Resu
 	return result, err
 }
 
+func (d *door) Remembered(string, string) (identity.Result, bool) { return identity.Result{}, false }
+
 func (d *door) Lookup(name string) identity.Standing { return d.directory.Lookup(name) }
 
 func (d *door) DialOn(ctx context.Context, t *loop.Task, until time.Time, to []netip.AddrPort, from netip.Addr, begun func(*loop.Conn)) (*loop.Conn, error) {

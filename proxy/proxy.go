@@ -82,6 +82,8 @@ type Observer interface {
 // later what has become of a user that it has verified.
 type Verifier interface {
 	Verify(ctx context.Context, username, password string) (identity.Result, error)
+	// Remembered is Verify where that needs no wait, and reports whether that is so.
+	Remembered(username, password string) (identity.Result, bool)
 	Lookup(username string) identity.Standing
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	stdhash "hash"
 	"sync"
 )
 
@@ -17,6 +18,8 @@ type mark [sha256.Size]byte
 // memory knows which marks were verified, and which are being worked on.
 type memory struct {
 	key [sha256.Size]byte // made up by the process
+
+	marking sync.Pool
 
 	mu sync.Mutex
 	// What is asked for again moves to recent; when that is half of what may
@@ -32,23 +35,34 @@ type work struct {
 	err      error
 }
 
+// marking is what it takes to make a mark: an HMAC costs as much to make as to use.
+type marking struct {
+	mac  stdhash.Hash
+	said [512]byte // what the mark is of, where it is not longer
+	sum  mark
+}
+
 func newMemory() *memory {
 	m := &memory{recent: make(map[mark]struct{}), working: make(map[mark]*work)}
 	rand.Read(m.key[:]) // never fails
+	m.marking.New = func() any { return &marking{mac: hmac.New(sha256.New, m.key[:])} }
 	return m
 }
 
 // mark says each part's length first, so that no two triples read the same.
 func (m *memory) mark(parts ...string) (sum mark) {
-	mac := hmac.New(sha256.New, m.key[:])
+	of := m.marking.Get().(*marking)
+	defer m.marking.Put(of)
+	said := of.said[:0]
 	for _, part := range parts {
-		var length [8]byte
-		binary.BigEndian.PutUint64(length[:], uint64(len(part)))
-		mac.Write(length[:])
-		mac.Write([]byte(part))
+		said = binary.BigEndian.AppendUint64(said, uint64(len(part)))
+		said = append(said, part...)
 	}
-	mac.Sum(sum[:0])
-	return sum
+	of.mac.Reset()
+	of.mac.Write(said)
+	of.mac.Sum(of.sum[:0])
+	clear(said)
+	return of.sum
 }
 
 // begin says whether the mark is remembered, and if not, whose work on it is to
@@ -56,11 +70,7 @@ func (m *memory) mark(parts ...string) (sum mark) {
 func (m *memory) begin(k mark) (remembered bool, w *work, mine bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, ok := m.recent[k]; ok {
-		return true, nil, false
-	}
-	if _, ok := m.older[k]; ok {
-		m.remember(k)
+	if m.knows(k) {
 		return true, nil, false
 	}
 	if w, ok := m.working[k]; ok {
@@ -69,6 +79,25 @@ func (m *memory) begin(k mark) (remembered bool, w *work, mine bool) {
 	w = &work{done: make(chan struct{})}
 	m.working[k] = w
 	return false, w, true
+}
+
+// recall says whether the mark is remembered.
+func (m *memory) recall(k mark) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.knows(k)
+}
+
+// knows is recall with mu held.
+func (m *memory) knows(k mark) bool {
+	if _, ok := m.recent[k]; ok {
+		return true
+	}
+	_, ok := m.older[k]
+	if ok {
+		m.remember(k)
+	}
+	return ok
 }
 
 // end tells the result to all who wait, and remembers a success.

@@ -83,10 +83,38 @@ func (v *Verifier) Verify(ctx context.Context, username, password string) (Resul
 	if !verified {
 		return Result{Known: known}, nil
 	}
+	return e.result(), nil
+}
+
+// Remembered is Verify where there is nothing to work on or to wait for, and reports
+// whether that is so.
+func (v *Verifier) Remembered(username, password string) (Result, bool) {
+	e, known := v.users.Load().find(username)
+	if Token(password) != "" {
+		return Result{Known: known}, true
+	}
+	if !known || !e.user.active(time.Now()) || !v.memory.recall(v.mark(e, username, password, true)) {
+		return Result{}, false
+	}
+	return e.result(), true
+}
+
+// result is that of a verified user.
+func (e *entry) result() Result {
 	return Result{
 		Known: true, Verified: true,
 		Groups: e.user.Groups, Attributes: e.user.Attributes, Expires: e.user.Expires, Since: e.user.Created,
-	}, nil
+	}
+}
+
+// mark has the user's state in it, so that what is shared is only between clients of
+// whom the same is true.
+func (v *Verifier) mark(e *entry, username, password string, active bool) mark {
+	state := "inactive"
+	if active {
+		state = "active"
+	}
+	return v.memory.mark(username, password, e.hash.text, state)
 }
 
 // Lookup says what has become of a user whose password was verified. A changed
@@ -105,15 +133,10 @@ func (v *Verifier) Lookup(username string) Standing {
 	return Standing{Groups: e.user.Groups, Attributes: e.user.Attributes, Expires: e.user.Expires, Since: e.user.Created}
 }
 
-// verify answers from memory, with somebody else's work, or with its own. The
-// user's state is a part of the mark, so that what is shared is only between
-// clients of whom the same is true, and only active users are ever remembered.
+// verify answers from memory, with somebody else's work, or with its own. Only
+// active users are ever remembered.
 func (v *Verifier) verify(ctx context.Context, e *entry, username, password string, active bool) (bool, error) {
-	state := "inactive"
-	if active {
-		state = "active"
-	}
-	k := v.memory.mark(username, password, e.hash.text, state)
+	k := v.mark(e, username, password, active)
 	for {
 		remembered, w, mine := v.memory.begin(k)
 		if remembered {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"sync"
@@ -123,6 +124,53 @@ func TestVerify(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Remembered says what Verify would, and only where that would not work or wait.
+func TestRemembered(t *testing.T) {
+	user := func(more map[string]any) map[string]any {
+		of := map[string]any{"password": cheap(t, "secret", Argon2id), "groups": []any{"ops"}}
+		maps.Copy(of, more)
+		return map[string]any{"alice": of}
+	}
+	alice := user(nil)
+	v, w := verifier(t, 1, alice)
+	recalls := func(want bool, username, password string) {
+		t.Helper()
+		got, ok := v.Remembered(username, password)
+		if ok != want {
+			t.Fatalf("%s, %s: recalled is %t", username, password, ok)
+		}
+		if n := len(w.worked()); n > 0 {
+			t.Errorf("%s, %s: worked %d times", username, password, n)
+		}
+		if !ok {
+			return
+		}
+		if verified := verify(t, v, username, password); !reflect.DeepEqual(got, verified) || len(w.worked()) > 0 {
+			t.Errorf("%s, %s: got %+v, and %+v by Verify", username, password, got, verified)
+		}
+	}
+	token := "eyJhbGciOiJub25lIn0.e30.c2ln" // is no password, and no work
+	recalls(true, "alice", token)
+	recalls(true, "mallory", token)
+	recalls(false, "alice", "secret")
+	verify(t, v, "alice", "secret")
+	verify(t, v, "alice", "wrong")
+	verify(t, v, "mallory", "secret")
+	w.worked()
+	recalls(true, "alice", "secret")
+	recalls(false, "alice", "wrong")
+	recalls(false, "mallory", "secret")
+
+	disabled := maps.Clone(alice["alice"].(map[string]any))
+	disabled["disabled"] = true
+	v.SetUsers(parsed(t, map[string]any{"alice": disabled}))
+	recalls(false, "alice", "secret")
+	v.SetUsers(parsed(t, user(nil))) // the same password by another salt
+	recalls(false, "alice", "secret")
+	v.SetUsers(parsed(t, alice))
+	recalls(true, "alice", "secret")
 }
 
 func TestUnknownNamesCostTheSame(t *testing.T) {
