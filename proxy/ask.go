@@ -16,7 +16,7 @@ import (
 	"sallyport/proxy/usage"
 )
 
-// life is one session as its own goroutines see it: what is known, what was
+// life is one session as those see it who run it: what is known, what was
 // answered, and how it ends. Most of what is known until the session is granted
 // is given back then, and the rest kept small: an idle session costs little.
 type life struct {

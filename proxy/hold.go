@@ -185,7 +185,7 @@ func limitsOf(l *policy.Limits) guard.Limits {
 }
 
 // delay keeps the client waiting, and holds nothing for it but its connection
-// and this goroutine. It ends early enough for the client to be heard out and
+// and its task or goroutine. It ends early enough for the client to be heard out and
 // answered within the handshake's time, and with an error when the client hangs
 // up, the session is cut, or the server drains.
 func (l *life) delay(ctx context.Context, long policy.Duration, deadline time.Time) error {

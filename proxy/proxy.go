@@ -19,8 +19,9 @@
 // have the requests of plain HTTP, of which a session has any number.
 //
 // hold.go is what is done about who asks, whatever is asked: bans, limits and
-// delays. meter.go is what is told to the ledger of what they use. again.go asks about a live session again, and follow.go sees to it that all of
-// them follow a new policy and their users.
+// delays. meter.go is what is told to the ledger of what they use. again.go asks
+// about a live session again, and follow.go sees to it that all of them follow a new
+// policy and their users.
 package proxy
 
 import (

@@ -155,11 +155,11 @@ func (l *Listener) Close() error {
 }
 
 // Serve accepts clients until ctx is done or the listener is closed, and calls
-// handle for each, on a new goroutine or a task of a loop. It returns when all their connections have
-// been closed, which may be after handle has returned, and with an error only if
-// the socket is beyond use; the listener is closed then in any case. It does not
-// hurry anybody: who wants clients gone cuts their sessions. Those that are not
-// clients yet, since their PROXY header is awaited, are closed when ctx ends.
+// handle for each, on a new goroutine or a task of a loop. It returns when all their
+// connections have been closed, which may be after handle has returned, and with an
+// error only if the socket is beyond use; the listener is closed then in any case.
+// It does not hurry anybody: who wants clients gone cuts their sessions. Those that
+// are not clients yet, since their PROXY header is awaited, are closed when ctx ends.
 func (l *Listener) Serve(ctx context.Context, handle func(*Conn)) error {
 	var open sync.WaitGroup
 	defer open.Wait()
