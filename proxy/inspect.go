@@ -18,10 +18,11 @@ const patience = 3 * time.Second
 // meanwhile with a new policy.
 func (l *life) inspection() relay.Inspection {
 	facts := l.facts
+	var look sniff.Look
 	return relay.Inspection{
 		Most: sniff.MaxFlow, Wait: patience,
 		Enough: func(first []byte) bool {
-			_, more := sniff.Inspect(first)
+			_, more := look.At(first)
 			return !more
 		},
 		Judge: func(first []byte) error {
@@ -34,8 +35,8 @@ func (l *life) inspection() relay.Inspection {
 	}
 }
 
-// inspect asks on the relay's goroutine, while the session may be asked about
-// again on another.
+// inspect asks aside of what relays, while the session may be asked about again
+// elsewhere.
 func (l *life) inspect(facts *policy.Facts) error {
 	if !l.proxy.Decide.Asks(policy.Inspect) {
 		return nil // the stage has gone since the session was granted

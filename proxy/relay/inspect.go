@@ -13,7 +13,7 @@ import (
 type Inspection struct {
 	Most   int                      // bytes that are held back
 	Wait   time.Duration            // for all of them, from the flow's beginning
-	Enough func(first []byte) bool  // whether more need not be waited for
+	Enough func(first []byte) bool  // whether more need not be waited for; asked whenever some have come, of all
 	Judge  func(first []byte) error // called once; an error ends the flow and is told with Cut
 }
 
@@ -23,13 +23,13 @@ func (f *Flow) Inspect(i Inspection) { f.inspection = &i }
 // inspect gathers the first bytes and has them judged, early ones among them. It
 // returns what is to be sent, and how the source ended if it did.
 func (d *direction) inspect(i *Inspection, early []byte) (first []byte, received error) {
-	first = early
+	first = early[:len(early):len(early)] // so that nothing is read into a rest of few bytes
 	if !d.flow.readUntil(d, time.Now().Add(i.Wait)) {
 		return nil, errOver
 	}
 	for received == nil && len(first) < i.Most && !i.Enough(first) {
-		if cap(first)-len(first) < 4096 {
-			first = append(make([]byte, 0, len(first)+4096), first...)
+		if len(first) == cap(first) { // and not before: a stranger chooses how few come at a time
+			first = append(make([]byte, 0, min(max(2*len(first), 4096), i.Most)), first...)
 		}
 		var n int
 		n, received = d.src.Read(first[len(first):cap(first)])

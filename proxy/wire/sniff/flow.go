@@ -24,54 +24,93 @@ const MaxFlow = 16 << 10
 // Of TLS that is its ClientHello (RFC 8446 section 4.1.2), over as many records as
 // it takes; of HTTP/1.1 the head of its first request (RFC 9112 section 3.2); of
 // SSH its identification (RFC 4253 section 4.2).
-func Inspect(b []byte) (f Flow, more bool) {
+func Inspect(b []byte) (f Flow, more bool) { return new(Look).At(b) }
+
+// Look is at the first bytes of a flow while they come. A stranger may send them one
+// at a time, so each is looked at once, however many come before the next look. The
+// zero value has seen none.
+type Look struct {
+	at int // bytes that are done with
+
+	// TLS: of the record that is being read, and of the handshake message in the records.
+	left    int // bytes that are yet to be seen
+	message int // bytes that have been seen
+	head    [4]byte
+
+	// HTTP
+	searched int // bytes in which no line ends but those that are done with
+	begun    bool
+	target   string
+	host     string
+	hosts    int
+}
+
+// At is [Inspect] of all bytes that there are by now: those of the look before,
+// unchanged, and what has come since. It is not asked again once no more could show
+// more.
+func (l *Look) At(b []byte) (f Flow, more bool) {
 	if len(b) == 0 {
 		return Flow{Protocol: "none"}, true
 	}
 	switch {
 	case b[0] == 22:
-		f, more = inspectTLS(b)
+		f, more = l.tls(b)
 	case bytes.HasPrefix(b, []byte("SSH-")):
 		return Flow{Protocol: "ssh"}, false
 	case len(b) < 4 && bytes.HasPrefix([]byte("SSH-"), b):
 		f, more = Flow{Protocol: "unknown"}, true
 	default:
-		f, more = inspectHTTP(b)
+		f, more = l.http(b)
 	}
 	return f, more && len(b) < MaxFlow
 }
 
-// inspectTLS joins the records of the first handshake message.
-func inspectTLS(b []byte) (Flow, bool) {
+// tls looks for the end of the first handshake message.
+func (l *Look) tls(b []byte) (Flow, bool) {
 	unknown, tls := Flow{Protocol: "unknown"}, Flow{Protocol: "tls"}
-	var message []byte
-	for n := 0; ; n++ {
-		if len(b) > 0 && b[0] != 22 || len(b) > 1 && b[1] != 3 {
-			return either(n == 0, unknown, tls), false
+	for {
+		if l.left == 0 {
+			header := b[l.at:]
+			if len(header) > 0 && header[0] != 22 || len(header) > 1 && header[1] != 3 {
+				return either(l.at == 0, unknown, tls), false
+			}
+			if len(header) < 5 {
+				return either(l.at == 0 && len(header) < 2, unknown, tls), true
+			}
+			size := recordSize(header)
+			if size == 0 || size > 1<<14 {
+				return tls, false
+			}
+			l.at, l.left = l.at+5, size
 		}
-		if len(b) < 5 {
-			return either(n == 0 && len(b) < 2, unknown, tls), true
-		}
-		size := int(b[3])<<8 | int(b[4])
-		if size == 0 || size > 1<<14 {
-			return tls, false
-		}
-		have := min(size, len(b)-5)
-		message = append(message, b[5:5+have]...)
-		if len(message) > 0 && message[0] != 1 {
+		part := b[l.at:min(l.at+l.left, len(b))]
+		copy(l.head[min(l.message, 4):], part)
+		l.at, l.left, l.message = l.at+len(part), l.left-len(part), l.message+len(part)
+		if l.message > 0 && l.head[0] != 1 {
 			return tls, false // another message than a ClientHello
 		}
-		if len(message) >= 4 {
-			if whole := 4 + (int(message[1])<<16 | int(message[2])<<8 | int(message[3])); len(message) >= whole {
-				return helloOf(message[4:whole]), false
-			}
+		if whole := 4 + (int(l.head[1])<<16 | int(l.head[2])<<8 | int(l.head[3])); l.message >= 4 && l.message >= whole {
+			return helloOf(join(b, whole)[4:]), false
 		}
-		if have < size {
+		if l.left > 0 {
 			return tls, true
 		}
-		b = b[5+size:]
 	}
 }
+
+// join is so many bytes of what is in the records, which have as many.
+func join(records []byte, size int) []byte {
+	message := make([]byte, 0, size)
+	for len(message) < size {
+		n := min(recordSize(records), size-len(message))
+		message = append(message, records[5:5+n]...)
+		records = records[5+n:]
+	}
+	return message
+}
+
+// recordSize is how much is in a record, by its header.
+func recordSize(header []byte) int { return int(header[3])<<8 | int(header[4]) }
 
 func either(first bool, a, b Flow) Flow {
 	if first {
@@ -197,45 +236,51 @@ func printable(text string) bool {
 	return text != ""
 }
 
-// inspectHTTP reads the head of a request, as far as it is there.
-func inspectHTTP(b []byte) (Flow, bool) {
+// http reads the head of a request, as far as it is there.
+func (l *Look) http(b []byte) (Flow, bool) {
 	unknown, http := Flow{Protocol: "unknown"}, Flow{Protocol: "http"}
-	line, rest, whole := bytes.Cut(b, []byte("\n"))
-	if !whole {
-		return unknown, mayBeMethod(line)
-	}
-	method, after, _ := strings.Cut(strings.TrimSuffix(string(line), "\r"), " ")
-	target, version, _ := strings.Cut(after, " ")
-	if !isToken(method) || strings.ContainsFunc(target, isControl) || !strings.HasPrefix(version, "HTTP/") || len(version) != len("HTTP/1.1") {
-		return unknown, false
-	}
-	if method == "PRI" { // HTTP/2, whose head is not text
-		return http, false
-	}
-	var hosts []string
 	for {
-		line, after, whole := bytes.Cut(rest, []byte("\n"))
-		if !whole {
+		end := bytes.IndexByte(b[l.searched:], '\n')
+		if end < 0 {
+			l.searched = len(b)
+			if !l.begun {
+				return unknown, mayBeMethod(b)
+			}
 			return http, true
 		}
-		rest = after
-		text := strings.TrimSuffix(string(line), "\r")
-		if text == "" {
+		end += l.searched
+		line := strings.TrimSuffix(string(b[l.at:end]), "\r")
+		l.at, l.searched = end+1, end+1
+		if !l.begun {
+			l.begun = true
+			method, after, _ := strings.Cut(line, " ")
+			target, version, _ := strings.Cut(after, " ")
+			if !isToken(method) || strings.ContainsFunc(target, isControl) || !strings.HasPrefix(version, "HTTP/") || len(version) != len("HTTP/1.1") {
+				return unknown, false
+			}
+			if method == "PRI" { // HTTP/2, whose head is not text
+				return http, false
+			}
+			l.target = target
+			continue
+		}
+		if line == "" {
 			break
 		}
-		name, value, ok := strings.Cut(text, ":")
+		name, value, ok := strings.Cut(line, ":")
 		if !ok || !isToken(name) || strings.ContainsFunc(value, isControl) {
 			return http, false // obsolete folding, or what some take for a line's end
 		}
 		if strings.EqualFold(name, "Host") {
-			hosts = append(hosts, strings.Trim(value, " \t"))
+			l.host = strings.Trim(value, " \t")
+			l.hosts++
 		}
 	}
-	if len(hosts) > 1 {
+	if l.hosts > 1 {
 		return http, false
 	}
-	host := strings.Join(hosts, "")
-	if scheme, after, absolute := strings.Cut(target, "://"); absolute && isToken(scheme) {
+	host := l.host
+	if scheme, after, absolute := strings.Cut(l.target, "://"); absolute && isToken(scheme) {
 		// It overrules the field: RFC 9112 section 3.2.2.
 		authority := after
 		if i := strings.IndexAny(after, "/?#"); i >= 0 {
@@ -258,8 +303,9 @@ func withoutPort(host string) string {
 
 // mayBeMethod tells whether a line that goes on may begin a request.
 func mayBeMethod(line []byte) bool {
-	method, _, _ := strings.Cut(string(line), " ")
-	return isToken(method) && len(method) <= 32
+	const most = 32
+	method, _, _ := bytes.Cut(line[:min(len(line), most+1)], []byte(" "))
+	return len(method) <= most && isToken(string(method))
 }
 
 func isControl(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }

@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -97,8 +99,51 @@ func TestInspect(t *testing.T) {
 	}
 }
 
+// A look at bytes that come one at a time sees what one at all of them does, as soon
+// as they are there, and takes no more memory for having been asked so often.
+func TestLookBitByBit(t *testing.T) {
+	long := append([]byte{1, 0, 0x3f, 0xf0}, make([]byte, MaxFlow)...) // a ClientHello that does not end in time
+	for name, b := range map[string][]byte{
+		"a record":           hello(t, &tls.Config{ServerName: "a.example", NextProtos: []string{"h2"}}),
+		"records of a byte":  split(hello(t, &tls.Config{ServerName: "a.example"}), 1),
+		"one long record":    append([]byte{22, 3, 1, 0x40, 0}, long...)[:MaxFlow],
+		"many short records": split(append(make([]byte, 5), long...), 1)[:MaxFlow],
+		"a head":             []byte("GET http://b/ HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n"),
+		"many short lines":   []byte("GET / HTTP/1.1\n" + strings.Repeat("a:\n", MaxFlow))[:MaxFlow],
+		"one long line":      []byte("GET / HTTP/1.1\nA: " + strings.Repeat("a", MaxFlow))[:MaxFlow],
+		"a long first line":  []byte("GET /" + strings.Repeat("a", MaxFlow))[:MaxFlow],
+	} {
+		var look Look
+		for n := range len(b) + 1 {
+			f, more := look.At(b[:n])
+			if len(b) == MaxFlow && n < MaxFlow-3 && n%509 > 0 { // to look at all of so much each time takes long
+				continue
+			}
+			if want, wantMore := Inspect(b[:n]); !reflect.DeepEqual(f, want) || more != wantMore {
+				t.Fatalf("%s: %d bytes: %+v, %v, want %+v, %v", name, n, f, more, want, wantMore)
+			}
+			if !more {
+				break
+			}
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		look = Look{}
+		for n := 1; n <= len(b); n++ {
+			if _, more := look.At(b[:n]); !more {
+				break
+			}
+		}
+		runtime.ReadMemStats(&after)
+		if took := after.TotalAlloc - before.TotalAlloc; took > 16*MaxFlow {
+			t.Errorf("%s: it takes %d bytes of memory to look at %d", name, took, len(b))
+		}
+	}
+}
+
 // FuzzInspect: more bytes change neither a protocol that is told nor what was
-// said when no more were wanted, and no name is what a log could not hold.
+// said when no more were wanted, no name is what a log could not hold, and it does
+// not matter how many come at a time.
 func FuzzInspect(f *testing.F) {
 	f.Add(hello(f, &tls.Config{ServerName: "a.example", NextProtos: []string{"h2"}}), 7)
 	f.Add([]byte("GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n"), 3)
@@ -112,6 +157,14 @@ func FuzzInspect(f *testing.F) {
 		}
 		if n < 0 || n > len(b) {
 			return
+		}
+		var look Look
+		for i, more := n, n > 0; more && i <= min(len(b), 512); i += n { // of more, each would take long
+			var f, want Flow
+			f, more = look.At(b[:i])
+			if want, _ = Inspect(b[:i]); !reflect.DeepEqual(f, want) {
+				t.Fatalf("%q at %d is %v, %d bytes at a time %v", b, i, want, n, f)
+			}
 		}
 		part, more := Inspect(b[:n])
 		known := part.Protocol != "unknown" && part.Protocol != "none"
