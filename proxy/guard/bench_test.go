@@ -3,7 +3,32 @@ package guard
 import (
 	"runtime"
 	"testing"
+	"time"
 )
+
+// What it costs to keep one ban that a policy has decided, among as many as there
+// may be.
+func BenchmarkKeepOne(b *testing.B) {
+	const bans = 65_536
+	g := New(bans)
+	if err := g.Restore(newShelf()); err != nil {
+		b.Fatal(err)
+	}
+	for i := range bans {
+		g.Ban(Address(nth(i)).Subject(), time.Hour, "x")
+	}
+	if err := g.bans.flush(); err != nil {
+		b.Fatal(err)
+	}
+	of := Address(nth(7)).Subject()
+	b.ReportAllocs()
+	for b.Loop() {
+		g.Ban(of, 2*time.Hour, "x")
+		if err := g.bans.flush(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
 
 // What a million sources cost that come once each and are denied: where 65,536 are
 // kept, as they are, and where all of them are.

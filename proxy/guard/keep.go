@@ -234,22 +234,27 @@ func (g *Guard) Keep(ctx context.Context, failed func(error)) {
 func (s *bans) flush() error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	now := map[Subject]*Ban{} // nil: there is none. A ban is replaced, and never changed
 	s.mu.Lock()
 	s.expire(time.Now())
 	stale, anew := s.stale, s.anew
 	s.stale, s.anew = map[Subject]struct{}{}, false
-	now := make(map[Subject]*Ban, len(stale)) // nil: there is none
-	for of := range stale {
-		now[of] = nil
-	}
-	for of, b := range s.of {
-		if _, changed := stale[of]; changed || anew {
-			now[of] = &b.Ban // which is replaced, and never changed
+	if anew {
+		for of, b := range s.of {
+			now[of] = &b.Ban
 		}
 	}
 	s.mu.Unlock()
+	for of := range stale { // one by one, since every connection wants the lock
+		s.mu.RLock()
+		b := s.of[of]
+		s.mu.RUnlock()
+		if now[of] = nil; b != nil {
+			now[of] = &b.Ban
+		}
+	}
 
-	err := s.write(now, anew)
+	err := s.write(now, anew) // what has changed meanwhile is stale again
 	if err != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()

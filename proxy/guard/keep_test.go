@@ -224,6 +224,52 @@ func TestKeeperThatIsFull(t *testing.T) {
 	})
 }
 
+// Whatever changes while something is being kept is kept the next time.
+func TestBansThatChangeWhileTheyAreKept(t *testing.T) {
+	s := newShelf()
+	g := restored(t, 50, s)
+	until := time.Now().Add(time.Hour)
+	var all sync.WaitGroup
+	for who := range 4 {
+		all.Go(func() {
+			for i := range 300 {
+				of := net24(who*20 + i%20)
+				g.Ban(of, time.Hour+time.Duration(i)*time.Second, "policy")
+				g.Banned(Address(of.prefix.Addr()))
+				switch {
+				case i%7 == 0:
+					g.Lift(of)
+				case i%11 == 0:
+					g.Set(Ban{Of: of, Until: until})
+				}
+			}
+		})
+	}
+	changing := make(chan struct{})
+	go func() { all.Wait(); close(changing) }()
+	for i := 0; ; i++ {
+		s.mu.Lock()
+		if s.full = nil; i%3 == 0 {
+			s.full = errors.New("no space")
+		}
+		s.mu.Unlock()
+		g.bans.flush()
+		select {
+		case <-changing:
+		default:
+			continue
+		}
+		break
+	}
+	s.full = nil
+	if err := g.bans.flush(); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := inForce(restored(t, 50, s)), inForce(g); len(got) != 50 || !maps.EqualFunc(got, want, time.Time.Equal) {
+		t.Errorf("kept %v\nwant %v", got, want)
+	}
+}
+
 // A list is set as a whole or not at all.
 func TestSetWhenFull(t *testing.T) {
 	s := newShelf()
