@@ -19,35 +19,38 @@ type Row struct {
 // cut off and comes again begins anew.
 type table struct {
 	most  int
-	rows  map[string]*Counts
+	all   []Row
+	at    map[string]int // of the row, by its name
 	other Counts
 }
 
-func newTable(most int) table { return table{most: most, rows: map[string]*Counts{}} }
+func newTable(most int) table { return table{most: most, all: []Row{}, at: map[string]int{}} }
 
 func (t *table) add(name string, c Counts) {
-	row := t.rows[name]
-	if row == nil {
-		if len(t.rows) >= 2*t.most {
-			t.fill(t.top())
+	i, known := t.at[name]
+	if !known {
+		if len(t.all) >= 2*t.most {
+			t.fill(t.copy().top())
 		}
-		row = new(Counts)
-		t.rows[strings.Clone(name)] = row
+		i = len(t.all)
+		name = strings.Clone(name)
+		t.all = append(t.all, Row{Name: name})
+		t.at[name] = i
 	}
-	row.add(c)
+	t.all[i].add(c)
 }
 
 // fill puts these in the place of all that there is.
 func (t *table) fill(with rows) {
-	clear(t.rows)
-	t.other = with.other
-	for i := range with.rows {
-		row := &with.rows[i]
-		if same := t.rows[row.Name]; same != nil { // of names that are no text the store has what is left
-			same.add(row.Counts)
-		} else {
-			t.rows[row.Name] = &row.Counts
+	clear(t.at)
+	t.all, t.other = t.all[:0], with.other
+	for _, row := range with.rows {
+		if i, same := t.at[row.Name]; same { // of names that are no text the store has what is left
+			t.all[i].add(row.Counts)
+			continue
 		}
+		t.at[row.Name] = len(t.all)
+		t.all = append(t.all, row)
 	}
 }
 
@@ -57,18 +60,25 @@ type rows struct {
 	other Counts
 }
 
+// copied is all that a table has, in any order: who puts it in order keeps nobody
+// waiting who counts.
+type copied struct {
+	all   []Row
+	other Counts
+	most  int // that are kept
+}
+
+func (t *table) copy() copied { return copied{slices.Clone(t.all), t.other, t.most} }
+
 // top has the largest rows, and those first.
-func (t *table) top() rows {
-	all := make([]Row, 0, len(t.rows))
-	for name, c := range t.rows {
-		all = append(all, Row{name, *c})
-	}
+func (c copied) top() rows {
+	all, other := c.all, c.other
 	slices.SortFunc(all, func(a, b Row) int {
 		return cmp.Or(
 			cmp.Compare(b.Bytes.Up+b.Bytes.Down, a.Bytes.Up+a.Bytes.Down),
 			cmp.Compare(b.Connections, a.Connections), cmp.Compare(b.Denials, a.Denials), cmp.Compare(a.Name, b.Name))
 	})
-	other, most := t.other, min(t.most, len(all))
+	most := min(c.most, len(all))
 	for _, small := range all[most:] {
 		other.add(small.Counts)
 	}
@@ -115,7 +125,7 @@ func newHour(number int64, rows int) *hour {
 func (l *Ledger) turn(now time.Time) {
 	l.prune = true
 	// Of one that is not dirty it may be that it is being written, and is refused.
-	if len(l.hour.tables[User].rows) > 0 && l.options.Store != nil {
+	if len(l.hour.tables[User].all) > 0 && l.options.Store != nil {
 		l.finished = append(l.finished, l.hour)
 	}
 	if n := len(l.finished) - mostFinished; n > 0 { // the store has refused them for that long

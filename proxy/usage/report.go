@@ -38,10 +38,11 @@ func (l *Ledger) Report(by Kind, since time.Duration) (*Report, error) {
 	now, written := time.Now().UTC(), l.written
 	first := nameOf(hourOf(now.Add(-since)))
 	here := map[string]bool{} // hours that the store does not have, or not all of
+	var tables []copied       // of those that are wanted
 	for _, h := range append(l.finished[:len(l.finished):len(l.finished)], l.hour) {
 		here[h.name()] = true
 		if h.name() >= first {
-			add(h.tables[by].top())
+			tables = append(tables, h.tables[by].copy())
 		}
 	}
 	days := map[string]bool{} // kinds of the store, one for each day of the month
@@ -51,6 +52,9 @@ func (l *Ledger) Report(by Kind, since time.Duration) (*Report, error) {
 		}
 	}
 	l.mu.Unlock()
+	for _, t := range tables {
+		add(t.top())
+	}
 	wanted := func(name string) bool { return name >= first && !here[name] }
 	for kind := range days {
 		if err := l.read(kind, wanted, add); err != nil {
@@ -60,7 +64,7 @@ func (l *Ledger) Report(by Kind, since time.Duration) (*Report, error) {
 
 	r := &Report{By: by.String(), Until: now, Written: written}
 	r.Since, _ = time.Parse(hourText, first)
-	top := sum.top()
+	top := sum.copy().top()
 	r.Rows, r.Other, r.Total = top.rows, top.other, top.other
 	for _, row := range r.Rows {
 		r.Total.add(row.Counts)

@@ -47,8 +47,8 @@ type snapshot struct {
 	records  []accountRecord // of those
 	dropped  []string        // accounts
 	hours    []*hour
-	rows     [][kinds]rows // of those, but for what is encoded already
-	expired  []string      // hours
+	rows     [][kinds]copied // of those, but for what is encoded already
+	expired  []string        // hours
 }
 
 // write writes what has changed, and reports whether that went well. What the store
@@ -124,10 +124,10 @@ func (l *Ledger) snapshot() (s *snapshot, lost int) {
 		s.hours = append(s.hours, l.hour)
 	}
 	for _, h := range s.hours {
-		var all [kinds]rows
+		var all [kinds]copied
 		for k := range h.tables {
 			if !h.settled {
-				all[k] = h.tables[k].top()
+				all[k] = h.tables[k].copy()
 			}
 		}
 		h.settled = h != l.hour
@@ -173,8 +173,8 @@ func (s *snapshot) changes(e *encoder) (changes []Change, sizes []int) {
 	for i, h := range s.hours {
 		size := 0
 		for k := range kinds {
-			if s.rows[i][k].rows != nil {
-				h.encoded[k] = e.encode(s.rows[i][k])
+			if s.rows[i][k].all != nil {
+				h.encoded[k] = e.encode(s.rows[i][k].top())
 			}
 			size += len(h.encoded[k])
 			changes = append(changes, Change{kindOf(k, h.name()), h.name(), h.encoded[k]})
