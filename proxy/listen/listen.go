@@ -1,13 +1,13 @@
 // Package listen accepts clients.
 //
 // [Open] binds one address, of TCP or a unix socket, and [Listener.Serve] hands
-// each client over as a [Conn], on a goroutine of its own. Serve returns when the
-// last of the connections has been closed. A load balancer that is trusted tells
-// before that whom it speaks for (announced.go). What a want of descriptors or memory does is
-// settled here too: the loop slows down, says so once a second, and goes on,
-// while the clients wait in the kernel's queue, which is the better place for
-// them than a connection that is closed at once: they are served when
-// descriptors come back.
+// each client over as a [Conn], on a task of a loop or a goroutine of its own.
+// Serve returns when the last of the connections has been closed. A load balancer
+// that is trusted tells before that whom it speaks for (announced.go). What a want
+// of descriptors or memory does is settled here too: accepting slows down, says so
+// once a second, and goes on, while the clients wait in the kernel's queue, which is
+// the better place for them than a connection that is closed at once: they are
+// served when descriptors come back.
 package listen
 
 import (
@@ -249,13 +249,14 @@ func accept(ctx context.Context, next func() (net.Conn, error), t *troubles, ser
 	}
 }
 
-// troubles are those of a socket in accepting.
+// troubles are those of a socket in accepting, which several loops may do.
 type troubles struct {
 	onError func(error)
 
 	last atomic.Int64 // the pause after the latest failure; 0: it has gone well since
 
 	mu       sync.Mutex
+	slowed   time.Time // when it became that long
 	reported time.Time
 	fatal    error // the socket is beyond use
 }
@@ -268,7 +269,8 @@ func (t *troubles) none() {
 }
 
 // pause says what to do after a failure: to pause, the longer the more often it has
-// failed, or to end, where it is negative.
+// failed, or to end, where it is negative. What several loops meet at once is one
+// failure.
 func (t *troubles) pause(err error) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -281,8 +283,12 @@ func (t *troubles) pause(err error) time.Duration {
 		t.reported = now
 		t.onError(err)
 	}
-	pause := min(max(2*time.Duration(t.last.Load()), shortestPause), longestPause)
-	t.last.Store(int64(pause))
+	pause := time.Duration(t.last.Load())
+	if pause == 0 || now.Sub(t.slowed) >= pause {
+		pause = min(max(2*pause, shortestPause), longestPause)
+		t.last.Store(int64(pause))
+		t.slowed = now
+	}
 	return pause
 }
 

@@ -232,6 +232,29 @@ func TestAcceptSlowsDown(t *testing.T) {
 	})
 }
 
+// Of several who accept from one socket each tries as often as one alone would.
+func TestAcceptSlowsDownTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		shared := troubles{onError: func(error) {}}
+		var attempts [8]int
+		for i := range attempts {
+			next := func() (net.Conn, error) {
+				attempts[i]++
+				return nil, syscall.EMFILE
+			}
+			go accept(ctx, next, &shared, nil)
+		}
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		if attempts != [8]int{5, 5, 5, 5, 5, 5, 5, 5} { // at 0, 5, 15, 35 and 75 ms
+			t.Errorf("%v attempts in 100 ms", attempts)
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
+
 func TestAcceptIsQuickAgainAfterASuccess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		attempts := 0
