@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"bytes"
 	"hash/maphash"
+	"reflect"
 	"sync"
 )
 
@@ -11,6 +13,7 @@ import (
 type memo struct {
 	seed   maphash.Seed
 	shards [16]shard
+	latest sync.Map // by stage: the *answered that was kept last
 }
 
 const (
@@ -72,9 +75,7 @@ func (m *memo) put(key []byte, a *answered) {
 	if len(key) > longestKey {
 		return
 	}
-	kept := *a
-	kept.decision.Memoised = true
-	r := &remembered{key: string(key), answer: &kept}
+	r := &remembered{key: string(key), answer: m.keep(a)}
 	s := m.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,6 +88,23 @@ func (m *memo) put(key []byte, a *answered) {
 	s.byKey[r.key] = r
 	s.ring = append(s.ring, r)
 	s.bytes += len(key)
+}
+
+// keep is an answer as it is remembered. A stage answers most of those who ask
+// alike, however many there are, and an answer is much larger than a question: one
+// that is equal to the latest is that.
+func (m *memo) keep(a *answered) *answered {
+	kept := *a
+	kept.decision.Memoised, kept.result = true, nil // which is for who has it evaluated
+	if latest, _ := m.latest.Load(a.decision.Stage); latest != nil && latest.(*answered).equals(&kept) {
+		return latest.(*answered)
+	}
+	m.latest.Store(a.decision.Stage, &kept)
+	return &kept
+}
+
+func (a *answered) equals(b *answered) bool {
+	return reflect.DeepEqual(&a.decision, &b.decision) && bytes.Equal(a.logged, b.logged) && bytes.Equal(a.builtins, b.builtins)
 }
 
 // evict moves the hand to the next answer that was not used since it last

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/open-policy-agent/opa/v1/ast"
+
 	"sallyport/policy"
 )
 
@@ -77,5 +79,34 @@ func TestMemoKeepsTheFirstAnswer(t *testing.T) {
 	}
 	if n, _ := m.size(); n != 1 {
 		t.Errorf("%d answers", n)
+	}
+}
+
+// TestMemoKeepsEqualAnswersOnce: what a stranger who comes from many addresses
+// makes the memo keep is his questions.
+func TestMemoKeepsEqualAnswersOnce(t *testing.T) {
+	m := newMemo(1600)
+	put := func(key string, a answered) *answered {
+		m.put([]byte(key), &a)
+		return m.get([]byte(key))
+	}
+	denied := func(stage policy.Stage, reason, log string) answered {
+		return answered{
+			decision: policy.Decision{Stage: stage, Verdict: policy.Denied, Deny: policy.Set{reason}},
+			logged:   []byte(log), result: ast.String(log),
+		}
+	}
+	one := put("one", denied(policy.Admit, "no", "1"))
+	if put("two", denied(policy.Admit, "no", "1")) != one {
+		t.Error("an equal answer is kept twice")
+	}
+	if put("of another stage", denied(policy.Route, "no", "1")) == one || put("three", denied(policy.Admit, "no", "1")) != one {
+		t.Error("what a stage has answered is taken for another's")
+	}
+	for _, other := range []answered{denied(policy.Admit, "never", "1"), denied(policy.Admit, "no", "2"), {decision: policy.Decision{Stage: policy.Admit}}} {
+		key := fmt.Sprint(other)
+		if got := put(key, other); got == one || fmt.Sprint(got.decision.Deny, string(got.logged)) != fmt.Sprint(other.decision.Deny, string(other.logged)) {
+			t.Errorf("%+v is kept as %+v", other, got)
+		}
 	}
 }
