@@ -12,6 +12,7 @@ import (
 	"sallyport/proxy/dial"
 	"sallyport/proxy/guard"
 	"sallyport/proxy/identity"
+	"sallyport/proxy/relay"
 	"sallyport/proxy/session"
 	"sallyport/proxy/wire/socks4"
 	"sallyport/proxy/wire/socks5"
@@ -42,6 +43,12 @@ type originError struct {
 
 func (e *originError) Error() string { return "origin server: " + e.err.Error() }
 func (e *originError) Unwrap() error { return e.err }
+
+// limitError is that a limit of the session has ended it before an origin server has
+// begun to answer. It is as good an end as that of a tunnel by the same limit.
+type limitError struct{ cause relay.Cause }
+
+func (e *limitError) Error() string { return e.cause.String() }
 
 var errCommand = errors.New("the command is not supported")
 
@@ -86,6 +93,8 @@ func endingOf(err error) ending {
 		return e
 	}
 	switch {
+	case errors.As(err, new(*limitError)):
+		return ending{name: "ok", socks5: socks5.GeneralFailure, status: http.StatusServiceUnavailable, proxyError: "connection_terminated"}
 	case errors.As(err, &cut):
 		return ending{name: "cut", socks5: socks5.GeneralFailure, status: http.StatusServiceUnavailable, proxyError: "connection_terminated"}
 	case errors.As(err, &r) && r.Verdict == policy.Fault:

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"cmp"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -218,7 +217,7 @@ func (x *exchange) blame(err error) error {
 		case why != nil:
 			return why
 		}
-		return &originError{503, "connection_terminated", fmt.Errorf("is not waited for: %s", cause)}
+		return &limitError{cause}
 	}
 	var origin *originError
 	var wire *http.Error

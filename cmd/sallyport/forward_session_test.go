@@ -394,7 +394,7 @@ session_limits := {"down": "64KiB/s"} if input.request.path == "/pace"
 	if res, body := d.ask(bufio.NewReader(d), "GET", get("/hang.duration")); res.StatusCode != 503 || !res.Close {
 		t.Errorf("a server that is silent beyond the session's time is answered for by %v %q", res, body)
 	}
-	if r := record(6); r["cause"] != "origin server: is not waited for: expired" {
+	if r := record(6); r["outcome"] != "ok" || r["cause"] != "expired" {
 		t.Errorf("it is recorded as %v", r["raw"])
 	}
 }

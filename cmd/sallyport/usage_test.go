@@ -330,9 +330,8 @@ func TestQuota(t *testing.T) {
 	for i := range 3 {
 		r := s.wait(t, i, "session")
 		total += int64(r["bytes.up"].(float64) + r["bytes.down"].(float64))
-		// One that comes when the others have spent all is refused, and one that waits
-		// for its origin meanwhile waits no more.
-		if r["outcome"] != "limit" && !strings.HasSuffix(fmt.Sprint(r["cause"]), "quota_spent") {
+		// One that comes when the others have spent all is refused.
+		if r["outcome"] != "limit" && (r["outcome"] != "ok" || r["cause"] != "quota_spent") {
 			t.Errorf("a session over quota ends as %v", r)
 		}
 	}
@@ -415,6 +414,23 @@ func TestQuotaOfASource(t *testing.T) {
 	r := s.wait(t, 0, "session")
 	if r["bytes.up"].(float64)+r["bytes.down"].(float64) != 1000 {
 		t.Errorf("a kept connection over quota ends as %v", r)
+	}
+}
+
+// A request whose origin has not answered when a quota is spent ends as well as any
+// other session by that, and its client is told.
+func TestQuotaBeforeTheAnswer(t *testing.T) {
+	t.Parallel()
+	at, _ := webOrigin(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+	s := keeper(t, t.TempDir(), usagePolicies(t, quotaPolicy, usagePolicy)...)
+	d := dialFrom(t, "127.0.0.7", s.addr).say(fmt.Sprintf("POST http://%s/ HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n%s", at, strings.Repeat("x", 2000)))
+	if got, _ := d.rest(); !strings.HasPrefix(got, "HTTP/1.1 503 ") || !strings.Contains(got, "error=connection_terminated") {
+		t.Errorf("the client is told %q", got)
+	}
+	for _, kind := range []string{"request", "session"} {
+		if r := s.wait(t, 0, kind); r["outcome"] != "ok" || r["cause"] != "quota_spent" || r["bytes.up"].(float64)+r["bytes.down"].(float64) != 1000 {
+			t.Errorf("the %s ends as %v", kind, r)
+		}
 	}
 }
 
