@@ -246,6 +246,7 @@ func TestGeoIsChecked(t *testing.T) {
 	country := write(t, filepath.Join(dir, "country.mmdb"), string(countries(t, map[string]string{"192.0.2.0/24": "NL"})))
 	corrupt := write(t, filepath.Join(dir, "corrupt.mmdb"), string(countries(t, map[string]string{"192.0.2.0/24": "NL"})[:100]))
 	none := filepath.Join(dir, "none.mmdb")
+	again := write(t, filepath.Join(t.TempDir(), "country.mmdb"), string(countries(t, map[string]string{"192.0.2.0/24": "NL"})))
 	dial := write(t, filepath.Join(dir, "dial.rego"), geofence)
 	for _, c := range []struct {
 		args []string
@@ -256,6 +257,8 @@ func TestGeoIsChecked(t *testing.T) {
 		{[]string{"run", "--set", "geoip.databases=[" + country + "," + none + "]"}, 2, []string{"sallyport: --set: geoip.databases[1]: " + none + ": no such file"}},
 		{[]string{"check", "--set", "geoip.databases=[" + none + "," + corrupt + "]", "--policy", dial + "x"}, 2,
 			[]string{none + ": no such file", corrupt + ": cannot be read", dial + "x: no such file"}},
+		{[]string{"check", "--set", "geoip.databases=[" + country + "," + again + "]"}, 2, []string{
+			"sallyport: --set: geoip.databases[1]: has the same file name as geoip.databases[0], and metrics tell databases apart by it"}},
 		{[]string{"check", "--set", "geoip.databases=['']"}, 2, []string{"geoip.databases[0]: must not be empty"}},
 		{[]string{"check", "--policy", dial}, 2, []string{dial + ":5:10: warning: input.address.geo.country is always empty: no GeoIP database is configured (geoip.databases)"}},
 		{[]string{"check", "--policy", dial, "--set", "geoip.databases=[" + country + "]"}, 2, []string{

@@ -302,7 +302,7 @@ policy:
   rollback: refused
   decision_log: {when_full: wiat}
   max_age: -1s
-geoip: {databases: [""]}
+geoip: {databases: ["", a/x.mmdb, b/x.mmdb]}
 dns: {servers: [one]}
 limits: {}
 management: {tokens: {ops: {token: short, rolls: []}}}
@@ -327,6 +327,7 @@ c.yaml:16: policy.rollback: want refuse or allow, got "refused"; did you mean re
 c.yaml:17: policy.decision_log.when_full: want drop or wait, got "wiat"; did you mean wait?
 c.yaml:18: policy.max_age: must not be negative
 c.yaml:19: geoip.databases[0]: must not be empty
+c.yaml:19: geoip.databases[2]: has the same file name as geoip.databases[1], and metrics tell databases apart by it
 c.yaml:20: dns.servers[0]: want a name server such as 192.0.2.1 or tls://192.0.2.1#NAME (a server has an address; of tls and https it may be a name), got "one"
 c.yaml:21: limits: duplicate key; it is on line 1 already
 c.yaml:22: management.tokens.ops.token: want a token of at least 16 characters

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +19,7 @@ func Validate(c *Config) Problems {
 	v := validator{config: c}
 	v.addresses()
 	v.policy()
-	v.noneEmpty("geoip.databases", c.GeoIP.Databases)
+	v.databases("geoip.databases", c.GeoIP.Databases)
 	v.limits()
 	v.tokens()
 	v.upstreams()
@@ -74,6 +75,17 @@ func (v *validator) nonEmpty(key, value string) {
 func (v *validator) noneEmpty(key string, values []string) {
 	for i, value := range values {
 		v.nonEmpty(index(key, i), value)
+	}
+}
+
+// databases are told apart by the names of their files where there is a metric of each.
+func (v *validator) databases(key string, paths []string) {
+	v.noneEmpty(key, paths)
+	for i, path := range paths {
+		first := slices.IndexFunc(paths, func(other string) bool { return filepath.Base(other) == filepath.Base(path) })
+		if first < i && path != "" {
+			v.add(index(key, i), "has the same file name as %s, and metrics tell databases apart by it", index(key, first))
+		}
 	}
 }
 
