@@ -93,7 +93,7 @@ func (t *Telemetry) alarm(ctx context.Context, level slog.Level, message string,
 }
 
 // Refused counts a connection that was turned away without asking the policy.
-// The cause is "limit".
+// The cause is "limit" or "ban".
 func (t *Telemetry) Refused(cause string) {
 	t.instruments.refusals.add(1, cause)
 	suppressed, due := t.alarms.ring(alarm{message: "connection refused", cause: cause}, time.Now())
