@@ -20,13 +20,9 @@ type LogExport struct {
 // ExportLog returns a logger whose records go where those of log go and, from
 // the level on, to the exporter that OTEL_LOGS_EXPORTER and its kin name. Where
 // they name none it is log itself.
-func ExportLog(ctx context.Context, log *slog.Logger, level slog.Level, version string) (*slog.Logger, *LogExport, error) {
+func ExportLog(ctx context.Context, log *slog.Logger, level slog.Level, process *Process) (*slog.Logger, *LogExport, error) {
 	if !logs.wanted() {
 		return log, nil, nil
-	}
-	process, err := describe(version)
-	if err != nil {
-		return nil, nil, err
 	}
 	exporter, err := autoexport.NewLogExporter(ctx)
 	if err != nil {
@@ -34,8 +30,8 @@ func ExportLog(ctx context.Context, log *slog.Logger, level slog.Level, version 
 	}
 	q := &queue{size: int64(queueSize("OTEL_BLRP_MAX_QUEUE_SIZE"))}
 	batch := sdklog.NewBatchProcessor(logExit{exporter, q}, sdklog.WithMaxQueueSize(int(q.size)))
-	provider := sdklog.NewLoggerProvider(sdklog.WithResource(process), sdklog.WithProcessor(logEntry{batch, q}))
-	bridge := otelslog.NewHandler("sallyport", otelslog.WithLoggerProvider(provider), otelslog.WithVersion(version))
+	provider := sdklog.NewLoggerProvider(sdklog.WithResource(process.resource), sdklog.WithProcessor(logEntry{batch, q}))
+	bridge := otelslog.NewHandler("sallyport", otelslog.WithLoggerProvider(provider), otelslog.WithVersion(process.version))
 	both := slog.NewMultiHandler(log.Handler(), levelled{bridge, level})
 	return slog.New(both), &LogExport{provider, q}, nil
 }

@@ -60,11 +60,20 @@ func queueSize(variable string) int {
 	return 2048 // the specification's default
 }
 
-// describe is the resource: what this process is, to whoever receives its
-// telemetry. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win.
-func describe(version string) (*resource.Resource, error) {
-	process, err := resource.New(context.Background(),
+// Process is what this process is to whoever receives its telemetry, the same in all
+// signals.
+type Process struct {
+	resource *resource.Resource
+	version  string
+}
+
+// Describe names this process, of that version of the program. By a random UUID,
+// service.instance.id, it is told from others of its name: what they push has nothing
+// else to be told apart by. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win.
+func Describe(version string) (*Process, error) {
+	all, err := resource.New(context.Background(),
 		resource.WithTelemetrySDK(),
+		resource.WithService(), // the UUID; the name is replaced
 		resource.WithAttributes(
 			attribute.String("service.name", "sallyport"),
 			attribute.String("service.version", version),
@@ -74,5 +83,5 @@ func describe(version string) (*resource.Resource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("telemetry: resource: %w", err)
 	}
-	return process, nil
+	return &Process{all, version}, nil
 }

@@ -67,12 +67,12 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/exemplar"
 )
 
-// Options are what New needs to know. Log is required.
+// Options are what New needs to know. Log and Process are required.
 type Options struct {
 	Log        *slog.Logger
 	LogExport  *LogExport // of that log, closed by Shutdown; may be nil
-	Prometheus bool       // whether metrics can be scraped
-	Version    string     // of the program
+	Process    *Process
+	Prometheus bool // whether metrics can be scraped
 
 	// Read at each scrape; what is nil is not measured.
 	ActiveSessions     func() int64
@@ -108,15 +108,12 @@ type Telemetry struct {
 // New sets up instruments and, where the environment asks for them, exporters.
 // It is an error when the standard variables cannot be read.
 func New(ctx context.Context, o Options) (*Telemetry, error) {
-	process, err := describe(o.Version)
-	if err != nil {
-		return nil, err
-	}
+	var err error
 	t := &Telemetry{log: o.Log, logExport: o.LogExport, handler: http.NotFoundHandler()}
-	if t.tracer, err = newTracer(ctx, process, o.Version); err != nil {
+	if t.tracer, err = newTracer(ctx, o.Process); err != nil {
 		return nil, err
 	}
-	settings := []sdk.Option{sdk.WithResource(process)}
+	settings := []sdk.Option{sdk.WithResource(o.Process.resource)}
 	if t.tracer == nil { // there is nothing for exemplars to point at
 		settings = append(settings, sdk.WithExemplarFilter(exemplar.AlwaysOffFilter))
 	}

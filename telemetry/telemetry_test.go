@@ -23,10 +23,19 @@ import (
 	"sallyport/proxy/session"
 )
 
+func described(t testing.TB) *Process {
+	t.Helper()
+	process, err := Describe("1.2.3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return process
+}
+
 func newTelemetry(t testing.TB, log *slog.Logger) *Telemetry {
 	t.Helper()
 	tel, err := New(t.Context(), Options{
-		Log: log, Prometheus: true, Version: "1.2.3",
+		Log: log, Process: described(t), Prometheus: true,
 		ActiveSessions:     func() int64 { return 7 },
 		LogDropped:         func() int64 { return 3 },
 		DecisionLogDropped: func() int64 { return 4 },
@@ -222,7 +231,7 @@ func TestLabelSetsAreBounded(t *testing.T) {
 }
 
 func TestWithoutPrometheusThereIsNothingToScrape(t *testing.T) {
-	tel, err := New(t.Context(), Options{Log: slog.New(slog.DiscardHandler)})
+	tel, err := New(t.Context(), Options{Log: slog.New(slog.DiscardHandler), Process: described(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,11 +353,12 @@ func BenchmarkOneConnection(b *testing.B) {
 			}
 			log, w := NewLogger(slog.LevelInfo, "json", io.Discard)
 			defer w.Close(context.Background())
-			log, export, err := ExportLog(b.Context(), log, slog.LevelInfo, "1.2.3")
+			process := described(b)
+			log, export, err := ExportLog(b.Context(), log, slog.LevelInfo, process)
 			if err != nil {
 				b.Fatal(err)
 			}
-			tel, err := New(b.Context(), Options{Log: log, LogExport: export, Prometheus: true, Version: "1.2.3"})
+			tel, err := New(b.Context(), Options{Log: log, LogExport: export, Process: process, Prometheus: true})
 			if err != nil {
 				b.Fatal(err)
 			}

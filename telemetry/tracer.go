@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"go.opentelemetry.io/contrib/exporters/autoexport"
-	"go.opentelemetry.io/otel/sdk/resource"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
@@ -23,7 +22,7 @@ type tracer struct {
 }
 
 // newTracer is nil where the environment asks for no traces.
-func newTracer(ctx context.Context, process *resource.Resource, version string) (*tracer, error) {
+func newTracer(ctx context.Context, process *Process) (*tracer, error) {
 	if !traces.wanted() {
 		return nil, nil
 	}
@@ -33,8 +32,8 @@ func newTracer(ctx context.Context, process *resource.Resource, version string) 
 	}
 	q := &queue{size: int64(queueSize("OTEL_BSP_MAX_QUEUE_SIZE"))}
 	batch := sdk.NewBatchSpanProcessor(spanExit{exporter, q}, sdk.WithMaxQueueSize(int(q.size)))
-	common := []sdk.TracerProviderOption{sdk.WithResource(process), sdk.WithIDGenerator(ids{}), sdk.WithSpanProcessor(spanEntry{batch, q})}
-	scope := []trace.TracerOption{trace.WithInstrumentationVersion(version), trace.WithSchemaURL(semconv.SchemaURL)}
+	common := []sdk.TracerProviderOption{sdk.WithResource(process.resource), sdk.WithIDGenerator(ids{}), sdk.WithSpanProcessor(spanEntry{batch, q})}
+	scope := []trace.TracerOption{trace.WithInstrumentationVersion(process.version), trace.WithSchemaURL(semconv.SchemaURL)}
 	always := append(slices.Clone(common), sdk.WithSampler(sdk.AlwaysSample()))
 	return &tracer{
 		sampled:  sdk.NewTracerProvider(common...).Tracer("sallyport", scope...),

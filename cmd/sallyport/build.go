@@ -81,7 +81,11 @@ func build(ctx context.Context, c *config.Config, files *opened) (s *server, err
 	memory := min(debug.SetMemoryLimit(-1), int64(c.Limits.Memory)) // GOMEMLIMIT may be lower
 	debug.SetMemoryLimit(memory)
 	s = &server{config: c, geo: files.geo, tls: files.tls, sessions: session.NewTable(c.Limits.Connections), memory: guard.NewMemory(memory)}
-	if err := s.openLog(ctx); err != nil {
+	process, err := telemetry.Describe(version)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.openLog(ctx, process); err != nil {
 		return nil, err
 	}
 	begun := s // an error returns no server
@@ -133,7 +137,7 @@ func build(ctx context.Context, c *config.Config, files *opened) (s *server, err
 		return nil, err
 	}
 	s.telemetry, err = telemetry.New(ctx, telemetry.Options{
-		Log: s.log, LogExport: s.logExport, Prometheus: c.Telemetry.Prometheus, Version: version,
+		Log: s.log, LogExport: s.logExport, Process: process, Prometheus: c.Telemetry.Prometheus,
 		ActiveSessions: func() int64 { return int64(s.sessions.Len()) },
 		ActiveBans:     s.guard.ActiveBans,
 		LogDropped:     s.logLines.Dropped,
@@ -187,7 +191,7 @@ func door(d config.Door) proxy.Door {
 }
 
 // openLog starts the log that everything else writes to.
-func (s *server) openLog(ctx context.Context) error {
+func (s *server) openLog(ctx context.Context, process *telemetry.Process) error {
 	var out io.Writer = os.Stderr
 	if s.config.Log.File != "" {
 		file, err := telemetry.OpenFile(s.config.Log.File)
@@ -203,7 +207,7 @@ func (s *server) openLog(ctx context.Context) error {
 	s.log, s.logLines = telemetry.NewLogger(level, s.config.Log.Format, out)
 	telemetry.LogComplaints(s.log, os.Environ())
 	var err error
-	s.log, s.logExport, err = telemetry.ExportLog(ctx, s.log, level, version)
+	s.log, s.logExport, err = telemetry.ExportLog(ctx, s.log, level, process)
 	return err
 }
 

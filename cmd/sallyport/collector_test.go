@@ -64,8 +64,9 @@ type (
 		resource                      otlpAttributes
 	}
 	otlpMetric struct {
-		Name string
-		Sum  struct {
+		Name     string
+		resource otlpAttributes
+		Sum      struct {
 			DataPoints []struct {
 				AsInt      string
 				Attributes otlpAttributes
@@ -162,6 +163,7 @@ func (c *collector) take(t *testing.T, line []byte) {
 				ScopeLogs []struct{ LogRecords []otlpLog }
 			}
 			ResourceMetrics []struct {
+				Resource     otlpResource
 				ScopeMetrics []struct{ Metrics []otlpMetric }
 			}
 		}
@@ -191,7 +193,10 @@ func (c *collector) take(t *testing.T, line []byte) {
 	}
 	for _, r := range received.Message.ResourceMetrics {
 		for _, scope := range r.ScopeMetrics {
-			c.metrics = append(c.metrics, scope.Metrics...)
+			for _, metric := range scope.Metrics {
+				metric.resource = r.Resource.Attributes
+				c.metrics = append(c.metrics, metric)
+			}
 		}
 	}
 	c.more.Broadcast()

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -128,7 +129,21 @@ func testSignals(t *testing.T, c *collector, protocol string) {
 		}
 		return counted
 	})
+	// One process is one instance in all signals.
+	instance := root.resource.get("service.instance.id")
+	if !regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$").MatchString(instance) {
+		t.Errorf("the instance is %q, which is no random UUID", instance)
+	}
+	if got := record.resource.get("service.instance.id"); got != instance {
+		t.Errorf("the log is of the instance %q, the traces of %q", got, instance)
+	}
+	if page := scrape(t, s, "text/plain"); !strings.Contains(page, `service_instance_id="`+instance+`"`) {
+		t.Errorf("target_info is not of the instance %q", instance)
+	}
 	c.mu.Lock()
+	if got := c.metrics[0].resource.get("service.instance.id"); got != instance {
+		t.Errorf("the metrics are of the instance %q, the traces of %q", got, instance)
+	}
 	if !slices.Equal(c.auth, []string{"Bearer hunter2hunter2"}) {
 		t.Errorf("the collector was sent the credentials %q", c.auth)
 	}
@@ -231,6 +246,15 @@ func testSampling(t *testing.T, c *collector) {
 			}
 		}
 		c.mu.Unlock()
+	}
+	instances := map[string]bool{}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, span := range c.spans {
+		instances[span.resource.get("service.instance.id")] = true
+	}
+	if len(instances) != 2 {
+		t.Errorf("two processes are the instances %v", slices.Collect(maps.Keys(instances)))
 	}
 }
 
