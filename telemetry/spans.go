@@ -42,7 +42,7 @@ type sessionTrace struct {
 	claimed session.TraceContext
 
 	kept      []decided // until it is settled; most sessions have three
-	verifying time.Time // when the client's credentials were presented
+	verifying time.Time // when the client's credentials were presented; zero: they are decided about
 	handshake time.Duration
 
 	ids     trace.SpanContext // of the session's span, be there one or not
@@ -64,8 +64,9 @@ type decided struct {
 	took                time.Duration // by the engine; the span of authenticate has the verifying too
 }
 
-// maxTold bounds the spans of decisions, and what is kept of addresses, of a UDP
-// association, which may go on being decided about for long.
+// maxTold bounds the spans of decisions, and what is kept of addresses, of a session
+// that may go on being decided about for long: a UDP association, or a connection with
+// one forwarded request after another.
 const maxTold = 128
 
 // maxKept is more than the decisions before route.
@@ -102,7 +103,7 @@ func (t *Telemetry) traceDecision(tr *sessionTrace, d *policy.Decision, took tim
 		start: end.Add(-took), end: end, took: took,
 	}
 	if d.Stage == policy.Authenticate && !tr.verifying.IsZero() {
-		this.start = tr.verifying
+		this.start, tr.verifying = tr.verifying, time.Time{}
 	}
 	if tr.settled {
 		t.instruments.decision.record(tr.ctx, took.Seconds(), this.stage)
@@ -169,13 +170,14 @@ func (tr *sessionTrace) span(d *decided) {
 	span.End(trace.WithTimestamp(d.end))
 }
 
-// begin ends the step that goes on, and begins the next.
+// begin ends the step that goes on, and begins the next. To authenticate is none, of
+// the first request or of another: its span is the decision's, which begins here.
 func (tr *sessionTrace) begin(step string) {
+	tr.finish("ok")
 	switch {
-	case !tr.settled && step == string(policy.Authenticate):
+	case step == string(policy.Authenticate):
 		tr.verifying = time.Now()
 	case tr.tracer != nil:
-		tr.finish("ok")
 		kind := trace.SpanKindInternal
 		if step == "resolve" || step == "dial" {
 			kind = trace.SpanKindClient

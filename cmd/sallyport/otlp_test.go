@@ -2,8 +2,10 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -37,6 +39,7 @@ func TestOpenTelemetry(t *testing.T) {
 	t.Run("failures", func(t *testing.T) { testFailures(t, startCollector(t, binary)) })
 	t.Run("tunnel", func(t *testing.T) { testTunnel(t, startCollector(t, binary)) })
 	t.Run("hops", func(t *testing.T) { testHops(t, startCollector(t, binary)) })
+	t.Run("requests", func(t *testing.T) { testRequests(t, startCollector(t, binary)) })
 }
 
 // testSignals follows one session through all three signals.
@@ -336,6 +339,72 @@ func testTunnel(t *testing.T, c *collector) {
 	id, _ := s.ended(t, 0)
 	if _, children := c.session(t, id); children["relay"].Name == "" || children["dial"].Name == "" {
 		t.Errorf("the session has below it %v", slices.Collect(maps.Keys(children)))
+	}
+	s.terminate(t)
+}
+
+// testRequests follows a connection with several requests of plain HTTP, of which each
+// has spans of its own, and the last one is denied.
+func testRequests(t *testing.T, c *collector) {
+	at, _ := webOrigin(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") })
+	s := startWith(t, c.exported("http/protobuf"), usagePolicies(t, usageAuthenticate, usagePolicy)...)
+	d := dialDoor(t, s.addr)
+	r := bufio.NewReader(d)
+	get := func(path string, want int) {
+		res, _ := d.ask(r, "GET", "GET http://"+path+" HTTP/1.1\r\nHost: a\r\n"+proxyAuthorization("ann", "right")+"\r\n")
+		if res.StatusCode != want {
+			t.Fatalf("%s is answered by %d, want %d", path, res.StatusCode, want)
+		}
+	}
+	get(at+"/one", 200)
+	get(at+"/two", 200)
+	get("denied.test/three", 403)
+	d.Close()
+	id, _ := s.ended(t, 0)
+	root, _ := c.session(t, id)
+
+	var all []otlpSpan
+	by := map[string][]otlpSpan{}
+	c.mu.Lock()
+	for _, span := range c.spans {
+		if span.ParentSpanID == root.SpanID {
+			all = append(all, span)
+		}
+	}
+	c.mu.Unlock()
+	slices.SortFunc(all, func(a, b otlpSpan) int { return cmp.Compare(a.StartTimeUnixNano, b.StartTimeUnixNano) })
+	var names []string
+	for _, span := range all {
+		names = append(names, span.Name)
+		by[span.Name] = append(by[span.Name], span)
+	}
+	want := "admit authenticate route dial relay authenticate route dial relay authenticate route"
+	if got := strings.Join(names, " "); got != want {
+		t.Fatalf("the spans are %q, want %q", got, want)
+	}
+	for i := 1; i < len(all); i++ { // no step goes on while the next one does
+		if all[i].StartTimeUnixNano < all[i-1].EndTimeUnixNano {
+			t.Errorf("%d, %s, begins before %s has ended", i, all[i].Name, all[i-1].Name)
+		}
+	}
+	for i, path := range []string{"/one", "/two", "/three"} {
+		line := s.wait(t, i, "request")
+		for _, stage := range []string{"authenticate", "route"} {
+			if got := by[stage][i].Attributes.get("opa.decision_id"); got != line["decision."+stage] || got == "" {
+				t.Errorf("%s: the decision of %s is %q, in the log %v", path, stage, got, line["decision."+stage])
+			}
+		}
+		if i < len(by["relay"]) {
+			relay := by["relay"][i].Attributes
+			if relay.get("url.path") != path || relay.get("http.request.method") != "GET" || relay.get("http.response.status_code") != "200" {
+				t.Errorf("%s has the relay %+v", path, relay)
+			}
+		}
+	}
+	for _, span := range all {
+		if span.Name != "relay" && span.Attributes.get("url.path") != "" {
+			t.Errorf("%s has the path %s", span.Name, span.Attributes.get("url.path"))
+		}
 	}
 	s.terminate(t)
 }
