@@ -294,6 +294,8 @@ func spanAttributes(line []slog.Attr) []attribute.KeyValue {
 			out = append(out, attribute.String(a.Key, v.String()))
 		case slog.KindInt64:
 			out = append(out, attribute.Int64(a.Key, v.Int64()))
+		case slog.KindBool:
+			out = append(out, attribute.Bool(a.Key, v.Bool()))
 		case slog.KindGroup:
 			for _, member := range v.Group() {
 				out = append(out, attribute.String(a.Key+"."+member.Key, member.Value.String()))

@@ -26,6 +26,7 @@
 //	server.address, server.port         the target, after a redirect
 //	asked.address, asked.port           the target before it; left out where they are the same
 //	network.peer.address, .port         what was dialled
+//	via                                 the upstreams that it went through; left out where it went directly
 //	outcome                             ok, or in a word why not
 //	cause                               why it ended, at length
 //	reasons                             the policy's, where it refused
@@ -33,6 +34,8 @@
 //	labels                              the policy's `labels`, an object
 //	decision.admit, decision.route, …   the id of the stage's last decision
 //	policy.revision                     of the last policy that answered
+//	datagrams.up, .down, .dropped       of a UDP association
+//	requests                            of plain HTTP: how many; what else is said is of the last one
 //	bytes.up, bytes.down                from and to the client
 //	started, duration                   a time, and seconds
 //	trace_id, span_id                   its trace; left out where it is not sampled

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -40,6 +41,7 @@ func TestOpenTelemetry(t *testing.T) {
 	t.Run("tunnel", func(t *testing.T) { testTunnel(t, startCollector(t, binary)) })
 	t.Run("hops", func(t *testing.T) { testHops(t, startCollector(t, binary)) })
 	t.Run("requests", func(t *testing.T) { testRequests(t, startCollector(t, binary)) })
+	t.Run("table", func(t *testing.T) { testTable(t, startCollector(t, binary)) })
 }
 
 // testSignals follows one session through all three signals.
@@ -407,4 +409,115 @@ func testRequests(t *testing.T, c *collector) {
 		}
 	}
 	s.terminate(t)
+}
+
+// tabled is a policy by which a session has all that one can have.
+const tabled = `package sallyport.route
+
+default allow := true
+
+deny contains "denied" if input.target.host == "denied.test"
+
+warn contains "seen"
+
+labels := {"team": "blue"}
+
+redirect := {"host": "localhost"} if input.target.host == "moved.test"
+
+default via := []
+
+via := ["far"] if input.identity.name == "ann"
+`
+
+// testTable holds what the document says that spans have against what they have in
+// sessions of every kind.
+func testTable(t *testing.T, c *collector) {
+	document, err := os.ReadFile("../../docs/telemetry.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string][]string{}
+	names := func(cell string) []string {
+		var found []string
+		for _, match := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cell, -1) {
+			found = append(found, match[1])
+		}
+		return found
+	}
+	heading := ""
+	for line := range strings.Lines(string(document)) {
+		cells := strings.Split(line, "|")
+		switch {
+		case len(cells) < 3:
+			heading = ""
+		case heading == "":
+			heading = strings.TrimSpace(cells[1])
+		case heading == "span":
+			for _, span := range names(cells[1]) {
+				documented[span] = append(documented[span], names(cells[3])...)
+			}
+		case heading == "attributes of `session`":
+			documented["session"] = append(documented["session"], names(cells[1])...)
+		}
+	}
+
+	at, port := webOrigin(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") })
+	packets, far := servePackets(t, "127.0.0.1:0"), openRelay(t, "--policy", write(t, filepath.Join(t.TempDir(), "connect.rego"), `package sallyport.route
+
+allow if input.request.command == "connect"
+`))
+	dir := t.TempDir()
+	s := startWith(t, append(c.exported("http/protobuf"), "OTEL_RESOURCE_ATTRIBUTES=service.instance.id=mine"),
+		append(usagePolicies(t, usageAuthenticate, tabled),
+			"--policy", write(t, filepath.Join(dir, "inspect.rego"), "package sallyport.inspect\n\ndefault allow := true\n"),
+			"--config", write(t, filepath.Join(dir, "c.yaml"), upstreamsFile(map[string]string{"far": "socks5://" + far.addr})))...)
+	ended := 0
+	for _, args := range [][]string{
+		{"-x", "socks5h://" + s.addr, fmt.Sprintf("http://moved.test:%d", port)},
+		{"-x", "socks5://ann:right@" + s.addr, "http://" + at},
+		{"-x", "socks5://ann:wrong@" + s.addr, "http://" + at},
+		{"-x", "http://" + s.addr, "http://" + at},
+		{"-x", "http://" + s.addr, "http://denied.test"},
+	} {
+		curl(t, args...)
+		ended++
+	}
+	a := associate(t, s.addr)
+	a.send(packets.at, "x").want("x", packets.at)
+	a.control.Close()
+	seen := map[string][]string{}
+	for n := range ended + 1 {
+		id, _ := s.ended(t, n)
+		c.session(t, id)
+	}
+	s.terminate(t)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, span := range c.spans {
+		if got := span.resource.get("service.instance.id"); got != "mine" {
+			t.Fatalf("the instance is %q", got)
+		}
+		for _, attribute := range span.Attributes {
+			key := attribute.Key
+			if strings.HasPrefix(key, "labels.") {
+				key = "labels.NAME"
+			}
+			seen[span.Name] = append(seen[span.Name], key)
+		}
+	}
+	const failing = "error.type" // of any
+	for _, of := range []map[string][]string{documented, seen} {
+		for span, keys := range of {
+			slices.Sort(keys)
+			of[span] = slices.DeleteFunc(slices.Compact(keys), func(key string) bool { return key == failing })
+		}
+	}
+	for _, span := range slices.Sorted(maps.Keys(seen)) {
+		if !slices.Equal(seen[span], documented[span]) {
+			t.Errorf("%s has\n%q, documented is\n%q", span, seen[span], documented[span])
+		}
+	}
+	if len(documented) != len(seen) {
+		t.Errorf("documented are the spans %q, seen %q", slices.Sorted(maps.Keys(documented)), slices.Sorted(maps.Keys(seen)))
+	}
 }
