@@ -9,27 +9,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// blackHole returns an address that answers nothing: a listener whose queue is
-// full, so that the kernel drops what comes.
-func blackHole(t *testing.T) netip.AddrPort {
-	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
-		t.Fatal(err)
-	}
-	at, err := localOf(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dial(t, net.TCPAddrFromAddrPort(at))
-	return at
-}
+	"sallyport/proxy/internal/testnet"
+)
 
 // eachWay runs a test with both of those who may dial: a task, and a goroutine, for
 // whom it is nil. The job is not to end the test by Fatal: it may be a loop's.
@@ -207,7 +189,7 @@ func TestDialIsCalledOff(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachWay(t, func(t *testing.T, l *Loop, run func(func(*Task)) chan struct{}) {
-				hole := blackHole(t)
+				hole := testnet.BlackHole(t, "127.0.0.1")
 				before := descriptors(t)
 				dialled := make(chan *Conn)
 				done := run(func(task *Task) {
@@ -245,7 +227,7 @@ func TestDialIsCalledOff(t *testing.T) {
 func TestDialIsCalledOffBefore(t *testing.T) {
 	eachWay(t, func(t *testing.T, l *Loop, run func(func(*Task)) chan struct{}) {
 		ln := listener(t, "127.0.0.1:0")
-		for _, to := range []netip.AddrPort{blackHole(t), addrPort4(ln.Addr())} {
+		for _, to := range []netip.AddrPort{testnet.BlackHole(t, "127.0.0.1"), addrPort4(ln.Addr())} {
 			await(t, "it is called off", run(func(task *Task) {
 				c, err := l.Dial(task, to, plain)
 				if err != nil {

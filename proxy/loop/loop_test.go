@@ -1,9 +1,7 @@
 package loop
 
 import (
-	"bytes"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -11,10 +9,18 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"sallyport/proxy/internal/testnet"
 )
 
-// limit bounds what a test waits for; nothing is asserted about time.
-const limit = 30 * time.Second
+const limit = testnet.Limit
+
+var (
+	eventually  = testnet.Eventually
+	descriptors = testnet.Descriptors
+	noise       = testnet.Noise
+	same        = testnet.Same
+)
 
 // There is a choice of loops on any machine.
 func TestMain(m *testing.M) {
@@ -121,16 +127,6 @@ func either(t *testing.T, test func(t *testing.T, g *Group, run func(c *Conn, jo
 	})
 }
 
-// eventually waits for something that has no other sign.
-func eventually(t testing.TB, what string, done func() bool) {
-	t.Helper()
-	for begun := time.Now(); !done(); time.Sleep(time.Millisecond) {
-		if time.Since(begun) > limit {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 // await waits for the end of something.
 func await(t testing.TB, what string, done <-chan struct{}) {
 	t.Helper()
@@ -149,29 +145,6 @@ func waited(t testing.TB, c *Conn, s *side) {
 		defer c.loop.mu.Unlock()
 		return s.waiting
 	})
-}
-
-func noise(n int) []byte {
-	p := make([]byte, n)
-	rand.NewChaCha8([32]byte{byte(n)}).Read(p)
-	return p
-}
-
-func same(t testing.TB, got, want []byte) {
-	t.Helper()
-	if !bytes.Equal(got, want) {
-		t.Errorf("%d bytes came, %d were sent, or they differ", len(got), len(want))
-	}
-}
-
-// descriptors counts those of this process.
-func descriptors(t testing.TB) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
 }
 
 func addrPort4(a net.Addr) netip.AddrPort {

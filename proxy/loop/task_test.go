@@ -11,7 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ways are those in which a task can keep from its loop what others wait for.
@@ -63,7 +64,8 @@ func TestLoopGoesOn(t *testing.T) {
 				tasks = 2 // each takes a processor
 			}
 			t.Run(fmt.Sprintf("%s/%d", name, tasks), func(t *testing.T) {
-				l := start(t).loops[0]
+				g := start(t)
+				l := g.loops[0]
 				served, client := connect(t, l)
 				ended := make(chan struct{})
 				served.Serve(func(t *Task) {
@@ -72,7 +74,7 @@ func TestLoopGoesOn(t *testing.T) {
 				})
 				answers(t, client)
 
-				until, begun, done := make(chan struct{}), make(chan bool), make(chan bool)
+				until, begun, done := make(chan struct{}), make(chan bool, 1), make(chan bool, tasks)
 				var all sync.WaitGroup
 				for i := range tasks {
 					all.Add(1)
@@ -107,6 +109,11 @@ func TestLoopGoesOn(t *testing.T) {
 				}
 				for range 10 {
 					answers(t, client)
+				}
+				// Nor has the loop to be taken from those that say so. On a busy machine it may
+				// be, now and then, from one that is not quick enough.
+				if says := name == "aside" || name == "after it has left"; says && tasks > 1 && g.Taken() >= int64(tasks)/2 {
+					t.Errorf("of %d tasks %d had the loop taken away", tasks, g.Taken())
 				}
 				close(until)
 				for range tasks {
@@ -294,45 +301,36 @@ func TestYield(t *testing.T) {
 // lost.
 func TestWokenWhileItRuns(t *testing.T) {
 	l := start(t).loops[0]
-	c, _ := connect(t, l)
-	var task *Task
-	var stop atomic.Bool
-	begun, done := make(chan bool), make(chan struct{})
-	c.Serve(func(t *Task) {
-		t.Then(func() { close(done) })
-		task = t
-		begun <- true
-		for !stop.Load() {
-			waited := false
-			rawConn{c}.Read(func(uintptr) bool {
-				waited = !waited
-				return !waited
-			})
+	c, peer := connect(t, l)
+	decided, told, done := make(chan *Task), make(chan struct{}), make(chan struct{})
+	c.Serve(func(task *Task) {
+		task.Then(func() { close(done) })
+		tell := task.tell
+		task.tell = func(word said) bool {
+			task.tell = tell
+			decided <- task
+			<-told
+			return tell(word)
+		}
+		if _, err := c.Read(make([]byte, 1)); err != nil {
+			t.Error(err)
 		}
 	})
-	<-begun
-	defer stop.Store(true)
-	caught := 0
-	for started := time.Now(); caught < 5; runtime.Gosched() {
-		l.mu.Lock()
-		if c.in.waiting {
-			if task.running {
-				caught++
-			}
-			c.in.ready = true
-			l.notify(&c.in)
-		}
-		l.mu.Unlock()
-		switch waited := time.Since(started) > limit/2; {
-		case waited && caught > 0:
-			t.Fatal("the task sleeps though there is news")
-		case waited:
-			t.Skip("the task was never caught")
-		}
+	task := <-decided
+	if _, err := peer.Write([]byte("x")); err != nil {
+		t.Fatal(err)
 	}
-	stop.Store(true)
-	c.Close()
-	await(t, "the task ends", done)
+	l.mu.Lock()
+	if !task.running {
+		t.Error("the task has given the loop back")
+	}
+	c.told(unix.EPOLLIN) // unless the watch has had another driver tell
+	if c.in.waiting {
+		t.Error("the task waits on")
+	}
+	l.mu.Unlock()
+	close(told)
+	await(t, "the task goes on", done)
 }
 
 // Everything at once, on all loops: nothing is lost, and nothing stands still.

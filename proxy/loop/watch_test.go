@@ -4,7 +4,6 @@ import (
 	"runtime"
 	"sync"
 	"testing"
-	"time"
 )
 
 // The watch dozes when there is nothing to watch, and looks again when there is: a
@@ -39,43 +38,37 @@ func TestWatchDozes(t *testing.T) {
 func TestWatchDozesNotTooSoon(t *testing.T) {
 	g := start(t)
 	first, last := g.loops[0], g.loops[len(g.loops)-1]
-	const unseen = ^uint64(0)
-	// round lets the watch look at the loop once, whose mu is held before and after. It
-	// reports whether it has: it may be asleep, where the test was too slow to count.
-	round := func(l *Loop) bool {
-		for l.seen = unseen; l.seen == unseen && !g.dozing.Load(); {
+	// lock stops the watch as it comes out of a doze: before the first of the loops, and
+	// with dozeAfter rounds to go.
+	lock := func() bool {
+		first.mu.Lock()
+		last.mu.Lock()
+		if g.rouse(); taken(g.kick) {
+			return true
+		}
+		last.mu.Unlock()
+		first.mu.Unlock()
+		return false
+	}
+	eventually(t, "the watch dozes", func() bool { return g.dozing.Load() && lock() })
+	// look lets the watch look at one of the two: at that of the other it is stopped.
+	look := func(l *Loop) {
+		const unseen = ^uint64(0)
+		for l.seen = unseen; l.seen == unseen; {
 			l.mu.Unlock()
 			runtime.Gosched()
 			l.mu.Lock()
 		}
-		return l.seen != unseen
 	}
-	decides := func() bool {
-		// After a round in which one does not sleep they all do for all but one of
-		// the rounds that it takes.
-		last.sleeping = false
-		awake := round(last)
-		last.sleeping = true
-		for i := 1; i < dozeAfter && awake; i++ {
-			awake = round(last)
-		}
-		first.mu.Lock()
-		defer first.mu.Unlock()
-		return awake && round(first)
+	for range dozeAfter - 1 {
+		look(first)
+		look(last)
 	}
-	for begun := time.Now(); ; {
-		last.mu.Lock()
-		if decides() {
-			break
-		}
-		last.mu.Unlock()
-		if time.Since(begun) > limit {
-			t.Skip("the watch is never caught")
-		}
-		woken := make(chan bool)
-		first.Go(func(*Task) { woken <- true })
-		<-woken
+	look(first)
+	if g.dozing.Load() {
+		t.Error("it dozes already")
 	}
+	first.mu.Unlock()
 	until, begun, done := make(chan struct{}), make(chan bool), make(chan struct{})
 	release := sync.OnceFunc(func() { close(until) })
 	defer release()
@@ -92,4 +85,15 @@ func TestWatchDozesNotTooSoon(t *testing.T) {
 	await(t, "the loop goes on without the task", served)
 	release()
 	await(t, "the task goes on", done)
+}
+
+// taken reports whether somebody takes what the channel has, for which he waits already.
+func taken(c chan struct{}) bool {
+	for range 1000 {
+		if len(c) == 0 {
+			return true
+		}
+		runtime.Gosched()
+	}
+	return false
 }
