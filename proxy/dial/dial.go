@@ -134,27 +134,39 @@ func connect(ctx context.Context, to netip.AddrPort, from netip.Addr) (*net.TCPC
 
 // connectOn is connect for a connection of a loop, of which the task has both
 // directions; nil: any goroutine.
-func connectOn(ctx context.Context, l *loop.Loop, t *loop.Task, until time.Time, to netip.AddrPort, from netip.Addr, begun func(*loop.Conn)) (c *loop.Conn, err error) {
+func connectOn(ctx context.Context, l *loop.Loop, t *loop.Task, until time.Time, to netip.AddrPort, from netip.Addr, begun func(*loop.Conn)) (*loop.Conn, error) {
 	if before, ok := ctx.Deadline(); ok && before.Before(until) {
 		until = before
 	}
-	for range 3 {
-		if c, err = l.Dial(t, to, func(fd int) error { return prepare(fd, from) }); err == nil {
-			c.SetWriteDeadline(until)
-			begun(c)
-			if err = c.Connected(); err == nil {
-				c.SetWriteDeadline(time.Time{})
-				return c, nil
-			}
-			c.Close()
+	c, err := again(func() (*loop.Conn, error) {
+		c, err := l.Dial(t, to, func(fd int) error { return prepare(fd, from) })
+		if err != nil {
+			return nil, err
 		}
-		// The kernel has chosen a port that another has taken meanwhile: as net.Dialer
-		// does, it is asked again.
-		if !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		c.SetWriteDeadline(until)
+		begun(c)
+		if err := c.Connected(); err != nil {
+			c.Close()
+			return nil, err
+		}
+		c.SetWriteDeadline(time.Time{})
+		return c, nil
+	})
+	if err != nil {
+		return nil, classify(err, from)
+	}
+	return c, nil
+}
+
+// again has an attempt made up to three times, as net.Dialer does, where the kernel
+// has chosen a port that another has taken meanwhile.
+func again[C conn](attempt func() (C, error)) (c C, err error) {
+	for range 3 {
+		if c, err = attempt(); !errors.Is(err, syscall.EADDRNOTAVAIL) {
 			break
 		}
 	}
-	return nil, classify(err, from)
+	return c, err
 }
 
 // prepare sets what net.Dialer sets for connect.
