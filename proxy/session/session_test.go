@@ -173,6 +173,86 @@ func TestCut(t *testing.T) {
 	}
 }
 
+// What was said last is done when the session is cut, whenever that was said.
+func TestOnCut(t *testing.T) {
+	type calls struct{ first, second int }
+	for name, test := range map[string]struct {
+		live func(s *Session, first, second func(), cut func())
+		want calls
+	}{
+		"cut": {func(s *Session, first, _, cut func()) {
+			s.OnCut(first)
+			cut()
+		}, calls{first: 1}},
+		"replaced": {func(s *Session, first, second, cut func()) {
+			s.OnCut(first)
+			s.OnCut(second)
+			cut()
+		}, calls{second: 1}},
+		"withdrawn": {func(s *Session, first, _, cut func()) {
+			s.OnCut(first)
+			s.OnCut(nil)
+			cut()
+		}, calls{}},
+		"withdrawn and replaced": {func(s *Session, first, second, cut func()) {
+			s.OnCut(first)
+			s.OnCut(nil)
+			s.OnCut(second)
+			cut()
+		}, calls{second: 1}},
+		"cut before": {func(s *Session, first, second, cut func()) {
+			s.OnCut(nil)
+			cut()
+			synctest.Wait()
+			s.OnCut(first)
+			s.OnCut(nil)
+			s.OnCut(second)
+		}, calls{1, 1}},
+		"closed": {func(s *Session, first, _, cut func()) {
+			s.OnCut(first)
+			s.Close()
+			cut()
+		}, calls{}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			for _, by := range []string{"operator", "server"} {
+				ctx, stop := context.WithCancel(context.Background())
+				table := NewTable(1)
+				s, err := table.Open(ctx, "main", source)
+				if err != nil {
+					t.Fatal(err)
+				}
+				cut := func() { table.Cut(s.ID, ErrCut{Reason: "operator"}) }
+				if by == "server" {
+					cut = stop
+				}
+				var n calls
+				test.live(s, func() { n.first++ }, func() { n.second++ }, cut)
+				synctest.Wait()
+				if n != test.want {
+					t.Errorf("%s by the %s: called %+v, want %+v", name, by, n, test.want)
+				}
+				s.Close()
+				stop()
+			}
+		})
+	}
+}
+
+// Where the session was cut before anything was said of that, it is done at once, by
+// whoever says it.
+func TestOnCutTooLate(t *testing.T) {
+	table := NewTable(1)
+	s := open(t, table)
+	defer s.Close()
+	table.Cut(s.ID, ErrCut{Reason: "operator"})
+	done := make(chan bool, 2) // and perhaps once more
+	s.OnCut(func() { done <- true })
+	if len(done) == 0 {
+		t.Error("it has returned, and nothing was done")
+	}
+}
+
 func TestParentContext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	s, err := NewTable(1).Open(ctx, "main", source)
