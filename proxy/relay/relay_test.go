@@ -6,9 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -17,10 +15,21 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/proxy/internal/testnet"
 )
 
 // patience bounds what a test waits for; nothing is asserted about time.
 const patience = 20 * time.Second
+
+var (
+	eventually  = testnet.Eventually
+	descriptors = testnet.Descriptors
+	noise       = testnet.Noise
+	same        = testnet.Same
+)
 
 // connect returns the two ends of a TCP connection over loopback.
 func connect(t testing.TB) (near, far *net.TCPConn) {
@@ -51,6 +60,7 @@ type end struct {
 // relayed is a flow under test, with what its client and its target hold.
 type relayed struct {
 	client, target *net.TCPConn
+	flow           *Flow
 	counters       Counters
 	cancel         context.CancelCauseFunc
 	ended          chan end
@@ -68,8 +78,9 @@ func begin(t testing.TB, early []byte, limits Limits) *relayed {
 	var ctx context.Context
 	ctx, r.cancel = context.WithCancelCause(context.Background())
 	t.Cleanup(func() { r.cancel(nil) })
+	r.flow = Join(inside, outside, early, limits, &r.counters)
 	go func() {
-		cause, err := Join(inside, outside, early, limits, &r.counters).Run(ctx)
+		cause, err := r.flow.Run(ctx)
 		inside.Close()
 		outside.Close()
 		r.ended <- end{cause, err}
@@ -100,13 +111,6 @@ func (r *relayed) check(t testing.TB, up, down int) {
 	}
 }
 
-func noise(n int) []byte {
-	p := make([]byte, n)
-	r := rand.NewChaCha8([32]byte{byte(n)})
-	r.Read(p)
-	return p
-}
-
 func readAll(t testing.TB, c net.Conn) []byte {
 	t.Helper()
 	p, err := io.ReadAll(c)
@@ -114,13 +118,6 @@ func readAll(t testing.TB, c net.Conn) []byte {
 		t.Errorf("reading after %d bytes: %v", len(p), err)
 	}
 	return p
-}
-
-func same(t testing.TB, got, want []byte) {
-	t.Helper()
-	if !bytes.Equal(got, want) {
-		t.Errorf("%d bytes came, %d were sent, or they differ", len(got), len(want))
-	}
 }
 
 func reads(t testing.TB, c net.Conn, want error) {
@@ -182,11 +179,14 @@ func TestHalfClose(t *testing.T) {
 
 // Both directions at once, each through the pipe, every byte checked.
 func TestBulk(t *testing.T) {
-	const size = 64 << 20
+	size := 64 << 20
+	if testing.Short() {
+		size = 8 << 20
+	}
 	r := begin(t, nil, Limits{})
 	hash := func(c net.Conn) []byte {
 		h := sha256.New()
-		if n, err := io.Copy(h, c); err != nil || n != size {
+		if n, err := io.Copy(h, c); err != nil || n != int64(size) {
 			t.Errorf("%d bytes came: %v", n, err)
 		}
 		return h.Sum(nil)
@@ -417,19 +417,35 @@ func (r *relayed) isReset(t testing.TB) {
 // much the relay and the sockets have taken. The target does not read.
 func (r *relayed) fillUp(t testing.TB) int {
 	t.Helper()
-	chunk := noise(64 << 10)
-	total := 0
-	for {
-		r.client.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
-		n, err := r.client.Write(chunk)
-		total += n
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return total
+	raw, err := r.client.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan int)
+	go func() {
+		chunk := noise(64 << 10)
+		for total := 0; ; {
+			n, err := r.client.Write(chunk)
+			if total += n; err != nil {
+				written <- total
+				return
+			}
 		}
-		if err != nil {
+	}()
+	var before [2]int64
+	for still := 0; still < 5; still++ {
+		time.Sleep(20 * time.Millisecond) // a kernel may keep an acknowledgement for twice as long
+		queued := 0                       // bytes that the relay's socket has not taken
+		if err := raw.Control(func(fd uintptr) { queued, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }); err != nil {
 			t.Fatal(err)
 		}
+		if now := [2]int64{int64(queued), r.counters.Up.Load()}; now != before || queued == 0 {
+			still, before = 0, now
+		}
 	}
+	defer r.client.SetWriteDeadline(time.Now().Add(patience))
+	r.client.SetWriteDeadline(longAgo)
+	return <-written
 }
 
 // A reader that stalls costs what the sockets and one pipe hold, and gets it
@@ -520,6 +536,28 @@ func TestIdle(t *testing.T) {
 			t.Errorf("ended with %v after %v", e, idle)
 		}
 	})
+}
+
+// Between sockets, too, a flow ends when its time is over, and both sides learn that
+// something is missing.
+func TestTimeIsOver(t *testing.T) {
+	for cause, limits := range map[Cause]Limits{
+		IdleTimeout: {Idle: time.Millisecond},
+		Expired:     {Until: time.Unix(1e9, 0)},
+	} {
+		t.Run(cause.String(), func(t *testing.T) {
+			r := begin(t, nil, Limits{})
+			exchange(t, r.client, r.target, noise(100))
+			exchange(t, r.target, r.client, noise(100))
+			r.flow.Limit(limits)
+			r.wait(t, cause)
+			r.isReset(t)
+
+			r = begin(t, nil, limits) // from the beginning
+			r.wait(t, cause)
+			r.isReset(t)
+		})
+	}
 }
 
 func TestUntil(t *testing.T) {
