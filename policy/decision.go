@@ -13,7 +13,6 @@ import (
 //
 //	field    the rule's name
 //	stages   the stages that have it
-//	pending  no code enforces it yet: a policy that defines it is refused
 //	doc      what it means
 type Decision struct {
 	ID       string  // unique id, as told to the client and in every log

@@ -12,7 +12,6 @@ import (
 type Fact struct {
 	Name    string
 	Doc     string
-	Pending bool         // not gathered yet
 	Secret  bool         // never in a log
 	Type    reflect.Type // the Go type that holds it
 	Values  []string     // what a text is, besides empty; nil: anything
@@ -28,7 +27,7 @@ func Input(stage Stage) Fact {
 		Name:   "input",
 		Doc:    "the facts of " + stage.Package(),
 		Type:   reflect.TypeFor[Facts](),
-		Fields: facts(reflect.TypeFor[Facts](), stage, nil, false),
+		Fields: facts(reflect.TypeFor[Facts](), stage, nil),
 	}
 }
 
@@ -46,7 +45,7 @@ func (f *Fact) At(path ...string) (*Fact, int) {
 	return f, len(path)
 }
 
-func facts(t reflect.Type, stage Stage, inherited []Stage, pending bool) []Fact {
+func facts(t reflect.Type, stage Stage, inherited []Stage) []Fact {
 	var out []Fact
 	for i := range t.NumField() {
 		field := t.Field(i)
@@ -64,16 +63,15 @@ func facts(t reflect.Type, stage Stage, inherited []Stage, pending bool) []Fact 
 		}
 		f := Fact{
 			Name: name, Doc: field.Tag.Get("doc"), Type: field.Type, Index: i,
-			Pending: pending || field.Tag.Get("pending") != "",
 			Secret:  field.Tag.Get("secret") != "",
 			Values:  valuesOf(field),
 			Spelled: field.Tag.Get("spelled"),
 		}
 		switch {
 		case isObject(field.Type):
-			f.Fields = facts(field.Type, stage, stages, f.Pending)
+			f.Fields = facts(field.Type, stage, stages)
 		case field.Type.Kind() == reflect.Map && isObject(field.Type.Elem()):
-			f.Each = facts(field.Type.Elem(), stage, stages, f.Pending)
+			f.Each = facts(field.Type.Elem(), stage, stages)
 		}
 		out = append(out, f)
 	}
@@ -121,12 +119,11 @@ func stagesOf(tag string) []Stage {
 
 // Field is a decision field as it is declared.
 type Field struct {
-	Name    string
-	Doc     string
-	Stages  []Stage
-	Pending bool         // not enforced yet
-	Type    reflect.Type // the Go type that holds it, in [Decision]
-	Index   int          // its place in [Decision]
+	Name   string
+	Doc    string
+	Stages []Stage
+	Type   reflect.Type // the Go type that holds it, in [Decision]
+	Index  int          // its place in [Decision]
 }
 
 // In tells whether the stage has the field.
@@ -144,7 +141,7 @@ func Fields() []Field {
 		}
 		out = append(out, Field{
 			Name: name, Doc: field.Tag.Get("doc"), Stages: stagesOf(field.Tag.Get("stages")),
-			Pending: field.Tag.Get("pending") != "", Type: field.Type, Index: i,
+			Type: field.Type, Index: i,
 		})
 	}
 	return out

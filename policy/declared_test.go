@@ -127,13 +127,13 @@ func TestAt(t *testing.T) {
 	}
 }
 
-func TestPendingAndSecret(t *testing.T) {
+func TestSecret(t *testing.T) {
 	authenticate := Input(Authenticate)
 	if f, _ := authenticate.At("credentials", "token"); !f.Secret {
 		t.Error("a token is not secret")
 	}
-	if f, _ := authenticate.At("source", "ip"); f.Pending || f.Secret {
-		t.Error("the source's address is pending or secret")
+	if f, _ := authenticate.At("source", "ip"); f.Secret {
+		t.Error("the source's address is secret")
 	}
 }
 

@@ -10,7 +10,6 @@ import "net/netip"
 //
 //	fact     its name in `input`
 //	stages   the stages that have it; without the tag, those of the enclosing field
-//	pending  no code gathers it yet: it has its empty value, and reading it is a warning
 //	values   the texts that it is, besides empty, where they are a closed list
 //	secret   it enters an input but never a log
 //	doc      what it tells, for the schema

@@ -32,17 +32,13 @@ func objectSchema(fields []Fact, doc string) map[string]any {
 }
 
 func factSchema(f Fact) map[string]any {
-	doc := f.Doc
-	if f.Pending && f.Fields == nil {
-		doc += " (not gathered by this release: always empty)"
-	}
 	switch {
 	case f.Fields != nil:
-		return objectSchema(f.Fields, doc)
+		return objectSchema(f.Fields, f.Doc)
 	case f.Each != nil:
-		return described(map[string]any{"type": "object", "additionalProperties": objectSchema(f.Each, "")}, doc)
+		return described(map[string]any{"type": "object", "additionalProperties": objectSchema(f.Each, "")}, f.Doc)
 	}
-	return described(typeSchema(f.Type), doc)
+	return described(typeSchema(f.Type), f.Doc)
 }
 
 func typeSchema(t reflect.Type) map[string]any {

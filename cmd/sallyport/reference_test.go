@@ -193,7 +193,7 @@ in any package outside ` + "`sallyport`" + `.
 			facts = append(facts, code(fact.Name))
 		}
 		for _, field := range policy.Fields() {
-			if field.In(stage) && !field.Pending {
+			if field.In(stage) {
 				fields = append(fields, code(field.Name))
 			}
 		}
@@ -202,11 +202,7 @@ in any package outside ` + "`sallyport`" + `.
 	}
 	page.WriteString("\n## Decision fields\n\n| field | stages | type | meaning |\n|---|---|---|---|\n")
 	for _, field := range policy.Fields() {
-		doc := field.Doc
-		if field.Pending {
-			doc += "; " + notEnforced
-		}
-		fmt.Fprintf(&page, "| %s | %s | %s | %s |\n", code(field.Name), stageList(field.Stages), fieldType(field), doc)
+		fmt.Fprintf(&page, "| %s | %s | %s | %s |\n", code(field.Name), stageList(field.Stages), fieldType(field), field.Doc)
 	}
 	page.WriteString(`
 A duration is Go's (` + "`\"1m30s\"`" + `) or a number of seconds; a size is ` + "`\"10MiB\"`" + ` or a number of bytes, a speed
@@ -215,7 +211,7 @@ A duration is Go's (` + "`\"1m30s\"`" + `) or a number of seconds; a size is ` +
 ## Facts
 
 Every fact of a stage is always there; what is unknown or does not apply is ` + "`\"\"`, `0`, `false`, `[]` or `{}`" + `.
-The same as a JSON Schema: ` + "`sallyport schema STAGE`" + `. Reading a fact that is not gathered yet is a warning
+The same as a JSON Schema: ` + "`sallyport schema STAGE`" + `. Reading ` + "`geo`" + ` without a database that has it is a warning
 of ` + "`run` and an error of `check`" + `.
 
 A scope is, worst first, one of ` + scopes() + `.
@@ -234,15 +230,10 @@ A scope is, worst first, one of ` + scopes() + `.
 		if len(fact.stages) < len(above.stages) {
 			doc += "; in " + stageList(fact.stages)
 		}
-		if fact.pending {
-			doc += "; not gathered yet"
-		}
 		fmt.Fprintf(&page, "| %s | %s | %s |\n", code(fact.path), fact.kind, doc)
 	}
 	return page.String()
 }
-
-const notEnforced = "**not enforced yet: a policy with it is refused**"
 
 // parentOf is the path of the fact that holds another.
 func parentOf(path string) string {
@@ -252,7 +243,6 @@ func parentOf(path string) string {
 // factRow is a fact of all the stages that have it.
 type factRow struct {
 	path, kind, doc string
-	pending         bool
 	stages          []policy.Stage
 }
 
@@ -265,7 +255,7 @@ func gatherFacts() []factRow {
 		found := slices.IndexFunc(rows, func(r factRow) bool { return r.path == path })
 		if found < 0 {
 			found = at
-			rows = slices.Insert(rows, at, factRow{path: path, kind: factType(f), doc: f.Doc, pending: f.Pending})
+			rows = slices.Insert(rows, at, factRow{path: path, kind: factType(f), doc: f.Doc})
 		}
 		rows[found].stages = append(rows[found].stages, stage)
 		at = found + 1
@@ -329,9 +319,6 @@ func fieldType(f policy.Field) string {
 			keys = append(keys, code(part.Tag.Get("key"))+" ("+of+")")
 		}
 		return "object of any of " + strings.Join(keys, ", ")
-	}
-	if f.Pending {
-		return ""
 	}
 	return decisionType(f.Type)
 }

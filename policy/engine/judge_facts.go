@@ -161,8 +161,6 @@ func (j *judging) checkFact(stage policy.Stage, root policy.Fact, r ast.Ref, at 
 		j.whole(at, "%s is indexed by a variable, so that a misspelt fact could not be seen: write the fact's name", pathText("input", path))
 	case headerNever(path) != "":
 		j.warn(at, "%s", headerNever(path))
-	case isPending(fact):
-		j.warn(at, "%s is not gathered by this release: always empty", pathText("input", path[:n]))
 	case j.options.Missing != nil:
 		if why := j.options.Missing(path[:n]...); why != "" {
 			j.warn(at, "%s is always empty: %s", pathText("input", path[:n]), why)
@@ -200,19 +198,6 @@ func unknownFact(stage policy.Stage, above *policy.Fact, path []string, n int) s
 		suggestion = ": did you mean " + pathText("input", append(path[:n:n], near)) + "?"
 	}
 	return fmt.Sprintf("%s is not a fact of %s%s", text, stage.Package(), suggestion)
-}
-
-// isPending tells whether nothing at or below a fact is gathered yet.
-func isPending(f *policy.Fact) bool {
-	if f.Pending || len(f.Fields) == 0 {
-		return f.Pending
-	}
-	for i := range f.Fields {
-		if !isPending(&f.Fields[i]) {
-			return false
-		}
-	}
-	return true
 }
 
 // compileWithSchema compiles the rules that a stage reaches with the stage's

@@ -173,10 +173,6 @@ func (j *judging) checkRule(rule *ast.Rule, stage policy.Stage, path ast.Ref) {
 	}
 	s := j.stage(stage)
 	s.fields[name] = append(s.fields[name], rule)
-	if field.Pending {
-		j.refuse(rule.Location, "the field %s is not enforced by this release", name)
-		return
-	}
 	for _, w := range checkHead(stage, rule, field, path) {
 		at := w.at
 		if at == nil {
