@@ -159,7 +159,7 @@ func TestALineIsBounded(t *testing.T) {
 		r.Labels[fmt.Sprint(i)] = long
 	}
 	text := logged(t, "json", r)
-	if len(text) > 100<<10 {
+	if len(text) > 128<<10 {
 		t.Errorf("the line has %d bytes", len(text))
 	}
 	var line map[string]any
@@ -171,6 +171,9 @@ func TestALineIsBounded(t *testing.T) {
 	}
 	if n := len(line["reasons"].([]any)); n != maxListed {
 		t.Errorf("%d reasons", n)
+	}
+	if n := len(line["labels"].(map[string]any)); n != session.MaxLabels {
+		t.Errorf("%d labels", n)
 	}
 }
 

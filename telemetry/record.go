@@ -114,9 +114,9 @@ func sessionAttrs(line []slog.Attr, r *session.Record) []slog.Attr {
 }
 
 func labelAttrs(labels map[string]string) []slog.Attr {
-	out := make([]slog.Attr, 0, min(len(labels), maxListed))
+	out := make([]slog.Attr, 0, min(len(labels), session.MaxLabels))
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
-		if len(out) == maxListed {
+		if len(out) == session.MaxLabels {
 			break
 		}
 		out = append(out, slog.String(clip(key), clip(labels[key])))
@@ -125,7 +125,7 @@ func labelAttrs(labels map[string]string) []slog.Attr {
 }
 
 // A line of the log is bounded, however long a name a client or a policy makes
-// up: texts in bytes, lists and objects in members.
+// up: texts in bytes, lists in members, and labels in those that a session keeps.
 const (
 	maxText   = 1 << 10
 	maxListed = 32

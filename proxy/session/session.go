@@ -224,9 +224,9 @@ func (s *Session) SetVia(upstreams []string) {
 	s.setVia(upstreams)
 }
 
-// maxLabels bounds what a policy can have a session keep, which is asked about for
-// each of its datagrams' destinations.
-const maxLabels = 64
+// MaxLabels bounds what a policy can have a session keep, which is asked about for
+// each of its datagrams' destinations. The record has all of them.
+const MaxLabels = 64
 
 func (s *Session) setVia(upstreams []string) {
 	if s.state != Closed {
@@ -236,7 +236,7 @@ func (s *Session) setVia(upstreams []string) {
 }
 
 // AddLabels adds to the session's labels; a later value of the same name wins.
-// Beyond 64 names no more are kept.
+// Beyond MaxLabels names no more are kept.
 func (s *Session) AddLabels(labels map[string]string) {
 	if len(labels) == 0 {
 		return
@@ -247,7 +247,7 @@ func (s *Session) AddLabels(labels map[string]string) {
 		s.labels = make(map[string]string, len(labels))
 	}
 	for name, value := range labels {
-		if _, known := s.labels[name]; known || len(s.labels) < maxLabels {
+		if _, known := s.labels[name]; known || len(s.labels) < MaxLabels {
 			s.labels[name] = value
 		}
 	}

@@ -35,11 +35,11 @@ func TestLabelsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	for i := range 10 * maxLabels {
+	for i := range 10 * MaxLabels {
 		s.AddLabels(map[string]string{fmt.Sprint(i): "first"})
 	}
 	s.AddLabels(map[string]string{"0": "later"})
-	if labels := s.Snapshot().Labels; len(labels) != maxLabels || labels["0"] != "later" {
+	if labels := s.Snapshot().Labels; len(labels) != MaxLabels || labels["0"] != "later" {
 		t.Errorf("%d labels, %q", len(labels), labels["0"])
 	}
 }
