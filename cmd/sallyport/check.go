@@ -25,8 +25,9 @@ that nothing defines, is an error here.
 What is right but could be better is told as advice, which leaves the exit status
 alone unless --strict-advice says otherwise: look-ups that slow down as data grows,
 with what to write instead, negations that do not hold where something is undefined,
-and rules that no test of the policy sees hold (where it has tests). Loops over what a caller has of its own, such as data.rules[input.identity.name],
-over data.settings and over short lists of numbers are well.`,
+and rules that no test of the policy sees hold, or that there are no tests. Loops over
+what a caller has of its own, such as data.rules[input.identity.name], over data.settings
+and over short lists of numbers are fine.`,
 		Example: `  sallyport check --policy policies/
   sallyport check --policy policies/ --strict-advice
   sallyport check --config sallyport.yaml --format json`,

@@ -45,11 +45,11 @@ A test that fails is shown with the statement that failed, what the names in it
 stood for, and what it printed by print(). --verbose shows every test.
 
 --coverage tells which lines of the policy no test reaches, the tests' own not
-counted. --threshold fails below a percentage.
+counted. --threshold fails below a percentage; without tests it is 0.
 
-Exit status: 0 all tests passed, or there are none; 1 a test failed, erred or is
-skipped (todo_test_…, unless --exit-zero-on-skipped), or the coverage is under the
-threshold; 2 the policy is refused, or --run matches no test.`,
+Exit status: 0 all tests passed, or there are none and no --threshold; 1 a test failed,
+erred or is skipped (todo_test_…, unless --exit-zero-on-skipped), or the coverage is
+under the threshold; 2 the policy is refused, or --run matches no test.`,
 		Example: `  sallyport test policies/
   sallyport test --policy policies/ --data settings.json tests/
   sallyport test policies/ --run test_developers -v
@@ -106,7 +106,7 @@ func test(c *cobra.Command, o *config.Options, t *testFlags) error {
 	case report == nil:
 		return problems
 	case report.Found == 0:
-		fmt.Fprintln(c.ErrOrStderr(), "sallyport: there are no tests: want rules named test_… in a package whose name ends in _test")
+		fmt.Fprintln(c.ErrOrStderr(), "sallyport: there are no tests:", engine.NoTests)
 	case len(report.Tests) == 0:
 		return fmt.Errorf("--run: none of %d tests has a name that matches %q", report.Found, t.run)
 	}

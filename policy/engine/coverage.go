@@ -14,7 +14,7 @@ type Coverage struct {
 	Files      []FileCoverage `json:"files"` // by name
 	Covered    int            `json:"covered_lines"`
 	NotCovered int            `json:"not_covered_lines"`
-	Percent    float64        `json:"coverage"` // 100 where there is nothing to cover
+	Percent    float64        `json:"coverage"` // 100 where there is nothing to cover, but 0 without tests
 }
 
 // FileCoverage is how much of a file is reached. A line counts where a rule
@@ -144,8 +144,8 @@ func isHead(rule *ast.Rule, ref ast.Ref) bool { return rule.Head.Reference.Equal
 
 // Advise says what works but could be better, of a candidate that has been
 // compiled into a snapshot: look-ups that slow down as data grows, and rules
-// that none of its tests sees hold, where it has tests at all. Every problem
-// has Advice set.
+// that none of its tests sees hold; of a candidate without tests one problem
+// tells that, unless it is partial. Every problem has Advice set.
 func (e *Engine) Advise(ctx context.Context, c *Candidate, s *Snapshot) (Problems, error) {
 	j := &judging{candidate: c, options: e.options, keys: map[string]bool{}}
 	j.mergeDocuments()
@@ -177,8 +177,11 @@ func (e *Engine) Advise(ctx context.Context, c *Candidate, s *Snapshot) (Problem
 	if err != nil {
 		return nil, err
 	}
-	if report.Found > 0 {
-		j.problems = append(j.problems, run.unreached()...)
+	switch unreached := run.unreached(); {
+	case report.Found > 0:
+		j.problems = append(j.problems, unreached...)
+	case len(unreached) > 0 && !c.Partial:
+		j.problems = append(j.problems, Problem{Message: "there are no tests: " + NoTests, Advice: true})
 	}
 	return j.sorted(), nil
 }

@@ -23,6 +23,9 @@ type TestOptions struct {
 	Coverage bool          // what they reach is reported
 }
 
+// NoTests says what would be a test.
+const NoTests = "want rules named test_… in a package whose name ends in _test"
+
 // TestReport is what came of a candidate's tests.
 type TestReport struct {
 	Tests    []Test    // by file and line
@@ -115,6 +118,10 @@ func (r *testRun) run(ctx context.Context, c *Candidate, o TestOptions) (*TestRe
 		report.Found += testsIn(parsed)
 	}
 	if report.Found == 0 {
+		if o.Coverage {
+			report.Coverage = r.coverage()
+			report.Coverage.Percent = 0
+		}
 		return report, nil
 	}
 	r.compiler = newCompiler(r.engine.options).WithEnablePrintStatements(true)

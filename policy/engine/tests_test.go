@@ -2,6 +2,7 @@ package engine
 
 import (
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -127,7 +128,15 @@ test_https if route.allow with input.target.port as 443`,
 	}
 }
 
+const noTests = "advice: there are no tests: want rules named test_… in a package whose name ends in _test"
+
+// advice is what is advised of a candidate, but that there are no tests.
 func advice(t *testing.T, c *Candidate) []string {
+	t.Helper()
+	return slices.DeleteFunc(allAdvice(t, c), func(a string) bool { return a == noTests })
+}
+
+func allAdvice(t *testing.T, c *Candidate) []string {
 	t.Helper()
 	e := engineWith(t, Options{})
 	s, problems := e.Compile(c)
@@ -170,8 +179,16 @@ test_denied if route.deny == {"a"} with input.target.port as 1`,
 		t.Errorf("%s", strings.Join(got, "\n"))
 	}
 	delete(of, "route_test.rego")
-	if got := advice(t, files(t, of)); len(got) != 0 {
+	if got := allAdvice(t, files(t, of)); len(got) != 1 || got[0] != noTests {
 		t.Errorf("without any test: %q", got)
+	}
+	partial := files(t, of)
+	partial.Partial = true
+	if got := allAdvice(t, partial); len(got) != 0 {
+		t.Errorf("the tests may be in bundles that are to come: %q", got)
+	}
+	if got := allAdvice(t, files(t, map[string]string{"route.rego": "package sallyport.route\n\ndefault allow := false"})); len(got) != 0 {
+		t.Errorf("with nothing to test: %q", got)
 	}
 }
 
