@@ -183,8 +183,8 @@ func readLeaf(into reflect.Value, f *Fact, v any, path string) error {
 		if !ok {
 			return fmt.Errorf("%s: want a string", path)
 		}
-		if f.Type == reflect.TypeFor[Scope]() && text != "" && !slices.Contains(Scopes(), Scope(text)) {
-			return fmt.Errorf("%s: there is no scope %q", path, text)
+		if f.Values != nil && text != "" && !slices.Contains(f.Values, text) {
+			return fmt.Errorf("%s: want %s, got %q", path, strings.Join(f.Values, ", "), text)
 		}
 		into.SetString(text)
 	case reflect.Bool:

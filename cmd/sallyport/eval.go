@@ -33,8 +33,11 @@ follows from an address or a name (family, prefixes, scope, kind, suffixes) is w
 out unless it is given. A fact that the stage does not have is refused.
 
 --user takes a user's groups and attributes from data.users, as they are after a right
-password; --group and --attribute replace them. What a rule of authenticate would
-change about the identity is not: give it by flags.
+password, --method certificate+password included; --group and --attribute replace
+them. Users that are written while a server runs, in its state, are not known here: give
+theirs by flags. With the methods certificate and none nobody is looked up, as in the
+proxy: the name is the certificate's, or a claim, and has no groups. What a rule of
+authenticate would change about the identity is not known either: give it by flags.
 
 --explain names the rules that led to the decision, by file and line. For what is
 allowed and for each reason against it: the rules that hold, and in each statement

@@ -49,7 +49,7 @@ func TestInputsAreReadAsShown(t *testing.T) {
 }
 
 // possible puts right what no gathering would leave: addresses within others,
-// with zones, and scopes that there are not.
+// with zones, scopes that there are not, and texts that are on no list of a fact's.
 func possible(v reflect.Value, rng *rand.Rand) {
 	switch p := v.Addr().Interface().(type) {
 	case *policy.IP:
@@ -62,6 +62,9 @@ func possible(v reflect.Value, rng *rand.Rand) {
 		if v.Kind() == reflect.Struct {
 			for i := range v.NumField() {
 				possible(v.Field(i), rng)
+				if values := strings.Fields(v.Type().Field(i).Tag.Get("values")); len(values) > 0 {
+					v.Field(i).SetString(values[rng.IntN(len(values))])
+				}
 			}
 		}
 	}
