@@ -39,6 +39,9 @@ theirs by flags. With the methods certificate and none nobody is looked up, as i
 proxy: the name is the certificate's, or a claim, and has no groups. What a rule of
 authenticate would change about the identity is not known either: give it by flags.
 
+Bundles of policy.opa are not loaded. What would come from them is not answered by the
+default policy instead: such a question is refused. Give their policy with --policy.
+
 --explain names the rules that led to the decision, by file and line. For what is
 allowed and for each reason against it: the rules that hold, and in each statement
 what its names stood for. For what is not allowed: each rule for allow, the statement
@@ -98,8 +101,14 @@ func eval(c *cobra.Command, o *config.Options, q *question, stage policy.Stage, 
 	if err != nil {
 		return err
 	}
-	if !snapshot.Defines(stage) {
+	byDefault := slices.ContainsFunc(snapshot.Stages(), func(i engine.StageInfo) bool { return i.Stage == stage && i.ByDefault })
+	switch awaited := awaitsBundles(settings); {
+	case awaited && (byDefault || !snapshot.Defines(stage)):
+		return fmt.Errorf("the stage %s is left to bundles, and %s: give their policy with --policy", stage, unloaded)
+	case !snapshot.Defines(stage):
 		return fmt.Errorf("the stage %s is not asked by this policy", stage)
+	case awaited:
+		fmt.Fprintf(c.ErrOrStderr(), "sallyport: %s: their rules and data are missing\n", unloaded)
 	}
 	users, errs := identity.Parse(snapshot.Data("users"))
 	if len(errs) > 0 {
@@ -117,10 +126,7 @@ func eval(c *cobra.Command, o *config.Options, q *question, stage policy.Stage, 
 	d := &found.Decision
 	out := decided{
 		Stage: stage, Verdict: d.Verdict.String(), Revision: d.Revision, Fields: found.Fields, Input: found.Input,
-		Printed: found.Printed, Explanation: found.Explanation, Banned: bannedBy(d),
-	}
-	for _, info := range snapshot.Stages() {
-		out.Default = out.Default || info.Stage == stage && info.ByDefault
+		Printed: found.Printed, Explanation: found.Explanation, Banned: bannedBy(d), Default: byDefault,
 	}
 	if d.Err != nil {
 		out.Error = d.Err.Error()

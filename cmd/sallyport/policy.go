@@ -81,6 +81,10 @@ func awaitsBundles(c *config.Config) bool {
 	return len(bundles) > 0 || c.Policy.OPA["discovery"] != nil
 }
 
+// unloaded is what a command has to say of a policy that is judged without the
+// bundles that it awaits.
+const unloaded = "the bundles of policy.opa are not loaded here"
+
 func opaTerms(c *config.Config) distribute.Terms {
 	return distribute.Terms{
 		Roots: c.Policy.Roots, Secrets: c.Secrets(), LogWaits: c.Policy.DecisionLog.WhenFull == config.Wait,

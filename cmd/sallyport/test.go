@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"sallyport/policy/distribute"
 	"sallyport/policy/engine"
 	"sallyport/proxy/config"
 )
@@ -46,6 +45,9 @@ stood for, and what it printed by print(). --verbose shows every test.
 
 --coverage tells which lines of the policy no test reaches, the tests' own not
 counted. --threshold fails below a percentage; without tests it is 0.
+
+Bundles of policy.opa are not loaded, and what the files lack is no problem then, as in
+check.
 
 Exit status: 0 all tests passed, or there are none and no --threshold; 1 a test failed,
 erred or is skipped (todo_test_…, unless --exit-zero-on-skipped), or the coverage is
@@ -93,9 +95,12 @@ func test(c *cobra.Command, o *config.Options, t *testFlags) error {
 		return err
 	}
 	defer e.Close()
-	loaded, err := distribute.Load(settings.Policy.Paths, settings.Policy.Data, settings.Decrypt)
+	loaded, err := loadPolicy(settings)
 	if err != nil {
 		return err
+	}
+	if loaded.Partial {
+		fmt.Fprintf(c.ErrOrStderr(), "sallyport: %s: only what the files have is tested\n", unloaded)
 	}
 	report, problems, err := e.Test(c.Context(), loaded, engine.TestOptions{
 		Run: t.run, Timeout: t.timeout, Coverage: t.coverage || t.threshold > 0,
