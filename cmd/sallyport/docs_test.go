@@ -43,7 +43,7 @@ import (
 //	                  where there are two
 //
 // The folder has a GeoIP database, country.mmdb, and the facts of a client with a
-// token and of a request of plain HTTP, token.json and forward.json.
+// token, token.json.
 // No query for a name leaves the machine. make is a stand-in that knows the
 // Makefile's targets. Each document has a network of its own, with the ports that
 // it names; where a test may have none, other ports stand for them.
@@ -169,7 +169,6 @@ func newReader(t *testing.T, root string) *reader {
 	}
 	write(t, filepath.Join(dir, "country.mmdb"), string(countries(t, map[string]string{"8.8.8.0/24": "US", "1.1.1.0/24": "AU", "192.0.2.0/24": "NL"})))
 	write(t, filepath.Join(dir, "token.json"), `{"credentials": {"method": "password", "token": "`+guideToken+`"}}`)
-	write(t, filepath.Join(dir, "forward.json"), `{"request": {"command": "forward", "method": "GET", "path": "/public/a", "headers": {"accept": ["*/*"]}}, "target": {"host": "www.example.com", "port": 80}}`)
 	script := "#!/bin/sh\nexec grep -q \"^$1:.*##\" '" + root + "/Makefile'\n"
 	if err := os.WriteFile(filepath.Join(tools, "make"), []byte(script), 0o700); err != nil {
 		t.Fatal(err)

@@ -26,6 +26,8 @@ func TestFlat(t *testing.T) {
 		{`l := data.patterns; glob.match(l[_], ["."], input.target.host)`, "glob.match is tried on all of data.patterns"},
 		{`every p in data.patterns { not regex.match(p, input.target.host) }`, "regex.match is tried on all of data.patterns"},
 		{`count([1 | some name, _ in data.blocked; startswith(input.target.host, name)]) > 0`, "startswith is tried on all of data.blocked"},
+		{`every e in data.entries { e.host == input.target.host }`, "data.entries[input.target.host]"},
+		{`count([1 | some h in data.hosts; h == input.target.host]) > 0`, "data.hosts[input.target.host]"},
 		{`strings.any_suffix_match(input.target.host, data.domains)`, "strings.any_suffix_match is tried on all of data.domains"},
 		{`some e in data.entries; e.host == input.target.host; e.port == input.target.port`, "data.entries[input.target.host]"},
 		{`data.entries[_].host == input.target.host`, "data.entries[input.target.host]"},
@@ -47,6 +49,12 @@ func TestFlat(t *testing.T) {
 		{`some s in input.target.suffixes; endswith(s, "example.com")`, ""},
 		{`data.names[input.identity.name] == input.target.host`, ""},
 		{`net.cidr_contains("10.0.0.0/8", input.target.ip)`, ""},
+
+		// Loops that are not seen, as the guide says.
+		{`every h in data.hosts { h != input.target.host }`, ""},
+		{`some h in data.hosts; h > input.target.host`, ""},
+		{`input.target.host in [h | some h in data.hosts]`, ""},
+		{`input.target.host in object.keys(data.names)`, ""},
 	} {
 		got := advice(t, files(t, map[string]string{
 			"route.rego": "package sallyport.route\n\nallow if { " + c.body + " }\n\n_nets := data.nets\n\n" +
