@@ -115,8 +115,12 @@ func TestUsageReported(t *testing.T) {
 		data := strings.Repeat(strconv.Itoa(i), 100)
 		a.send(packets.at, data).want(data, packets.at)
 	}
-	open := s.used(t, "user") // the association is
-	if got := rowOf(open, "").Bytes; got != (usage.Bytes{Up: 300, Down: 300}) {
+	want := usage.Bytes{Up: 300, Down: 300}
+	got := rowOf(s.used(t, "user"), "").Bytes // the association is open
+	for begun := time.Now(); got != want && time.Since(begun) < 10*time.Second; {
+		got = rowOf(s.used(t, "user"), "").Bytes // what has been sent is counted after that
+	}
+	if got != want {
 		t.Errorf("of an open association: %+v", got)
 	}
 	a.control.Close()
