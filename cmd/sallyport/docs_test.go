@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -200,10 +201,18 @@ func (r *reader) has(file string) bool {
 	return err == nil
 }
 
-// freePort is a port that no listener on port 0 is given: those are from 32768.
+// picked has the ports that tests were given and do not listen on yet, or not any more.
+var picked sync.Map
+
+// freePort is a port that no listener on port 0 is given, those are from 32768, and
+// that no other test is given before this one ends.
 func freePort(t *testing.T) string {
 	for range 100 {
 		port := fmt.Sprint(20000 + rand.IntN(12000))
+		if _, taken := picked.LoadOrStore(port, true); taken {
+			continue
+		}
+		t.Cleanup(func() { picked.Delete(port) })
 		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
 			l.Close()
 			return port

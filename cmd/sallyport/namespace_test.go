@@ -28,17 +28,13 @@ type namespace struct {
 
 func newNamespace(t *testing.T) *namespace {
 	t.Helper()
-	made := make(chan error)
 	n := &namespace{t: t}
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with this goroutine
-		err := isolate()
-		if err == nil {
-			n.file, err = os.Open("/proc/thread-self/ns/net")
-		}
-		made <- err
-	}()
-	if err := <-made; err != nil {
+	back, err := isolate()
+	if err == nil {
+		n.file, err = os.Open(ownNet)
+		back()
+	}
+	if err != nil {
 		if os.Getenv("CI") == "" {
 			t.Skipf("no network namespace can be made: %v", err)
 		}
@@ -48,11 +44,47 @@ func newNamespace(t *testing.T) *namespace {
 	return n
 }
 
-// isolate gives this thread a network of its own, with its loopback up.
-func isolate() error {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return err
+// ownNet is the network of the thread that opens it.
+const ownNet = "/proc/thread-self/ns/net"
+
+// away takes this goroutine, with a thread that it has to itself, into another
+// network, until it calls back. The thread is to return and to stay: where one ends,
+// programs that any test has started from it may be killed, since Pdeathsig is about
+// the thread and not the process (golang.org/issue/27505).
+func away(move func() error) (back func(), err error) {
+	runtime.LockOSThread()
+	own, err := os.Open(ownNet)
+	if err == nil {
+		if err = move(); err != nil {
+			own.Close()
+		}
 	}
+	if err != nil {
+		runtime.UnlockOSThread()
+		return nil, err
+	}
+	return func() {
+		defer own.Close()
+		if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); err == nil { // or else the thread is of no use to anybody
+			runtime.UnlockOSThread()
+		}
+	}, nil
+}
+
+// isolate is away to a network that is new, with its loopback up.
+func isolate() (back func(), err error) {
+	back, err = away(func() error { return unix.Unshare(unix.CLONE_NEWNET) })
+	if err != nil {
+		return nil, err
+	}
+	if err := raiseLoopback(); err != nil {
+		back()
+		return nil, err
+	}
+	return back, nil
+}
+
+func raiseLoopback() error {
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -68,16 +100,16 @@ func isolate() error {
 
 // ownNetwork puts the rest of a test, and every program that it starts from its own
 // goroutine, into a network of its own: each port of it is free, whoever else listens
-// on this machine, and nothing leads out. It tells whether it could; root can.
+// on this machine, and nothing leads out. It tells whether it could; root can. What a
+// test cleans up after it is still done there.
 func ownNetwork(t *testing.T) bool {
 	t.Helper()
-	runtime.LockOSThread() // for good: the thread ends with the goroutine, and the network with the thread
-	err := isolate()
+	back, err := isolate()
 	if errors.Is(err, unix.EPERM) {
-		runtime.UnlockOSThread()
 		return false
 	}
 	must(t, err)
+	t.Cleanup(back)
 	return true
 }
 
@@ -85,20 +117,9 @@ func ownNetwork(t *testing.T) bool {
 // that it starts, are there and stay there.
 func (n *namespace) in(f func()) {
 	n.t.Helper()
-	runtime.LockOSThread()
-	own, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	defer own.Close()
-	if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
-		n.t.Fatal(err)
-	}
-	defer func() {
-		if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); err == nil { // or else the thread is of no use to anybody
-			runtime.UnlockOSThread()
-		}
-	}()
+	back, err := away(func() error { return unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET) })
+	must(n.t, err)
+	defer back()
 	f()
 }
 

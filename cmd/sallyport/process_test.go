@@ -161,6 +161,17 @@ func (s *process) lines() int {
 	return len(s.log)
 }
 
+// tellIfFailed tells the log of a test that has failed.
+func (s *process) tellIfFailed(t *testing.T) {
+	t.Cleanup(func() {
+		if t.Failed() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			t.Log(s.log)
+		}
+	})
+}
+
 // says tells whether the log has a text in it.
 func (s *process) says(text string) bool {
 	s.mu.Lock()

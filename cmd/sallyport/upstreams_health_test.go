@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -17,27 +16,6 @@ import (
 )
 
 // upstreams_health_test.go watches upstreams die and return.
-
-// again starts a program that was killed, on the port that it had.
-func (o *outsider) again(t *testing.T) {
-	t.Helper()
-	cmd := exec.Command(o.cmd.Path, o.cmd.Args[1:]...)
-	cmd.Dir, cmd.SysProcAttr = o.cmd.Dir, o.cmd.SysProcAttr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	o.cmd = cmd
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		c, err := net.Dial("tcp", o.addr)
-		if err == nil {
-			c.Close()
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatal("it does not listen again")
-		}
-	}
-}
 
 // token is that of the management API.
 func (s *process) token(t *testing.T) string {

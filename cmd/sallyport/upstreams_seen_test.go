@@ -25,6 +25,7 @@ via := [{"any": ["gone", "micro"], "by": "order"}, "squid"]
 `), "--policy", dialPolicy(t), "--config", write(t, filepath.Join(dir, "c.yaml"), upstreamsFile(map[string]string{
 		"gone": "socks5h://127.0.0.1:1", "micro": "socks5h://" + micro.addr, "squid": "http://" + squid.addr,
 	})))
+	s.tellIfFailed(t)
 	d := dialDoor(t, s.addr).say(greeting).hear(chosen).say(connectTo("127.0.0.1", target.port)).hear("\x05\x00")
 	io.ReadFull(d, make([]byte, 8))
 	d.say("x").hear("x").Close()

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -21,10 +22,14 @@ import (
 
 // upstreams_test.go leads sessions through proxies that nobody here has written.
 
-// outsider is a proxy of another make.
+// outsider is a proxy of another make. A test fails where one ends that it has not
+// killed.
 type outsider struct {
-	cmd  *exec.Cmd
-	addr string
+	cmd    *exec.Cmd
+	addr   string
+	output string // the file that it writes to
+	killed atomic.Bool
+	ended  chan struct{} // closed when it has
 }
 
 // startOutsider runs a program that listens on a port that is free now, and waits
@@ -33,37 +38,68 @@ func startOutsider(t *testing.T, program string, arguments func(dir, port string
 	t.Helper()
 	path := installed(t, program, "/usr/sbin/"+program)
 	dir, port := t.TempDir(), freePort(t)
-	output, err := os.Create(filepath.Join(dir, "output"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := &outsider{cmd: exec.Command(path, arguments(dir, port)...), addr: "127.0.0.1:" + port, output: filepath.Join(dir, "output")}
+	o.cmd.Dir, o.cmd.SysProcAttr = dir, &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	t.Cleanup(func() {
+		if t.Failed() {
+			said, _ := os.ReadFile(o.output)
+			t.Logf("%s on %s says:\n%s", program, o.addr, said)
+		}
+	})
+	o.run(t)
+	return o
+}
+
+// run starts the program, and returns when it listens.
+func (o *outsider) run(t *testing.T) {
+	t.Helper()
+	output, err := os.OpenFile(o.output, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	must(t, err)
 	defer output.Close()
-	o := &outsider{cmd: exec.Command(path, arguments(dir, port)...), addr: "127.0.0.1:" + port}
-	o.cmd.Stdout, o.cmd.Stderr, o.cmd.Dir = output, output, dir
-	o.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := o.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	cmd, ended := o.cmd, make(chan struct{})
+	cmd.Stdout, cmd.Stderr = output, output
+	must(t, cmd.Start())
+	o.ended = ended
+	o.killed.Store(false)
 	t.Cleanup(o.kill)
-	for end := time.Now().Add(20 * time.Second); ; {
-		c, err := net.Dial("tcp", o.addr)
-		if err == nil {
+	go func() {
+		defer close(ended)
+		cmd.Wait()
+		if !o.killed.Load() {
+			t.Errorf("%s on %s ends by itself: %v", cmd.Path, o.addr, cmd.ProcessState)
+		}
+	}()
+	again, late := time.NewTicker(10*time.Millisecond), time.After(20*time.Second)
+	defer again.Stop()
+	for {
+		if c, err := net.Dial("tcp", o.addr); err == nil {
 			c.Close()
-			return o
+			return
 		}
-		if time.Now().After(end) {
-			said, _ := os.ReadFile(output.Name())
-			t.Fatalf("%s does not listen: %s", program, said)
+		select {
+		case <-again.C:
+		case <-ended:
+			t.FailNow() // with what was told of its end
+		case <-late:
+			t.Fatalf("%s does not listen on %s", cmd.Path, o.addr)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }
 
+// again starts a program that was killed, on the port that it had.
+func (o *outsider) again(t *testing.T) {
+	t.Helper()
+	cmd := exec.Command(o.cmd.Path, o.cmd.Args[1:]...)
+	cmd.Dir, cmd.SysProcAttr = o.cmd.Dir, o.cmd.SysProcAttr
+	o.cmd = cmd
+	o.run(t)
+}
+
 func (o *outsider) kill() {
-	if o.cmd.ProcessState == nil {
+	if o.killed.CompareAndSwap(false, true) {
 		syscall.Kill(-o.cmd.Process.Pid, syscall.SIGKILL)
-		o.cmd.Wait()
 	}
+	<-o.ended
 }
 
 func startMicrosocks(t *testing.T, more ...string) *outsider {
@@ -100,7 +136,7 @@ func startSquid(t *testing.T) *outsider {
 				os.Remove(file)
 			}
 		})
-		return []string{"-N", "-n", "s" + port, "-f", write(t, filepath.Join(dir, "squid.conf"), `http_port 127.0.0.1:`+port+`
+		return []string{"-N", "-d", "1", "-n", "s" + port, "-f", write(t, filepath.Join(dir, "squid.conf"), `http_port 127.0.0.1:`+port+`
 http_access allow all
 cache deny all
 access_log none
@@ -180,13 +216,7 @@ func TestChainsOfOthers(t *testing.T) {
 		ways[fmt.Sprintf("127.0.1.%d", i+1)] = chain
 	}
 	s := startVia(t, config, ways)
-	t.Cleanup(func() {
-		if t.Failed() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			t.Log(s.log)
-		}
-	})
+	s.tellIfFailed(t)
 	for i, chain := range chains {
 		host := fmt.Sprintf("127.0.1.%d", i+1)
 		c := dialDoor(t, s.addr).say(greeting).hear(chosen).say(connectTo(host, target.port)).hear("\x05\x00\x00")
