@@ -13,9 +13,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
 	"go.opentelemetry.io/otel/trace"
 
 	"sallyport/policy"
@@ -265,6 +267,20 @@ allow := true`)
 	if !errors.Is(d.Err, gone) {
 		t.Error(d.Err)
 	}
+}
+
+// TestAnswerAtTheDeadline: an answer counts that is there when the time is up.
+func TestAnswerAtTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 64 { // either might be picked by chance
+			j := &job{cancel: topdown.NewCancel(), deadline: time.NewTimer(time.Second), answer: &answered{}, done: make(chan struct{}, 1)}
+			j.done <- struct{}{}
+			time.Sleep(time.Second)
+			if a, err := j.wait(t.Context(), time.Second); a != j.answer {
+				t.Fatal(err)
+			}
+		}
+	})
 }
 
 // TestNoEvaluatorFree: waiting for one ends, too.

@@ -116,6 +116,12 @@ func (e *Engine) await(ctx context.Context, j *job, timeout time.Duration) (*ans
 	case <-j.deadline.C:
 		return nil, fmt.Errorf("no evaluator was free within %v: %w", timeout, context.DeadlineExceeded)
 	}
+	return j.wait(ctx, timeout)
+}
+
+// wait waits for the answer to a job that an evaluator has. One that is there counts
+// though the time is up: where the whole process stood still, both come at once.
+func (j *job) wait(ctx context.Context, timeout time.Duration) (*answered, error) {
 	select {
 	case <-j.done:
 		return j.answer, nil
@@ -123,6 +129,11 @@ func (e *Engine) await(ctx context.Context, j *job, timeout time.Duration) (*ans
 		j.cancel.Cancel()
 		return nil, context.Cause(ctx)
 	case <-j.deadline.C:
+		select {
+		case <-j.done:
+			return j.answer, nil
+		default:
+		}
 		j.cancel.Cancel()
 		return nil, fmt.Errorf("the evaluation took longer than %v: %w", timeout, context.DeadlineExceeded)
 	}
