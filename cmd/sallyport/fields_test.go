@@ -68,7 +68,7 @@ default allow := true
 identity := {"name": sprintf("%s of the test", [input.credentials.username]), "groups": ["g"]} if input.credentials.method == "password"
 labels := {"team": "red", "method": input.credentials.method}
 `)
-	s := start(t, "--policy", dir, "--set", "dns.servers="+names.addr, "--set", "management.tokens.ops.token=0123456789abcdef")
+	s := start(t, "--policy", dir, "--set", "dns.servers="+names.addr, "--set", "management.tokens.ops.token=0123456789abcdef", "--set", "policy.timeout=1s")
 	api := "http://" + s.wait(t, 0, "management")["address"].(string)
 
 	const (
@@ -97,7 +97,7 @@ labels := {"team": "red", "method": input.credentials.method}
 		{"text.test", fault, 503, []string{"error=proxy_internal_error"}, "fault", "deny"},
 		{"conflict.test", fault, 503, []string{"error=proxy_internal_error"}, "fault", "conflict"},
 		{"error.test", fault, 503, []string{"error=proxy_internal_error"}, "fault", "divide"},
-		{"slow.test", fault, 503, []string{"error=proxy_internal_error"}, "fault", ""},
+		{"slow.test", fault, 503, []string{"error=proxy_internal_error"}, "fault", "took longer than 1s"},
 		{"family.test", failed, 502, []string{"error="}, "failed", "local address"},
 	} {
 		if got := exchange(t, s.addr, greeting+connectTo(c.host, target.port)+"early"); got != chosen+replied(c.reply) {

@@ -418,7 +418,7 @@ func TestFloodExample(t *testing.T) {
 // that has 96 MiB for everything has room for them.
 func TestHostileSourcesThroughTheDoor(t *testing.T) {
 	target := serveEcho(t, "127.0.0.1:0")
-	s := follow(t, exec.Command(built(t), "run", "--listen", "127.0.0.1:0", "--management", "127.0.0.1:0", "--set", "limits.memory=96MiB", "--set", "policy.timeout=10s",
+	s := follow(t, exec.Command(built(t), "run", "--listen", "127.0.0.1:0", "--management", "127.0.0.1:0", "--set", "limits.memory=96MiB",
 		"--set", "state.path="+filepath.Join(t.TempDir(), "state.db"), "--data", settings(t, loopback, target.port),
 		"--policy", write(t, filepath.Join(t.TempDir(), "route.rego"), `package sallyport.route
 

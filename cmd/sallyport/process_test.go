@@ -51,9 +51,11 @@ func startWith(t *testing.T, env []string, args ...string) *process {
 	return follow(t, cmd)
 }
 
-// follow starts a `sallyport run` and waits until it listens.
+// follow starts a `sallyport run` and waits until it listens. A crowded machine may
+// take its time over a policy, unless --set says how long.
 func follow(t *testing.T, cmd *exec.Cmd) *process {
 	t.Helper()
+	cmd.Env = append([]string{"SALLYPORT_POLICY_TIMEOUT=10s"}, cmd.Environ()...)
 	s := &process{cmd: cmd}
 	s.more = sync.NewCond(&s.mu)
 	s.stdout, _ = s.cmd.StdoutPipe()

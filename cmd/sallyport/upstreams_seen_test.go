@@ -17,7 +17,7 @@ func testHops(t *testing.T, c *collector) {
 	micro, squid := startMicrosocks(t), startSquid(t)
 	target := serveEcho(t, "127.0.0.1:0")
 	dir := t.TempDir()
-	s := startWith(t, c.exported("http/protobuf"), "--set", "policy.timeout=10s", "--policy", write(t, filepath.Join(dir, "route.rego"), `package sallyport.route
+	s := startWith(t, c.exported("http/protobuf"), "--policy", write(t, filepath.Join(dir, "route.rego"), `package sallyport.route
 
 allow := true
 
