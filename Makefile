@@ -1,4 +1,4 @@
-# sallyport: `make` lists the targets. `make run` and `make test` need Go and nothing else.
+# sallyport: `make` lists the targets. On Linux `make run` and `make test` need Go and nothing else.
 
 GO      ?= go
 BIN     := bin

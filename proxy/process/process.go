@@ -48,10 +48,6 @@ func (f *Finder) Of(client net.Conn) policy.Process {
 	return policy.Process{}
 }
 
-// Peer is what the kernel says of who has connected to a unix socket: the user
-// and the process at that moment. It is false where the kernel does not say.
-func Peer(c *net.UnixConn) (peer policy.Peer, ok bool) { return peerOf(c) }
-
 func addrPort(a net.Addr) netip.AddrPort {
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok || tcp == nil {

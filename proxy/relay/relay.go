@@ -7,12 +7,12 @@
 // are delivered before either is passed on. A flow that is ended from here is
 // reset on both sides, so that none takes what it has got for the whole.
 //
-// Between two TCP connections on Linux nothing is held while nothing moves: a
-// direction waits for its socket to become readable, then borrows a buffer, and
-// a direction that fills its buffer again and again borrows a kernel pipe and
-// goes on with splice(2), so that the bytes never enter this process. Both are
-// given back as soon as the flow pauses. Any other stream, and any other
-// system, is copied through a small buffer.
+// Between two TCP connections nothing is held while nothing moves: a direction
+// waits for its socket to become readable, then borrows a buffer, and a
+// direction that fills its buffer again and again borrows a kernel pipe and goes
+// on with splice(2), so that the bytes never enter this process. Both are given
+// back as soon as the flow pauses. Any other stream is copied through a small
+// buffer.
 package relay
 
 import (

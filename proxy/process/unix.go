@@ -10,7 +10,9 @@ import (
 	"sallyport/policy"
 )
 
-func peerOf(c *net.UnixConn) (policy.Peer, bool) {
+// Peer is what the kernel says of who has connected to a unix socket: the user
+// and the process at that moment. It is false where the kernel does not say.
+func Peer(c *net.UnixConn) (peer policy.Peer, ok bool) {
 	var who *unix.Ucred
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -26,7 +28,7 @@ func peerOf(c *net.UnixConn) (policy.Peer, bool) {
 }
 
 func ofUnix(c *net.UnixConn) policy.Process {
-	peer, ok := peerOf(c)
+	peer, ok := Peer(c)
 	if !ok {
 		return policy.Process{}
 	}

@@ -1,7 +1,0 @@
-//go:build !linux
-
-package secret
-
-import "os"
-
-func mounted(*os.File) bool { return false }
