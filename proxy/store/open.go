@@ -86,7 +86,7 @@ func (f *File) open() error {
 		file, err = os.OpenFile(f.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	}
 	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("%w: user %d has to own the file, and be able to write to its folder: run chown %[2]d on both, or name another one by state.path", err, os.Geteuid())
+		return fmt.Errorf("%w: %s", err, ofOneUser())
 	}
 	if err != nil {
 		return err
@@ -258,12 +258,17 @@ func private(path string, file *os.File) error {
 		return fmt.Errorf("%s is not a regular file: state.path names the file to use", path)
 	}
 	if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) != os.Geteuid() {
-		return fmt.Errorf("%s belongs to user %d: run chown %d %[1]s", path, owner, os.Geteuid())
+		return fmt.Errorf("%s belongs to user %d: %s", path, owner, ofOneUser())
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return fmt.Errorf("%s can be read or written by others (mode %04o): run chmod 600 %[1]s", path, mode)
 	}
 	return nil
+}
+
+// ofOneUser is what to do about a file, or its folder, that is another user's.
+func ofOneUser() string {
+	return fmt.Sprintf("user %d has to own the file, and be able to write to its folder: run chown %[1]d on both, or name another one by state.path", os.Geteuid())
 }
 
 // syncFolder sees to it that a new file's name is on the disk, too.
