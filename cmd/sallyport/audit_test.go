@@ -98,7 +98,7 @@ func TestAuditTellsWhatWasActive(t *testing.T) {
 
 	// Another process is told; this one is killed, and the next one goes on.
 	second, err := program(append([]string{"run", "--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"}, args...)...).CombinedOutput()
-	if err == nil || !strings.Contains(string(second), "sallyport: policy.audit: audit log: "+file+": another process writes to it: give each its own by policy.audit, or by state.path") {
+	if err == nil || !strings.Contains(string(second), "sallyport: --set: state.path: audit log: "+file+": another process writes to it: give each its own by policy.audit, or by state.path") {
 		t.Errorf("%v: %s", err, second)
 	}
 	s.cmd.Process.Kill()

@@ -190,13 +190,18 @@ func door(d config.Door) proxy.Door {
 	return proxy.Door{Advertise: d.Advertise, Ports: dial.Ports{First: first, Last: last}}
 }
 
+// problem is an error of a file that a setting names, and with it the place of that.
+func (s *server) problem(key string, err error) error {
+	return config.Problems{s.config.Problem(key, err.Error())}
+}
+
 // openLog starts the log that everything else writes to.
 func (s *server) openLog(ctx context.Context, process *telemetry.Process) error {
 	var out io.Writer = os.Stderr
 	if s.config.Log.File != "" {
 		file, err := telemetry.OpenFile(s.config.Log.File)
 		if err != nil {
-			return err
+			return s.problem("log.file", err)
 		}
 		s.logFile, out = file, file
 	}
@@ -218,7 +223,7 @@ func (s *server) openLog(ctx context.Context, process *telemetry.Process) error 
 func (s *server) reload(ctx context.Context, by string) error {
 	if s.logFile != nil {
 		if err := s.logFile.Reopen(); err != nil {
-			s.log.Error("log file is not reopened", "error", err)
+			s.log.Error("log file is not reopened", "error", s.problem("log.file", err))
 		}
 	}
 	if s.decisions != nil {
@@ -318,9 +323,9 @@ func (s *server) management(ctx context.Context) (func() error, error) {
 		path := filepath.Join(filepath.Dir(s.config.State.Path), "sallyport.token")
 		switch made, err := manage.TokenFile(path); {
 		case store.Passing(err):
-			s.log.Error("there is no management token", "error", err) // and so no call that needs one
+			s.log.Error("there is no management token", "error", s.problem("state.path", err)) // and so no call that needs one
 		case err != nil:
-			return nil, fmt.Errorf("%w (a management.tokens entry makes the file unnecessary; state.path says where it goes)", err)
+			return nil, s.problem("state.path", fmt.Errorf("%w (a management.tokens entry makes the file unnecessary)", err))
 		default:
 			tokens["generated"] = manage.Token{Secret: made, Roles: []string{"admin"}}
 			s.log.Info("management token", "file", path)

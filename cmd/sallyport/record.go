@@ -22,13 +22,13 @@ func (s *server) openAudit() error {
 	var err error
 	s.audit, err = audit.OpenLog(auditFile(s.config), version)
 	if s.audit == nil {
-		return fmt.Errorf("policy.audit: %w", err)
+		return s.recordProblem(err)
 	}
 	if err != nil && s.ordered() {
-		return fmt.Errorf("policy.audit: %w; without it an older bundle would not be known after the next start (policy.rollback: allow does without)", err)
+		return s.recordProblem(fmt.Errorf("%w; without it an older bundle would not be known after the next start (policy.rollback: allow does without)", err))
 	}
 	if err != nil {
-		s.log.Error("a policy's record is not written", "error", err)
+		s.log.Error("a policy's record is not written", "error", s.recordProblem(err))
 	}
 	s.record(audit.Record{Outcome: audit.Started})
 	return nil
@@ -44,8 +44,16 @@ func (s *server) ordered() bool {
 // keeps no policy from being in force.
 func (s *server) record(r audit.Record) {
 	if err := s.audit.Append(r); err != nil {
-		s.log.Error("a policy's record is not written", "outcome", string(r.Outcome), "policy.revision", r.Revision, "error", err)
+		s.log.Error("a policy's record is not written", "outcome", string(r.Outcome), "policy.revision", r.Revision, "error", s.recordProblem(err))
 	}
+}
+
+// recordProblem is an error of the record's file, with the setting that says where it is.
+func (s *server) recordProblem(err error) error {
+	if s.config.Policy.Audit == "" {
+		return s.problem("state.path", err)
+	}
+	return s.problem("policy.audit", err)
 }
 
 // judged records what became of a policy.

@@ -207,7 +207,7 @@ state: {path: `+filepath.Join(dir, "state.db")+`}
 `)
 	args := []string{"--config", file, "--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"}
 	out, err := program(append([]string{"run"}, args...)...).CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "sallyport: policy.audit: audit log: ") || !strings.Contains(string(out), "policy.rollback: allow") {
+	if err == nil || !strings.Contains(string(out), "sallyport: "+file+":3: policy.audit: audit log: ") || !strings.Contains(string(out), "policy.rollback: allow") {
 		t.Errorf("%v: %s", err, out)
 	}
 	s := start(t, append(args, "--set", "policy.rollback=allow")...)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"sallyport/proxy/store"
@@ -15,10 +14,10 @@ func (s *server) openState() error {
 	var err error
 	s.state, err = store.Open(s.config.State.Path)
 	if s.state == nil {
-		return failure{fmt.Errorf("state.path: %w", err)}
+		return failure{s.problem("state.path", err)}
 	}
 	if err != nil {
-		s.log.Error("state is not kept", "error", err)
+		s.log.Error("state is not kept", "error", s.problem("state.path", err))
 	}
 	if s.state.WasEmpty() {
 		s.log.Warn("state file is empty: it begins anew; if there were bans or users in it, something has emptied it", "file", s.config.State.Path)
@@ -32,7 +31,7 @@ func (s *server) closeState() {
 		return
 	}
 	if err := s.state.Close(); err != nil {
-		s.log.Error("state is not kept", "error", err)
+		s.log.Error("state is not kept", "error", s.problem("state.path", err))
 	}
 }
 
@@ -57,7 +56,7 @@ func (d drawer) Keep(changes map[string][]byte) error {
 
 func (s *server) restoreBans() error {
 	if err := s.guard.Restore(drawer{s.state, "ban"}); err != nil {
-		return failure{fmt.Errorf("state.path: %w", err)}
+		return failure{s.problem("state.path", err)}
 	}
 	return nil
 }

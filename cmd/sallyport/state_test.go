@@ -377,7 +377,7 @@ func TestStateFileThatIsNoState(t *testing.T) {
 		t.Fatal(status)
 	}
 	second := program(append(args, "--set", "policy.audit="+filepath.Join(dir, "second.jsonl"))...)
-	if out, _ := second.CombinedOutput(); second.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "sallyport: state.path: state file: "+file+": another process has it open") {
+	if out, _ := second.CombinedOutput(); second.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "sallyport: --set: state.path: state file: "+file+": another process has it open") {
 		t.Errorf("%d %s", second.ProcessState.ExitCode(), out)
 	}
 	s.end(t, syscall.SIGTERM)
@@ -391,7 +391,7 @@ func TestStateFileThatIsNoState(t *testing.T) {
 		out, _ := c.CombinedOutput()
 		_, way, found := strings.Cut(string(out), "move it away (")
 		way, _, _ = strings.Cut(way, ")")
-		if c.ProcessState.ExitCode() != 1 || !found || strings.Count(string(out), "sallyport: ") != 1 || !strings.HasPrefix(string(out), "sallyport: state.path: state file: "+file+" is damaged: ") {
+		if c.ProcessState.ExitCode() != 1 || !found || strings.Count(string(out), "sallyport: ") != 1 || !strings.HasPrefix(string(out), "sallyport: --set: state.path: state file: "+file+" is damaged: ") {
 			t.Errorf("%s: %d %s", what, c.ProcessState.ExitCode(), out)
 			continue
 		}

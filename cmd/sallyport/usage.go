@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"sallyport/proxy/store"
 	"sallyport/proxy/usage"
 )
@@ -26,7 +24,7 @@ func (s *server) openUsage() error {
 		Retention: c.Retention, Rows: c.Rows, Identities: guarded, Store: usageStore{s.state}, Log: s.log,
 	})
 	if err != nil {
-		return failure{fmt.Errorf("state.path: %w", err)}
+		return failure{s.problem("state.path", err)}
 	}
 	return nil
 }

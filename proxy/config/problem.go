@@ -3,6 +3,7 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -91,6 +92,7 @@ type origin struct {
 
 // hide takes the value out of a message that others have made of it, such as one of a
 // file that cannot be read: it is called as it was written, as in "${env:DIR}/cert.pem".
+// So is the folder of that file, in which there may be others.
 func (o origin) hide(message string) string {
 	const shortest = 4 // anything shorter is in every sentence
 	if !o.secret && !o.sealed || len(o.value) < shortest {
@@ -100,8 +102,30 @@ func (o origin) hide(message string) string {
 	if o.sealed {
 		instead = secret.Redacted
 	}
-	quoted := strconv.Quote(o.value)
-	return strings.NewReplacer(o.value, instead, quoted[1:len(quoted)-1], instead).Replace(message)
+	said := [][2]string{{o.value, instead}}
+	if folder := filepath.Dir(o.value); len(folder) >= shortest {
+		said = append(said, [2]string{folder + "/", o.folder() + "/"})
+	}
+	var words []string
+	for _, pair := range said {
+		quoted := strconv.Quote(pair[0])
+		words = append(words, pair[0], pair[1], quoted[1:len(quoted)-1], pair[1])
+	}
+	return strings.NewReplacer(words...).Replace(message)
+}
+
+// folder is what the folder of the file is called whose name is the value.
+func (o origin) folder() string {
+	folder := filepath.Dir(o.value)
+	switch {
+	case o.sealed:
+		return secret.Redacted
+	case strings.HasPrefix(o.written, folder+"/"):
+		return folder // it is no secret
+	case filepath.Base(o.written) == filepath.Base(o.value):
+		return filepath.Dir(o.written)
+	}
+	return secret.Redacted // it was not written by itself
 }
 
 // quote shows a text of the operator's in a message: short, and without a line break that would forge a line.

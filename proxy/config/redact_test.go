@@ -172,12 +172,19 @@ func TestNoProblemTellsASecret(t *testing.T) {
 func TestNoProblemOfOthersTellsASecret(t *testing.T) {
 	t.Setenv("PLANTED", planted+"\"/x")
 	t.Setenv("SHORT", "no")
-	settings, err := Load(Options{File: write(t, "c.yaml", `{geoip: {databases: ["${env:PLANTED}/a", plain]}, dns: {ca: "${env:SHORT}"}}`)})
+	t.Setenv("NAME", planted)
+	settings, err := Load(Options{File: write(t, "c.yaml", `{geoip: {databases: ["${env:PLANTED}/a", plain]}, dns: {ca: "${env:SHORT}"}, state: {path: "${env:PLANTED}"}, log: {file: "/srv/${env:PLANTED}"}, policy: {audit: "/srv/${env:NAME}"}}`)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ key, value, want string }{
 		{"geoip.databases[0]", planted + "\"/x/a", "${env:PLANTED}/a is no database"},
+		{"geoip.databases[0]", planted + "\"/x/b", "${env:PLANTED}/b is no database"}, // beside it
+		{"state.path", planted + "\"/x", "${env:PLANTED} is no database"},
+		{"state.path", planted + "\"/b", "[redacted]/b is no database"},
+		{"log.file", "/srv/" + planted + "\"/b", "[redacted]/b is no database"},
+		{"policy.audit", "/srv/" + planted, "/srv/${env:NAME} is no database"},
+		{"policy.audit", "/srv/b", "/srv/b is no database"},
 		{"geoip.databases[1]", "plain", "plain is no database"},
 		{"dns.ca", "no", "no is no database"}, // it would be found in other words
 	} {
