@@ -33,7 +33,7 @@ lint: $(STATICCHECK) ## gofmt, go vet, staticcheck, go mod tidy
 	$(STATICCHECK) ./...
 	$(GO) mod tidy -diff
 
-rego: $(OPA) ## OPA's own fmt, check, test with full coverage, and build on the policies that we ship
+rego: $(OPA) ## OPA's own fmt, check, test with full coverage, and build on the policies that we ship; regal, if it is installed
 	@OPA=$(abspath $(OPA)) testdata/rego.sh
 
 golden: ## write the golden files anew: JSON Schemas, and the reference pages in docs/
