@@ -428,7 +428,7 @@ func TestUsersChange(t *testing.T) {
 // A session may end while it is being asked about: the race detector looks on.
 func TestEndsWhileItIsAskedAbout(t *testing.T) {
 	f := newFollowing(10)
-	defer f.begin()()
+	defer f.begin()() // which waits for what is being asked
 	l := f.grant(t, "", "host.test")
 	door, err := listen.Open(t.Context(), listen.Config{Name: "main", Address: "127.0.0.1:0"})
 	if err != nil {
@@ -452,5 +452,4 @@ func TestEndsWhileItIsAskedAbout(t *testing.T) {
 	})
 	<-asked
 	l.end()
-	time.Sleep(150 * time.Millisecond)
 }
