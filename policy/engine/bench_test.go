@@ -145,7 +145,10 @@ func (x *example) routeInput(t testing.TB) (input any) {
 	return input
 }
 
-var sizes = []int{10, 1000, 100_000}
+var (
+	sizes   = []int{10, 1000, 100_000}
+	written = []string{"10", "1,000", "100,000"}
+)
 
 // BenchmarkDecide is each stage's decision, evaluated anew.
 func BenchmarkDecide(b *testing.B) {
@@ -184,35 +187,49 @@ func BenchmarkConnection(b *testing.B) {
 }
 
 // BenchmarkRatios compares: cold and memoised decisions with one of OPA's SDK,
-// and those about long lists with those about short ones. They take turns, so
+// and those about long lists with those about short ones. All take turns, so
 // that whatever else the machine does slows all down alike, and what is compared
-// is the processor's time: the medians of all turns.
+// is the processor's time: the medians of all turns. It prints them as the table of
+// docs/performance.md, with the allocations.
 func BenchmarkRatios(b *testing.B) {
-	cold, memoised, sdk := map[int]*way{}, map[int]*way{}, map[int]*way{}
+	type compared struct{ cold, memoised, sdk *way }
+	var all []compared
+	var ways []*way
 	for _, entries := range sizes {
 		x := newExample(b, entries)
 		anew, remembered := x.engine(b, engine.Options{MemoSize: -1}), x.engine(b, engine.Options{})
-		cold[entries] = &way{run: func() { x.connection(b, anew) }}
-		memoised[entries] = &way{run: func() { x.connection(b, remembered) }}
-		sdk[entries] = &way{run: x.opa(b)}
+		c := compared{
+			cold:     &way{run: func() { x.connection(b, anew) }},
+			memoised: &way{run: func() { x.connection(b, remembered) }},
+			sdk:      &way{run: x.opa(b)},
+		}
+		all, ways = append(all, c), append(ways, c.cold, c.memoised, c.sdk)
 	}
-	for _, entries := range sizes {
-		b.Run(fmt.Sprint(entries), func(b *testing.B) {
-			cold, memoised, sdk := cold[entries], memoised[entries], sdk[entries]
-			takeTurns(b, cold, memoised, sdk)
-			b.ReportMetric(cold.microseconds(), "cold-µs")
-			b.ReportMetric(memoised.microseconds(), "memoised-µs")
-			b.ReportMetric(sdk.microseconds(), "sdk-µs")
-			b.ReportMetric(cold.microseconds()/sdk.microseconds(), "cold/sdk")
-			b.ReportMetric(memoised.microseconds()/sdk.microseconds(), "memoised/sdk")
-		})
+	takeTurns(b, ways)
+	table := "\n| entries | four decisions, evaluated | four, remembered | one `sdk.Decision` | evaluated / SDK | remembered / SDK |\n|---|---|---|---|---|---|\n"
+	var toSDK, memoisedToSDK float64 // the worst
+	for i, c := range all {
+		cold, memoised, sdk := c.cold.microseconds(), c.memoised.microseconds(), c.sdk.microseconds()
+		toSDK, memoisedToSDK = max(toSDK, cold/sdk), max(memoisedToSDK, memoised/sdk)
+		table += fmt.Sprintf("| %s | %.0f µs, %.0f allocations | %.1f µs, %.0f | %.0f µs, %.0f | %.2f | %.3f |\n", written[i],
+			cold, c.cold.allocations(), memoised, c.memoised.allocations(), sdk, c.sdk.allocations(), cold/sdk, memoised/sdk)
 	}
-	few, many := sizes[0], sizes[len(sizes)-1]
-	b.Run(fmt.Sprintf("%d_to_%d", many, few), func(b *testing.B) {
-		takeTurns(b, cold[few], cold[many], memoised[few], memoised[many])
-		b.ReportMetric(cold[many].microseconds()/cold[few].microseconds(), "cold/cold")
-		b.ReportMetric(memoised[many].microseconds()/memoised[few].microseconds(), "memoised/memoised")
-	})
+	few, many := all[0], all[len(all)-1]
+	longer, longerMemoised := many.cold.microseconds()/few.cold.microseconds(), many.memoised.microseconds()/few.memoised.microseconds()
+	met := func(value, most float64) string {
+		if value > most {
+			return fmt.Sprintf("≤ %v: missed", most)
+		}
+		return fmt.Sprintf("≤ %v: met", most)
+	}
+	table += fmt.Sprintf("| target | | | | %s | %s |\n\n", met(toSDK, 2), met(memoisedToSDK, 0.1))
+	table += fmt.Sprintf("%s entries against %s: evaluated %.2f, remembered %.2f (target %s).",
+		written[len(written)-1], written[0], longer, longerMemoised, met(max(longer, longerMemoised), 1.3))
+	b.ReportMetric(toSDK, "cold/sdk")
+	b.ReportMetric(memoisedToSDK, "memoised/sdk")
+	b.ReportMetric(longer, "cold-long/short")
+	b.ReportMetric(longerMemoised, "memoised-long/short")
+	b.Log(table)
 }
 
 // way is one of several that are compared.
@@ -221,20 +238,24 @@ type way struct {
 	took []time.Duration // by turn
 }
 
-const runsInATurn = 50
+const (
+	turns       = 50
+	runsInATurn = 50
+)
 
-func takeTurns(b *testing.B, ways ...*way) {
+func takeTurns(b *testing.B, ways []*way) {
 	for _, w := range ways {
 		w.run() // so that what there is to remember is remembered
-		w.took = nil
 	}
 	for b.Loop() {
-		for _, w := range ways {
-			before := processor(b)
-			for range runsInATurn {
-				w.run()
+		for range turns {
+			for _, w := range ways {
+				before := processor(b)
+				for range runsInATurn {
+					w.run()
+				}
+				w.took = append(w.took, processor(b)-before)
 			}
-			w.took = append(w.took, processor(b)-before)
 		}
 	}
 	b.ReportMetric(0, "ns/op") // of no use: it is all of them together
@@ -245,6 +266,8 @@ func (w *way) microseconds() float64 {
 	sorted := slices.Sorted(slices.Values(w.took))
 	return float64(sorted[len(sorted)/2].Nanoseconds()) / runsInATurn / 1e3
 }
+
+func (w *way) allocations() float64 { return testing.AllocsPerRun(runsInATurn, w.run) }
 
 // processor is what this process has used of it so far.
 func processor(b *testing.B) time.Duration {
