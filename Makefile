@@ -52,8 +52,8 @@ fuzz: ## fuzz every parser, FUZZTIME each
 	  done; \
 	done
 
-bench: build ## decisions beside OPA's SDK, the relay, and whole connections beside the peers that are installed (BENCH_ROUNDS, BENCH_DURATION, BENCH_ARGS)
-	$(GO) test -run '^$$' -bench . ./policy/engine ./policy/distribute ./telemetry ./proxy ./proxy/wire/... ./proxy/relay ./proxy/geo ./proxy/upstream ./proxy/guard ./proxy/identity ./cmd/sallyport
+bench: build ## all Go benchmarks, decisions beside OPA's SDK among them; then whole connections beside the peers that are installed (BENCH_ROUNDS, BENCH_DURATION, BENCH_ARGS)
+	$(GO) test -run '^$$' -bench . $$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n 1 dirname | sort -u)
 	$(GO) run ./cmd/bench --sallyport $(BIN)/sallyport --rounds $(BENCH_ROUNDS) --duration $(BENCH_DURATION) $(BENCH_ARGS)
 
 clean: ## remove what was built
