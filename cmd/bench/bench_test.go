@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	nethttp "net/http"
@@ -398,6 +399,8 @@ func TestCommand(t *testing.T) {
 	if out, err := exec.Command("go", append(build, "sallyport/cmd/sallyport")...).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	t.Run("countries", func(t *testing.T) { testCountries(t, program) })
+
 	stdout, err := runCommand(t, "--sallyport", program, "--egress", "../../bundles/egress", "--only", "sallyport,egress,direct",
 		"--tests", "connect,down-1,idle,flood,verify", "--rounds", "1", "--duration", "100ms", "--settle", "50ms",
 		"--idle", "20", "--entries", "500", "--format", "json")
@@ -442,6 +445,46 @@ func TestCommand(t *testing.T) {
 		}
 		if far["chained_"+by+"_cpu_us"] <= 0 || ahead["chained_"+by+"_cpu_us"] <= 0 {
 			t.Errorf("%s costs no processor time: %v, %v", by, far, ahead)
+		}
+	}
+}
+
+// testCountries: the egress example is asked where the target is, and finds it: it
+// refuses where that country is the one that is refused.
+func testCountries(t *testing.T, program string) {
+	to, err := listenTarget(t.Context(), loopbackTargets())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(to.close)
+	for _, refused := range []string{otherCountry, targetCountry} {
+		s := &stable{dir: t.TempDir(), target: to, limit: 1000}
+		t.Cleanup(s.stop)
+		c, err := s.start(t.Context(), recipe{
+			name: "egress", scheme: "socks5", program: program, user: egressUser, secret: egressPassword,
+			arguments: func(s *stable, dir, host, port string) ([]string, error) {
+				arguments, err := sallyportWithEgress(s, dir, host, port, egressOptions{"../../bundles/egress", 10})
+				if err != nil {
+					return nil, err
+				}
+				data := filepath.Join(dir, "policy", "egress", "data.json")
+				text, err := os.ReadFile(data)
+				if err != nil {
+					return nil, err
+				}
+				return arguments, write(data, strings.Replace(string(text), otherCountry, refused, 1))
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := c.open()
+		if err == nil {
+			conn.Close()
+		}
+		var reply replyError
+		if denied := errors.As(err, &reply) && reply == replyError(socks5.NotAllowed); denied != (refused == targetCountry) {
+			t.Errorf("%s is refused, and the target is in %s: %v", refused, targetCountry, err)
 		}
 	}
 }

@@ -93,8 +93,6 @@ processor time and memory are known where it runs on this machine.`,
 	f.StringVar(&o.sallyport, "sallyport", "bin/sallyport", "`FILE` to start")
 	f.StringVar(&o.with.example, "egress", "bundles/egress", "`FOLDER` of the egress example")
 	f.IntVar(&o.with.entries, "entries", 100_000, "`DOMAINS` on the egress example's list")
-	f.BoolVar(&o.with.decisions, "decision-log", true, "whether the egress example logs its decisions, to /dev/null")
-	f.StringSliceVar(&o.with.geoip, "geoip", nil, "`FILES` of GeoIP databases, by which the egress example then refuses countries")
 	f.StringVar(&o.format, "format", "text", "`FORMAT` of the result: text or json")
 	return c
 }

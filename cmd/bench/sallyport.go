@@ -1,12 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/maxmind/mmdbwriter"
+	"github.com/maxmind/mmdbwriter/mmdbtype"
 )
 
 // allowAll lets everybody everywhere, without a password: what is left is the
@@ -37,10 +42,8 @@ const (
 
 // egressOptions say how the egress example is run.
 type egressOptions struct {
-	example   string   // its folder
-	entries   int      // domains on its list
-	decisions bool     // whether they are logged
-	geoip     []string // databases; none: no rule asks where an address is
+	example string // its folder
+	entries int    // domains on its list
 }
 
 // geofence is for GeoIP what the example has no rule for.
@@ -51,8 +54,36 @@ deny contains sprintf("%s is in %s", [input.address.ip, input.address.geo.countr
 }
 `
 
+// Where the target is by the database, and a country in which it is not.
+const (
+	targetCountry = "NL"
+	otherCountry  = "XX"
+)
+
+// writeCountries makes a database that knows the networks of the targets.
+func writeCountries(path string, targets []netip.AddrPort) error {
+	tree, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "country", IncludeReservedNetworks: true})
+	if err != nil {
+		return err
+	}
+	for _, to := range targets {
+		bits := to.Addr().BitLen() / 4 * 3 // as long as such a database has many
+		network := net.IPNet{IP: to.Addr().AsSlice(), Mask: net.CIDRMask(bits, to.Addr().BitLen())}
+		record := mmdbtype.Map{"country": mmdbtype.Map{"iso_code": mmdbtype.String(targetCountry)}}
+		if err := tree.Insert(&network, record); err != nil {
+			return err
+		}
+	}
+	var database bytes.Buffer
+	if _, err := tree.WriteTo(&database); err != nil {
+		return err
+	}
+	return write(path, database.String())
+}
+
 // writeEgress makes a policy folder of the example: as it is, but with long
-// lists, and with the target reachable, though it is on loopback.
+// lists, with a country that is refused, and with the target reachable, though it
+// is on loopback.
 func writeEgress(dir string, with egressOptions, targets []netip.AddrPort) error {
 	if err := os.CopyFS(dir, os.DirFS(with.example)); err != nil {
 		return fmt.Errorf("the egress example: %w", err)
@@ -76,10 +107,8 @@ func writeEgress(dir string, with egressOptions, targets []netip.AddrPort) error
 	if err != nil {
 		return err
 	}
-	if len(with.geoip) > 0 {
-		if err := write(filepath.Join(dir, "sallyport", "dial", "geofence.rego"), geofence); err != nil {
-			return err
-		}
+	if err := write(filepath.Join(dir, "sallyport", "dial", "geofence.rego"), geofence); err != nil {
+		return err
 	}
 	return write(filepath.Join(dir, "egress", "data.json"), string(data))
 }
@@ -96,7 +125,7 @@ func egressData(entries int, targets []netip.AddrPort) any {
 	}
 	return object{
 		"ports":          []int{443},
-		"countries":      object{"XX": true},
+		"countries":      object{otherCountry: true},
 		"blocked":        object{"gist.github.com": "anybody can put anything there"},
 		"session_limits": object{"idle": "5m", "duration": "4h"},
 		"groups":         object{"services": object{"networks": networks}},

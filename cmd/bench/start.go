@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -63,20 +62,10 @@ func sallyportAllowingAll(s *stable, dir, host, port string) ([]string, error) {
 // sallyportWithEgress writes its decision log to /dev/null, since what is
 // measured is not the disk.
 func sallyportWithEgress(s *stable, dir, host, port string, with egressOptions) ([]string, error) {
-	policy := filepath.Join(dir, "policy")
-	more := []string{"--policy", policy, "--set", fmt.Sprintf("policy.opa.decision_logs.console=%v", with.decisions)}
-	if len(with.geoip) > 0 {
-		var files []string
-		for _, file := range with.geoip {
-			path, err := filepath.Abs(file)
-			if err != nil {
-				return nil, err
-			}
-			files = append(files, strconv.Quote(path))
-		}
-		more = append(more, "--set", "geoip.databases=["+strings.Join(files, ",")+"]")
-	}
-	return sallyportRun(s, dir, host, port, more...), writeEgress(policy, with, s.target.addrs)
+	policy, countries := filepath.Join(dir, "policy"), filepath.Join(dir, "countries.mmdb")
+	arguments := sallyportRun(s, dir, host, port, "--policy", policy,
+		"--set", "policy.opa.decision_logs.console=true", "--set", "geoip.databases=["+countries+"]")
+	return arguments, errors.Join(writeEgress(policy, with, s.target.addrs), writeCountries(countries, s.target.addrs))
 }
 
 func sallyportRun(s *stable, dir, host, port string, more ...string) []string {
