@@ -4,8 +4,8 @@
 // It starts sallyport, once with a policy that allows everything and once with
 // the egress example, and the peers that are installed; or it takes any proxy
 // that runs already. target.go is where the connections lead, client.go how they
-// are opened, measure.go, flood.go and verify.go what is done with them, process.go what
-// that has cost a proxy. start.go and sallyport.go know how each proxy is
+// are opened, measure.go, users.go, flood.go and verify.go what is done with them,
+// process.go what that has cost a proxy. start.go and sallyport.go know how each proxy is
 // started, compare.go has the rounds and table.go the result. chain.go has those that
 // lead through one proxy far away, and path.go the distance.
 //
@@ -82,9 +82,9 @@ processor time and memory are known where it runs on this machine.`,
 	f := c.Flags()
 	f.IntVar(&o.rounds, "rounds", 3, "`ROUNDS`, of which the median is told")
 	f.DurationVar(&o.settings.duration, "duration", time.Second, "`DURATION` of each measurement")
-	f.DurationVar(&o.settings.settle, "settle", 500*time.Millisecond, "`DURATION` between a load's end and the reading of what it has cost")
+	f.DurationVar(&o.settings.settle, "settle", 500*time.Millisecond, "`DURATION` that a proxy may be busy at most between a load's end and the reading of what it has cost")
 	f.DurationVar(&o.roundTrip, "round-trip", 50*time.Millisecond, "`DURATION` of the way to the far proxy of a chain and back")
-	f.IntVar(&o.settings.idle, "idle", 2000, "`CONNECTIONS` that are held idle")
+	f.IntVar(&o.settings.idle, "idle", 2000, "`CONNECTIONS` that are held idle, and as many again beside them")
 	f.StringSliceVar(&o.tests, "tests", names, "`MEASUREMENTS` to do")
 	f.StringSliceVar(&o.only, "only", nil, "`NAMES` to measure of those that would be")
 	f.StringArrayVar(&o.proxies, "proxy", nil, "`[NAME=]URL` of a running proxy, instead of those that are started: socks5://, http://, or tcp:// to one that forwards without being asked; may be repeated")
@@ -106,7 +106,7 @@ func (o *options) do(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if most := int(limit / 4); o.settings.idle > most {
+	if most := int(limit / 8); o.settings.idle > most {
 		return fmt.Errorf("--idle: %d connections need more descriptors than this user may have; at most %d", o.settings.idle, most)
 	}
 	ips := loopbackTargets()
@@ -206,6 +206,8 @@ func (o *options) chains(ctx context.Context, s *stable) (*report, error) {
 
 func (o *options) wanted(name string) bool { return len(o.only) == 0 || slices.Contains(o.only, name) }
 
+func (o *options) wants(test string) bool { return slices.Contains(o.tests, test) }
+
 func (o *options) check() error {
 	for _, name := range o.tests {
 		is := func(m measurement) bool { return m.name == name }
@@ -259,6 +261,13 @@ func (o *options) contenders(ctx context.Context, s *stable) (all []*contender, 
 			all = append(all, c)
 		}
 	}
+	if o.wants("bulk-idle") && len(all) > 0 && all[0].name == "sallyport" {
+		if all[0].users, err = s.startUsers(ctx, o.sallyport); errors.Is(err, errNotRoot) {
+			missing = append(missing, "bulk-idle, for which "+err.Error())
+		} else if err != nil {
+			return nil, nil, err
+		}
+	}
 	if o.wanted("direct") {
 		c := &contender{name: "direct"}
 		c.through.scheme, c.targets = "direct", s.target.addrs
@@ -268,7 +277,7 @@ func (o *options) contenders(ctx context.Context, s *stable) (all []*contender, 
 		return nil, nil, errors.New("--only leaves nothing to measure")
 	}
 	if len(packages) > 0 {
-		missing = append(missing, "not installed: apt-get install --no-install-recommends "+strings.Join(packages, " "))
+		missing = append(missing, "those who are not installed: apt-get install --no-install-recommends "+strings.Join(packages, " "))
 	}
 	return all, missing, nil
 }

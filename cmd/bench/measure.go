@@ -16,10 +16,12 @@ import (
 type contender struct {
 	name string
 	client
-	processes        // none: its processor time and memory are not known
-	chained   string // by what it leads through another one; empty: it does not
-	held      bool   // idle connections have grown its memory before
-	bans      *bans  // nil: it is not asked to ban anybody
+	processes                             // none: its processor time and memory are not known
+	restart   func(context.Context) error // nil: others have started it
+	loaded    bool                        // connections have grown its memory before
+	chained   string                      // by what it leads through another one; empty: it does not
+	bans      *bans                       // nil: it is not asked to ban anybody
+	users     *users                      // nil: it has not been started by two
 }
 
 // figures are what one measurement found, by name.
@@ -34,13 +36,13 @@ type measurement struct {
 // settings say how much load there is.
 type settings struct {
 	duration time.Duration // of each measurement
-	settle   time.Duration // between the end of a load and the reading of what it has cost
+	settle   time.Duration // at most, between the end of a load and the reading of what it has cost
 	idle     int           // connections
 }
 
 func measurements() []measurement {
 	list := []measurement{
-		{"idle", idle}, // while the proxy has little memory of its own to use again
+		{"idle", idle}, // which starts the proxy anew: it has no memory of its own to use again
 		{"connect", connections},
 		{"first-byte", firstByte},
 	}
@@ -51,6 +53,7 @@ func measurements() []measurement {
 			}})
 		}
 	}
+	list = append(list, measurement{"bulk-idle", bulkIdle})
 	for _, size := range []int{512, 16 << 10} {
 		list = append(list, measurement{fmt.Sprintf("ping-pong-%d", size), func(ctx context.Context, c *contender, s settings) (figures, error) {
 			return pingPong(ctx, c, s, size)
@@ -87,6 +90,25 @@ func (m meter) each(f figures, name string, n float64, unit time.Duration) {
 	}
 }
 
+// settle waits until a proxy has done what there is to do after a load: it uses
+// next to no processor time any more, or has done so for long enough.
+func (c *contender) settle(ctx context.Context, most time.Duration) {
+	const look = 50 * time.Millisecond
+	if len(c.processes) == 0 {
+		pause(ctx, most)
+		return
+	}
+	end := time.Now().Add(most)
+	for used := c.processor(); ctx.Err() == nil && time.Now().Before(end); {
+		pause(ctx, look)
+		now := c.processor()
+		if now-used < look/100 {
+			return
+		}
+		used = now
+	}
+}
+
 // first keeps the first error of several workers.
 type first struct {
 	mu  sync.Mutex
@@ -114,15 +136,15 @@ func connections(ctx context.Context, c *contender, s settings) (figures, error)
 	var failure first
 	var all sync.WaitGroup
 	m := newMeter(c)
-	ctx, cancel := context.WithTimeout(ctx, s.duration)
+	working, cancel := context.WithTimeout(ctx, s.duration)
 	defer cancel()
 	for range workers {
 		all.Go(func() {
-			for ctx.Err() == nil {
+			for working.Err() == nil {
 				if err := once(&c.client); err != nil {
 					failures.Add(1)
 					failure.is(err)
-					pause(ctx, time.Millisecond)
+					pause(working, time.Millisecond)
 					continue
 				}
 				done.Add(1)
@@ -131,7 +153,10 @@ func connections(ctx context.Context, c *contender, s settings) (figures, error)
 	}
 	all.Wait()
 	f := figures{"connections_per_second": float64(done.Load()) / time.Since(m.begun).Seconds()}
-	time.Sleep(s.settle) // closing costs, too
+	if len(c.processes) > 0 {
+		f["load_mib"] = c.footprint().own / 1024
+	}
+	c.settle(ctx, s.settle) // closing costs, too
 	m.each(f, "connect_cpu_us", float64(done.Load()), time.Microsecond)
 	if n := failures.Load(); n > 0 {
 		return f, fmt.Errorf("%d of %d connections failed: %w", n, n+done.Load(), failure.get())
@@ -213,7 +238,13 @@ func bulk(ctx context.Context, c *contender, s settings, up bool, streams int) (
 	gigabytes := float64(moved.Load()-before) / 1e9
 	f := figures{bulkName(up, streams) + "_gbit_per_second": 8 * gigabytes / time.Since(m.begun).Seconds()}
 	m.each(f, bulkName(up, streams)+"_cpu_s_per_gb", gigabytes, time.Second)
-	return f, failure.get()
+	if err := failure.get(); err != nil {
+		return f, err
+	}
+	if gigabytes == 0 {
+		return f, errors.New("not a byte was moved")
+	}
+	return f, nil
 }
 
 func download(c *net.TCPConn, count func(int)) error {
@@ -281,43 +312,35 @@ func pingPong(ctx context.Context, c *contender, s settings, size int) (figures,
 	return f, failure.get()
 }
 
-// idle holds connections open over which nothing moves any more, and closes
-// them. Memory is told of the first time alone: the next would use it again.
+// idle holds connections open over which nothing moves any more, and as many again
+// beside them, and closes them. It starts the proxy anew where it can, so that the
+// first connections find no memory to use again; else these are told of once. What
+// the further ones take is what a connection takes when there are many: what a
+// proxy takes because there is work at all is in the first ones.
 func idle(ctx context.Context, c *contender, s settings) (figures, error) {
-	pause(ctx, s.settle) // earlier connections are being closed
-	before := c.footprint()
-	held := make([]*net.TCPConn, s.idle)
+	if c.restart != nil {
+		if err := c.restart(ctx); err != nil {
+			return nil, err
+		}
+		c.loaded = false
+	}
+	c.settle(ctx, s.settle) // earlier connections are being closed
+	var held []*net.TCPConn
 	defer func() {
 		for _, conn := range held {
-			if conn != nil {
-				conn.Close()
-			}
+			conn.Close()
 		}
 	}()
-	var next atomic.Int64
-	var failure first
-	var all sync.WaitGroup
-	for range 32 {
-		all.Go(func() {
-			for i := next.Add(1) - 1; i < int64(s.idle) && ctx.Err() == nil; i = next.Add(1) - 1 {
-				conn, err := c.open()
-				if err == nil {
-					held[i] = conn
-					err = ping(conn)
-				}
-				if err != nil {
-					failure.is(err)
-					return
-				}
-			}
-		})
+	seen := []footprint{c.footprint()} // without, with the first ones, with all
+	for range 2 {
+		more, err := hold(ctx, &c.client, s.idle)
+		held = append(held, more...)
+		if err != nil {
+			return nil, err
+		}
+		c.settle(ctx, s.settle)
+		seen = append(seen, c.footprint())
 	}
-	all.Wait()
-	if err := errors.Join(failure.get(), ctx.Err()); err != nil {
-		return nil, err
-	}
-	pause(ctx, s.settle)
-	during := c.footprint()
 	for _, conn := range held { // one that was dropped meanwhile was not held
 		conn.SetDeadline(time.Now().Add(patience))
 		if _, err := conn.Write([]byte{'y'}); err != nil {
@@ -328,19 +351,50 @@ func idle(ctx context.Context, c *contender, s settings) (figures, error) {
 		}
 		conn.Close()
 	}
-	pause(ctx, s.settle)
+	c.settle(ctx, s.settle)
 	after := c.footprint()
 	n := float64(s.idle)
-	f := figures{"idle_kernel_kib": (during.kernel - before.kernel) / n}
+	f := figures{"idle_kernel_kib": (seen[2].kernel - seen[0].kernel) / (2 * n)}
 	if len(c.processes) > 0 {
-		f["idle_descriptors"] = (during.descriptors - before.descriptors) / n
-		f["idle_descriptors_left"] = after.descriptors - before.descriptors
-		if !c.held {
-			f["idle_pss_kib"] = (during.pss - before.pss) / n
+		f["idle_descriptors"] = (seen[2].descriptors - seen[0].descriptors) / (2 * n)
+		f["idle_descriptors_left"] = after.descriptors - seen[0].descriptors
+		if !c.loaded {
+			f["rest_mib"] = seen[0].own / 1024
+			f["idle_first_pss_kib"] = (seen[1].pss - seen[0].pss) / n
+			f["idle_pss_kib"] = (seen[2].pss - seen[1].pss) / n
 		}
-		c.held = true
+		c.loaded = true
 	}
 	return f, nil
+}
+
+// hold opens connections, over each of which a byte has gone there and back. The
+// caller closes them, after an error too.
+func hold(ctx context.Context, c *client, n int) ([]*net.TCPConn, error) {
+	var held []*net.TCPConn
+	var mu sync.Mutex
+	var failure first
+	var all sync.WaitGroup
+	var begun atomic.Int64
+	for range 32 {
+		all.Go(func() {
+			for begun.Add(1) <= int64(n) && ctx.Err() == nil {
+				conn, err := c.open()
+				if err == nil {
+					mu.Lock()
+					held = append(held, conn)
+					mu.Unlock()
+					err = ping(conn)
+				}
+				if err != nil {
+					failure.is(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	return held, errors.Join(failure.get(), ctx.Err())
 }
 
 func pause(ctx context.Context, d time.Duration) {

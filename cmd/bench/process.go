@@ -79,13 +79,16 @@ func (roots processes) processor() time.Duration {
 // footprint is what a proxy holds at one moment.
 type footprint struct {
 	pss         float64 // KiB: its memory, what it shares with others in proportion
+	own         float64 // KiB: of that what is no file's, as its program is
 	kernel      float64 // KiB: of the whole machine, for sockets, stacks and page tables
 	descriptors float64
 }
 
 func (roots processes) footprint() (f footprint) {
 	for _, pid := range roots.all() {
-		f.pss += kib(fmt.Sprintf("/proc/%d/smaps_rollup", pid), "Pss")
+		rollup := fmt.Sprintf("/proc/%d/smaps_rollup", pid)
+		f.pss += kib(rollup, "Pss")
+		f.own += kib(rollup, "Pss_Anon", "Pss_Shmem")
 		if open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid)); err == nil {
 			f.descriptors += float64(len(open))
 		}
@@ -128,6 +131,9 @@ func listening(address string) (found processes) {
 				sockets["socket:["+fields[9]+"]"] = true
 			}
 		}
+	}
+	if len(sockets) == 0 { // as while a proxy starts
+		return nil
 	}
 	descriptors, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	for _, path := range descriptors {

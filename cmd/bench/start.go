@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -31,7 +32,8 @@ type recipe struct {
 	secret  string
 	// arguments writes the files that it needs into dir, which is its own.
 	arguments func(s *stable, dir, host, port string) ([]string, error)
-	bans      bool // it is sallyport, and is asked to ban a source
+	bans      bool                // it is sallyport, and is asked to ban a source
+	as        *syscall.Credential // who runs it; nil: who runs us
 }
 
 // recipes are the proxies that are started where they are installed: sallyport
@@ -176,6 +178,36 @@ func (s *stable) start(ctx context.Context, r recipe) (*contender, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r.as != nil {
+		if program, err = handOver(dir, program, r.as); err != nil {
+			return nil, err
+		}
+	}
+	c := &contender{name: r.name}
+	c.through = endpoint{scheme: r.scheme, address: net.JoinHostPort(host, port), user: r.user, password: r.secret}
+	c.targets = s.target.addrs
+	if r.bans {
+		c.bans = &bans{program: program, management: managed(dir)}
+	}
+	launch := func(ctx context.Context) (err error) {
+		c.processes, err = s.launch(ctx, c.through.address, dir, r.as, program, arguments)
+		return err
+	}
+	c.restart = func(ctx context.Context) error {
+		if err := s.end(ctx, c); err != nil {
+			return err
+		}
+		if err := launch(ctx); err != nil {
+			return err
+		}
+		return warmUp(&c.client)
+	}
+	return c, launch(ctx)
+}
+
+// launch runs a program in its folder, and waits until it listens. After an error
+// it may be running.
+func (s *stable) launch(ctx context.Context, address, dir string, as *syscall.Credential, program string, arguments []string) (processes, error) {
 	output, err := os.Create(filepath.Join(dir, "stderr"))
 	if err != nil {
 		return nil, err
@@ -185,31 +217,25 @@ func (s *stable) start(ctx context.Context, r recipe) (*contender, error) {
 	cmd.Stderr = output
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setpgid:   true, // an interrupt is for us, who then stop it
-		Pdeathsig: syscall.SIGKILL,
+		Setpgid:    true, // an interrupt is for us, who then stop it
+		Pdeathsig:  syscall.SIGKILL,
+		Credential: as,
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
 	s.running = append(s.running, cmd)
-	c := &contender{name: r.name, processes: processes{cmd.Process.Pid}}
-	c.through = endpoint{scheme: r.scheme, address: net.JoinHostPort(host, port), user: r.user, password: r.secret}
-	c.targets = s.target.addrs
-	if r.bans {
-		c.bans = &bans{program: program, management: managed(dir)}
-	}
-	for end := time.Now().Add(30 * time.Second); ; { // sallyport compiles its policy first
-		if len(listening(c.through.address)) > 0 {
-			return c, nil
-		}
+	started := processes{cmd.Process.Pid}
+	for end := time.Now().Add(30 * time.Second); len(listening(address)) == 0; { // sallyport compiles its policy first
 		if gone(cmd.Process.Pid) || time.Now().After(end) {
 			said, _ := os.ReadFile(output.Name())
-			return nil, fmt.Errorf("it does not listen:\n%s", said)
+			return started, fmt.Errorf("it does not listen:\n%s", said)
 		}
 		if pause(ctx, 20*time.Millisecond); ctx.Err() != nil {
-			return nil, ctx.Err()
+			return started, ctx.Err()
 		}
 	}
+	return started, nil
 }
 
 // lookUp finds a program, too where only root's PATH has it.
@@ -244,10 +270,38 @@ func (s *stable) stop() {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
 	}
 	for _, cmd := range s.running {
-		kill := time.AfterFunc(3*time.Second, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
-		cmd.Wait() // by a signal, mostly
-		kill.Stop()
+		reap(cmd)
 	}
+}
+
+// end ends one of them, and waits until nobody listens where it did.
+func (s *stable) end(ctx context.Context, c *contender) error {
+	s.running = slices.DeleteFunc(s.running, func(cmd *exec.Cmd) bool {
+		if !slices.Contains(c.processes, cmd.Process.Pid) {
+			return false
+		}
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+		reap(cmd)
+		return true
+	})
+	for end := time.Now().Add(patience); len(listening(c.through.address)) > 0; {
+		if time.Now().After(end) {
+			return errors.New("it was ended, and its port is still taken")
+		}
+		if pause(ctx, 20*time.Millisecond); ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// reap waits until a program has ended that was told to, kills it after a while, and
+// then what is left of its children.
+func reap(cmd *exec.Cmd) {
+	kill := time.AfterFunc(3*time.Second, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	cmd.Wait() // by a signal, mostly
+	kill.Stop()
+	syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 }
 
 func appendTo(path, text string) error {

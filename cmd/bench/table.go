@@ -21,15 +21,20 @@ func rows() []row {
 		{"down-8_cpu_s_per_gb", "CPU per GB down, 8 streams, s"},
 		{"up-1_cpu_s_per_gb", "CPU per GB up, 1 stream, s"},
 		{"up-8_cpu_s_per_gb", "CPU per GB up, 8 streams, s"},
+		{"down-1_nobody_to_root", "nobody's CPU per GB / root's, 1 stream"},
+		{"down-8_nobody_to_root", "nobody's CPU per GB / root's, 8 streams"},
 		{"ping_pong_512_cpu_us", "CPU per 512 B round trip, µs"},
 		{"ping_pong_16384_cpu_us", "CPU per 16 KiB round trip, µs"},
 		{"udp_64_cpu_us", "CPU per 64 B datagram, µs"},
 		{"udp_1200_cpu_us", "CPU per 1200 B datagram, µs"},
 		{"forward_cpu_us", "CPU per forwarded request, µs"},
 		{"idle_descriptors", "idle connection: descriptors"},
-		{"idle_pss_kib", "idle connection: memory, KiB"},
+		{"idle_first_pss_kib", "idle connection: memory, first ones, KiB"},
+		{"idle_pss_kib", "idle connection: memory, further ones, KiB"},
 		{"idle_kernel_kib", "idle connection: kernel, KiB"},
 		{"idle_descriptors_left", "descriptors left afterwards"},
+		{"rest_mib", "memory at rest, MiB"},
+		{"load_mib", "memory under load, MiB"},
 		{"flood_cpu_us", "CPU per connection of a banned source, µs"},
 		{"flood_per_second", "of those in a second"},
 		{"flood_first_byte_p50_us", "first byte beside them, µs"},
@@ -51,7 +56,7 @@ type report struct {
 	Rounds   int            `json:"rounds"`
 	Results  []reportResult `json:"results"`
 	Ratios   []reportRatios `json:"ratios"`
-	Missing  []string       `json:"missing,omitempty"`  // peers that are not installed
+	Missing  []string       `json:"missing,omitempty"`  // what could not be measured here, and why
 	Failures []string       `json:"failures,omitempty"` // measurements that went wrong
 	Chains   *report        `json:"chains,omitempty"`   // of those that lead through another one
 }
@@ -125,7 +130,7 @@ func (r *report) text(w io.Writer) error {
 		}
 	}
 	for _, missing := range r.Missing {
-		fmt.Fprintf(w, "\n%s", missing)
+		fmt.Fprintf(w, "\nnot measured: %s", missing)
 	}
 	for _, failure := range r.Failures {
 		fmt.Fprintf(w, "\nfailed: %s", failure)
