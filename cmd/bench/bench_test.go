@@ -356,25 +356,32 @@ func TestEndpoints(t *testing.T) {
 
 func TestReport(t *testing.T) {
 	o := &outcome{samples: map[string]map[string][]float64{
-		"ours":  {"connect_cpu_us": {300, 200, 100}, "verified_percent": {100}},
-		"other": {"connect_cpu_us": {100, 50, 400, 102}, "up-1_cpu_s_per_gb": {0.25}},
+		"sallyport":  {"connect_cpu_us": {300, 200, 100}, "idle_descriptors": {2.004}, "idle_pss_kib": {12.04, 12.06, 12.05}, "verified_percent": {100}},
+		"microsocks": {"connect_cpu_us": {100, 50, 400, 102}, "up-1_cpu_s_per_gb": {0.25}, "verified_percent": {8}},
 	}}
-	r := newReport(o, []*contender{{name: "ours"}, {name: "other"}}, func(name string) bool { return name == "ours" })
-	r.Machine, r.Rounds = "a machine", 3
+	r := report{Machine: "a machine", Program: "a program", Rounds: 3, Missing: []string{"a thing"}, Failures: []string{"another"}}
+	r.Tables = append(r.Tables, compare("by SOCKS5", o, []*contender{{name: "sallyport"}, {name: "microsocks"}}, ""))
 	var text, data bytes.Buffer
 	if err := r.text(&text); err != nil {
 		t.Fatal(err)
 	}
-	const want = `a machine; 3 rounds, medians
+	const want = `a machine; a program; 3 rounds, medians
 
-                                ours   other
-    CPU per connection, µs       200     101
-CPU per GB up, 1 stream, s         –    0.25
-               verified, %       100       –
+                                  by SOCKS5   sallyport   microsocks
+                     CPU per connection, µs         200          101
+                CPU per GB up, 1 stream, s            –         0.25
+               idle connection: descriptors        2.00            –
+ idle connection: memory, further ones, KiB        12.1            –
+                                verified, %         100            8
 
-                    ours   / other
-CPU per connection, µs        1.98
+                                 sallyport   / microsocks   target
+                    CPU per connection, µs           1.98   ≤ 1.1 of microsocks: missed
+              idle connection: descriptors              –   ≤ 2: met
+idle connection: memory, further ones, KiB              –   ≤ 12: missed
+                               verified, %           12.5   ≥ 100: met
 
+not measured: a thing
+failed: another
 `
 	if got := squeezed(text.String()); got != squeezed(want) {
 		t.Errorf("got\n%s", text.String())
@@ -383,8 +390,15 @@ CPU per connection, µs        1.98
 		t.Fatal(err)
 	}
 	var back report
-	if err := json.Unmarshal(data.Bytes(), &back); err != nil || back.Results[1].Medians["connect_cpu_us"] != 101 || back.Ratios[0].To != "other" {
-		t.Errorf("%v: %s", err, data.String())
+	if err := json.Unmarshal(data.Bytes(), &back); err != nil || len(back.Tables) != 1 {
+		t.Fatalf("%v: %s", err, data.String())
+	}
+	table := back.Tables[0]
+	if table.Results[1].Medians["connect_cpu_us"] != 101 || table.Ratios[0].To != "microsocks" {
+		t.Errorf("%s", data.String())
+	}
+	if g := table.Goals[0]; g.To != "microsocks" || g.Bound != 1.1 || g.Found < 1.9 || g.Met {
+		t.Errorf("%+v in %s", g, data.String())
 	}
 }
 
@@ -409,7 +423,7 @@ func TestCommand(t *testing.T) {
 	}
 	t.Run("countries", func(t *testing.T) { testCountries(t, program) })
 
-	stdout, err := runCommand(t, "--sallyport", program, "--egress", "../../bundles/egress", "--only", "sallyport,egress,direct",
+	stdout, err := runCommand(t, "--sallyport", program, "--egress", "../../bundles/egress", "--only", "sallyport,egress,sallyport-http,direct",
 		"--tests", "connect,down-1,bulk-idle,idle,flood,verify", "--rounds", "1", "--duration", "100ms", "--settle", "50ms",
 		"--idle", "20", "--entries", "500", "--format", "json")
 	if err != nil {
@@ -419,16 +433,16 @@ func TestCommand(t *testing.T) {
 	if err := json.Unmarshal([]byte(stdout), &r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Results) != 3 || len(r.Ratios) != 2 {
+	if len(r.Tables) != 2 || len(r.Tables[0].Results) != 3 || len(r.Tables[0].Ratios) != 2 || len(r.Tables[1].Results) != 1 || r.Program == "" {
 		t.Fatalf("%s", stdout)
 	}
-	for _, result := range r.Results[:2] {
+	for _, result := range append(r.Tables[1].Results, r.Tables[0].Results[:2]...) {
 		m := result.Medians
 		if m["verified_percent"] != 100 || m["connect_cpu_us"] <= 0 || m["down-1_cpu_s_per_gb"] <= 0 || m["idle_descriptors"] != 2 {
 			t.Errorf("%s: %v", result.Name, m)
 		}
 	}
-	m := r.Results[0].Medians
+	m := r.Tables[0].Results[0].Medians
 	for _, figure := range []string{"flood_cpu_us", "flood_per_second", "flood_first_byte_p50_us", "rest_mib", "load_mib"} {
 		if m[figure] <= 0 {
 			t.Errorf("%s is %v", figure, m[figure])
@@ -445,11 +459,11 @@ func TestCommand(t *testing.T) {
 	stdout, err = runCommand(t, "--sallyport", program, "--only", "sallyport,sallyport-pool", "--tests", "chained,chained-cpu",
 		"--rounds", "1", "--duration", "300ms", "--settle", "50ms", "--round-trip", "20ms", "--format", "json")
 	r = report{}
-	if err != nil || json.Unmarshal([]byte(stdout), &r) != nil || r.Chains == nil || len(r.Chains.Results) != 2 {
+	if err != nil || json.Unmarshal([]byte(stdout), &r) != nil || len(r.Tables) != 1 || len(r.Tables[0].Results) != 2 {
 		t.Fatalf("%v: %s", err, stdout)
 	}
 	for by, trips := range map[string]float64{"http": 2, "https": 3, "socks5": 4} {
-		far, ahead := r.Chains.Results[0].Medians, r.Chains.Results[1].Medians
+		far, ahead := r.Tables[0].Results[0].Medians, r.Tables[0].Results[1].Medians
 		if took := far["chained_"+by+"_p50_ms"]; took < 20*trips {
 			t.Errorf("%s takes %v ms, and %v trips of 20 ms", by, took, trips)
 		}

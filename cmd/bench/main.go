@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"os/signal"
 	"runtime"
 	"slices"
@@ -136,11 +137,14 @@ func (o *options) do(c *cobra.Command) error {
 	s := &stable{dir: dir, target: target, limit: limit}
 	defer s.stop()
 	o.progress = c.ErrOrStderr()
-	r, err := o.single(ctx, s)
-	if err == nil {
-		r.Chains, err = o.chains(ctx, s)
+	r := &report{Machine: machine(), Rounds: o.rounds}
+	if len(o.proxies) == 0 {
+		r.Program = programVersion(ctx, o.sallyport)
 	}
-	if err != nil {
+	if err := o.single(ctx, s, r); err != nil {
+		return err
+	}
+	if err := o.chains(ctx, s, r); err != nil {
 		return err
 	}
 	write := r.text
@@ -150,58 +154,73 @@ func (o *options) do(c *cobra.Command) error {
 	if err := write(c.OutOrStdout()); err != nil {
 		return err
 	}
-	if n := r.failed(); n > 0 {
+	if n := len(r.Failures); n > 0 {
 		return fmt.Errorf("%d measurements went wrong", n)
 	}
 	return nil
 }
 
-// single measures proxies by themselves. The report has nothing in it where nobody
-// wants that.
-func (o *options) single(ctx context.Context, s *stable) (*report, error) {
-	r := &report{}
-	if len(o.measure) > 0 {
-		contenders, missing, err := o.contenders(ctx, s)
-		if err != nil {
-			return nil, err
-		}
-		found := warm(contenders)
-		if err := o.turns(ctx, contenders, found); err != nil {
-			return nil, err
-		}
-		r = newReport(found, contenders, func(name string) bool {
-			return name == contenders[0].name || len(o.proxies) == 0 && (name == "egress" || name == "sallyport-http")
-		})
-		r.Missing = missing
+// single measures proxies by themselves, unless nobody wants that. Those that are
+// asked by HTTP have a table of their own, but all that are running have one.
+func (o *options) single(ctx context.Context, s *stable, r *report) error {
+	if len(o.measure) == 0 {
+		return nil
 	}
-	r.Machine, r.Rounds = machine(), o.rounds
-	return r, nil
+	contenders, missing, err := o.contenders(ctx, s)
+	if err != nil {
+		return err
+	}
+	found := warm(contenders)
+	if err := o.turns(ctx, contenders, found); err != nil {
+		return err
+	}
+	r.Missing, r.Failures = missing, found.failures
+	if len(o.proxies) > 0 {
+		r.Tables = append(r.Tables, compare("", found, contenders, ""))
+		return nil
+	}
+	var others, byHTTP []*contender
+	for _, c := range contenders {
+		if c.through.scheme == "http" {
+			byHTTP = append(byHTTP, c)
+		} else {
+			others = append(others, c)
+		}
+	}
+	if len(others) > 0 {
+		r.Tables = append(r.Tables, compare("by SOCKS5", found, others, "egress"))
+	}
+	if len(byHTTP) > 0 {
+		r.Tables = append(r.Tables, compare("by HTTP", found, byHTTP, ""))
+	}
+	return nil
 }
 
 // chains measures proxies that lead through another one, unless the proxies are
-// running ones. It returns nil where nobody wants that.
-func (o *options) chains(ctx context.Context, s *stable) (*report, error) {
+// running ones or nobody wants that.
+func (o *options) chains(ctx context.Context, s *stable, r *report) error {
 	if len(o.chained) == 0 || len(o.proxies) > 0 {
-		return nil, nil
+		return nil
 	}
 	far, err := s.startFar(ctx, o.sallyport)
 	if err != nil {
-		return nil, fmt.Errorf("far proxy: %w", err)
+		return fmt.Errorf("far proxy: %w", err)
 	}
 	defer far.close()
 	contenders, err := s.startChains(ctx, far, o.sallyport, o.wanted)
 	if err != nil || len(contenders) == 0 {
-		return nil, err
+		return err
 	}
 	measuring := run{rounds: o.rounds, settings: o.settings, measure: o.chained, progress: o.progress}
 	found := warm(contenders)
 	far.take(o.roundTrip)
 	if err := measuring.turns(ctx, contenders, found); err != nil {
-		return nil, err
+		return err
 	}
-	r := newReport(found, contenders, func(name string) bool { return name == "sallyport" || name == "sallyport-pool" })
-	r.Machine, r.Rounds = fmt.Sprintf("chains, %v to the far proxy and back", o.roundTrip), o.rounds
-	return r, nil
+	r.Failures = append(r.Failures, found.failures...)
+	title := fmt.Sprintf("chains, %v there and back", o.roundTrip)
+	r.Tables = append(r.Tables, compare(title, found, contenders, "sallyport-pool"))
+	return nil
 }
 
 func (o *options) wanted(name string) bool { return len(o.only) == 0 || slices.Contains(o.only, name) }
@@ -312,6 +331,15 @@ func raiseLimit() (uint64, error) {
 		return 0, fmt.Errorf("limit of descriptors: %w", err)
 	}
 	return min(l.Cur, 100_000), nil
+}
+
+// programVersion is what a program says of itself; empty where there is none.
+func programVersion(ctx context.Context, program string) string {
+	said, err := exec.CommandContext(ctx, program, "version").Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(said))
 }
 
 func machine() string {

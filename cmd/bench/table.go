@@ -6,59 +6,106 @@ import (
 	"io"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 )
 
 // row is a figure that tables show, with its name for people.
-type row struct{ figure, title string }
+type row struct {
+	figure, title string
+	goals         []goal
+}
+
+// goal is what one of ours should reach: a ratio to another contender or, where
+// that is nobody, the figure itself.
+type goal struct {
+	of, to string
+	bound
+}
+
+// bound is what a number may be at most, or at least.
+type bound struct {
+	Bound float64 `json:"bound"`
+	Least bool    `json:"least,omitempty"`
+}
+
+func most(n float64) bound { return bound{n, false} }
+
+func least(n float64) bound { return bound{n, true} }
+
+// holds judges what a table shows, and not digits that nobody sees.
+func (b bound) holds(value float64) bool {
+	value, _ = strconv.ParseFloat(shown(value, true), 64)
+	return value == b.Bound || (value > b.Bound) == b.Least
+}
+
+func (b bound) String() string {
+	if b.Least {
+		return fmt.Sprintf("≥ %v", b.Bound)
+	}
+	return fmt.Sprintf("≤ %v", b.Bound)
+}
 
 func rows() []row {
+	bulk := []goal{{"sallyport", "haproxy", most(1.1)}, {"sallyport", "dante", most(0.5)}}
+	asRoot := []goal{{"sallyport", "", most(1.1)}}
+	udp := []goal{{"sallyport", "dante", most(0.65)}}
 	return []row{
-		{"connect_cpu_us", "CPU per connection, µs"},
-		{"first_byte_p50_us", "first byte, one client, µs"},
-		{"down-1_cpu_s_per_gb", "CPU per GB down, 1 stream, s"},
-		{"down-8_cpu_s_per_gb", "CPU per GB down, 8 streams, s"},
-		{"up-1_cpu_s_per_gb", "CPU per GB up, 1 stream, s"},
-		{"up-8_cpu_s_per_gb", "CPU per GB up, 8 streams, s"},
-		{"down-1_nobody_to_root", "nobody's CPU per GB / root's, 1 stream"},
-		{"down-8_nobody_to_root", "nobody's CPU per GB / root's, 8 streams"},
-		{"ping_pong_512_cpu_us", "CPU per 512 B round trip, µs"},
-		{"ping_pong_16384_cpu_us", "CPU per 16 KiB round trip, µs"},
-		{"udp_64_cpu_us", "CPU per 64 B datagram, µs"},
-		{"udp_1200_cpu_us", "CPU per 1200 B datagram, µs"},
-		{"forward_cpu_us", "CPU per forwarded request, µs"},
-		{"idle_descriptors", "idle connection: descriptors"},
-		{"idle_first_pss_kib", "idle connection: memory, first ones, KiB"},
-		{"idle_pss_kib", "idle connection: memory, further ones, KiB"},
-		{"idle_kernel_kib", "idle connection: kernel, KiB"},
-		{"idle_descriptors_left", "descriptors left afterwards"},
-		{"rest_mib", "memory at rest, MiB"},
-		{"load_mib", "memory under load, MiB"},
-		{"flood_cpu_us", "CPU per connection of a banned source, µs"},
-		{"flood_per_second", "of those in a second"},
-		{"flood_first_byte_p50_us", "first byte beside them, µs"},
-		{"verified_percent", "verified, %"},
-		{"chained_http_p50_ms", "set-up by http, ms"},
-		{"chained_https_p50_ms", "set-up by https, ms"},
-		{"chained_socks5_p50_ms", "set-up by socks5, password, ms"},
-		{"chained_http_cpu_us", "CPU per connection by http, µs"},
-		{"chained_https_cpu_us", "CPU per connection by https, µs"},
-		{"chained_socks5_cpu_us", "CPU per connection by socks5, µs"},
+		{"connect_cpu_us", "CPU per connection, µs", []goal{
+			{"sallyport", "microsocks", most(1.1)}, {"egress", "microsocks", most(1.5)}, {"egress", "dante", most(0.6)}}},
+		{"first_byte_p50_us", "first byte, one client, µs", []goal{{"sallyport", "microsocks", most(1.1)}}},
+		{"down-1_cpu_s_per_gb", "CPU per GB down, 1 stream, s", bulk},
+		{"down-8_cpu_s_per_gb", "CPU per GB down, 8 streams, s", bulk},
+		{"up-1_cpu_s_per_gb", "CPU per GB up, 1 stream, s", bulk},
+		{"up-8_cpu_s_per_gb", "CPU per GB up, 8 streams, s", bulk},
+		{"down-1_nobody_to_root", "nobody's CPU per GB / root's, 1 stream", asRoot},
+		{"down-8_nobody_to_root", "nobody's CPU per GB / root's, 8 streams", asRoot},
+		{"ping_pong_512_cpu_us", "CPU per 512 B round trip, µs", []goal{
+			{"sallyport", "haproxy", most(1)}, {"sallyport", "microsocks", most(0.75)}}},
+		{"ping_pong_16384_cpu_us", "CPU per 16 KiB round trip, µs", []goal{{"sallyport", "haproxy", most(1.2)}}},
+		{"udp_64_cpu_us", "CPU per 64 B datagram, µs", udp},
+		{"udp_1200_cpu_us", "CPU per 1200 B datagram, µs", udp},
+		{"forward_cpu_us", "CPU per forwarded request, µs", nil},
+		{"idle_descriptors", "idle connection: descriptors", []goal{{"sallyport", "", most(2)}}},
+		{"idle_first_pss_kib", "idle connection: memory, first ones, KiB", nil},
+		{"idle_pss_kib", "idle connection: memory, further ones, KiB", []goal{{"sallyport", "", most(12)}}},
+		{"idle_kernel_kib", "idle connection: kernel, KiB", []goal{{"sallyport", "haproxy", most(1.1)}}},
+		{"idle_descriptors_left", "descriptors left afterwards", []goal{{"sallyport", "", most(0)}}},
+		{"rest_mib", "memory at rest, MiB", nil},
+		{"load_mib", "memory under load, MiB", nil},
+		{"flood_cpu_us", "CPU per connection of a banned source, µs", nil},
+		{"flood_per_second", "of those in a second", nil},
+		{"flood_first_byte_p50_us", "first byte beside them, µs", nil},
+		{"verified_percent", "verified, %", []goal{{"sallyport", "", least(100)}}},
+		{"chained_http_p50_ms", "set-up by http, ms", nil},
+		{"chained_https_p50_ms", "set-up by https, ms", nil},
+		{"chained_socks5_p50_ms", "set-up by socks5, password, ms", nil},
+		{"chained_http_cpu_us", "CPU per connection by http, µs", nil},
+		{"chained_https_cpu_us", "CPU per connection by https, µs", nil},
+		{"chained_socks5_cpu_us", "CPU per connection by socks5, µs", nil},
 	}
 }
 
-// report is the result of a run, in the order of the contenders. Ratios are of
-// ours to others: below 1 is better, but for the share that is verified and for
-// rates.
+// report is the result of a run.
 type report struct {
-	Machine  string         `json:"machine"`
-	Rounds   int            `json:"rounds"`
-	Results  []reportResult `json:"results"`
-	Ratios   []reportRatios `json:"ratios"`
-	Missing  []string       `json:"missing,omitempty"`  // what could not be measured here, and why
-	Failures []string       `json:"failures,omitempty"` // measurements that went wrong
-	Chains   *report        `json:"chains,omitempty"`   // of those that lead through another one
+	Machine  string        `json:"machine"`
+	Program  string        `json:"program,omitempty"` // of ours, with its version; empty: it was not started
+	Rounds   int           `json:"rounds"`
+	Tables   []*comparison `json:"tables"`
+	Missing  []string      `json:"missing,omitempty"`  // what could not be measured here, and why
+	Failures []string      `json:"failures,omitempty"` // measurements that went wrong
+}
+
+// comparison is of contenders that are asked in the same way, in their order.
+// Ratios are of ours to others: below 1 is better, but for the share that is
+// verified and for rates.
+type comparison struct {
+	Title   string         `json:"title"`
+	Results []reportResult `json:"results"`
+	Ratios  []reportRatios `json:"ratios"`
+	Goals   []reportGoal   `json:"goals"`
+	ours    []string
 }
 
 type reportResult struct {
@@ -73,60 +120,85 @@ type reportRatios struct {
 	Ratios map[string]float64 `json:"ratios"`
 }
 
-// newReport compares each of ours with each of the others. Contenders of one name
-// are one column.
-func newReport(o *outcome, contenders []*contender, ours func(name string) bool) *report {
-	r := &report{Failures: o.failures}
-	for i, c := range contenders {
-		if slices.ContainsFunc(contenders[:i], func(before *contender) bool { return before.name == c.name }) {
+// reportGoal is one that was measured.
+type reportGoal struct {
+	Of     string `json:"of"`
+	To     string `json:"to,omitempty"` // empty: the figure itself
+	Figure string `json:"figure"`
+	bound
+	Found float64 `json:"found"`
+	Met   bool    `json:"met"`
+}
+
+func (g reportGoal) String() string {
+	text := g.bound.String()
+	if g.To != "" {
+		text += " of " + g.To
+	}
+	if g.Met {
+		return text + ": met"
+	}
+	return text + ": missed"
+}
+
+// compare compares the first contender, and the one that is named, with each of
+// the others. Contenders of one name are one column.
+func compare(title string, o *outcome, contenders []*contender, too string) *comparison {
+	c := &comparison{Title: title}
+	ours := func(name string) bool { return name == contenders[0].name || name == too }
+	for i, one := range contenders {
+		if slices.ContainsFunc(contenders[:i], func(before *contender) bool { return before.name == one.name }) {
 			continue
 		}
-		r.Results = append(r.Results, reportResult{c.name, o.medians(c.name), o.samples[c.name]})
+		c.Results = append(c.Results, reportResult{one.name, o.medians(one.name), o.samples[one.name]})
 	}
-	for _, of := range r.Results {
-		for _, to := range r.Results {
-			if ours(of.Name) && !ours(to.Name) {
-				r.Ratios = append(r.Ratios, reportRatios{of.Name, to.Name, ratios(of.Medians, to.Medians)})
+	for _, of := range c.Results {
+		if !ours(of.Name) {
+			continue
+		}
+		c.ours = append(c.ours, of.Name)
+		for _, to := range c.Results {
+			if !ours(to.Name) {
+				c.Ratios = append(c.Ratios, reportRatios{of.Name, to.Name, ratios(of.Medians, to.Medians)})
 			}
 		}
 	}
-	return r
+	for _, row := range rows() {
+		for _, g := range row.goals {
+			if found, ok := c.found(row.figure, g); ok {
+				c.Goals = append(c.Goals, reportGoal{g.of, g.to, row.figure, g.bound, found, g.holds(found)})
+			}
+		}
+	}
+	return c
 }
 
-// failed is how many measurements went wrong.
-func (r *report) failed() int {
-	if r == nil {
-		return 0
+// found is what a goal is about, where it was measured.
+func (c *comparison) found(figure string, g goal) (value float64, ok bool) {
+	for _, r := range c.Ratios {
+		if r.Of == g.of && r.To == g.to {
+			value, ok = r.Ratios[figure]
+		}
 	}
-	return len(r.Failures) + r.Chains.failed()
+	for _, r := range c.Results {
+		if r.Name == g.of && g.to == "" && slices.Contains(c.ours, g.of) {
+			value, ok = r.Medians[figure]
+		}
+	}
+	return value, ok
 }
 
 func (r *report) json(w io.Writer) error { return json.NewEncoder(w).Encode(r) }
 
 func (r *report) text(w io.Writer) error {
-	fmt.Fprintf(w, "%s; %d rounds, medians\n\n", r.Machine, r.Rounds)
-	if len(r.Results) == 0 {
-		return r.Chains.text(w)
+	head := r.Machine
+	if r.Program != "" {
+		head += "; " + r.Program
 	}
-	var names []string
-	var columns []map[string]float64
-	for _, result := range r.Results {
-		names, columns = append(names, result.Name), append(columns, result.Medians)
-	}
-	if err := table(w, "", names, columns); err != nil {
-		return err
-	}
-	names, columns = nil, nil
-	of := ""
-	for i, ratio := range r.Ratios {
-		of = ratio.Of
-		names, columns = append(names, "/ "+ratio.To), append(columns, ratio.Ratios)
-		if i+1 == len(r.Ratios) || r.Ratios[i+1].Of != of {
-			fmt.Fprintln(w)
-			if err := table(w, of, names, columns); err != nil {
-				return err
-			}
-			names, columns = nil, nil
+	fmt.Fprintf(w, "%s; %d rounds, medians\n", head, r.Rounds)
+	for _, c := range r.Tables {
+		if err := c.text(w); err != nil {
+			return err
 		}
 	}
 	for _, missing := range r.Missing {
@@ -136,26 +208,67 @@ func (r *report) text(w io.Writer) error {
 		fmt.Fprintf(w, "\nfailed: %s", failure)
 	}
 	_, err := fmt.Fprintln(w)
-	if err != nil || r.Chains == nil {
-		return err
-	}
-	fmt.Fprintln(w)
-	return r.Chains.text(w)
+	return err
 }
 
-// table leaves out rows in which there is nothing.
-func table(w io.Writer, title string, names []string, columns []map[string]float64) error {
+func (c *comparison) text(w io.Writer) error {
+	var names []string
+	var columns []map[string]float64
+	for _, result := range c.Results {
+		names, columns = append(names, result.Name), append(columns, result.Medians)
+	}
+	if err := table(w, c.Title, names, columns, nil); err != nil {
+		return err
+	}
+	for _, of := range c.ours {
+		names, columns = nil, nil
+		for _, ratio := range c.Ratios {
+			if ratio.Of == of {
+				names, columns = append(names, "/ "+ratio.To), append(columns, ratio.Ratios)
+			}
+		}
+		goals := map[string][]string{}
+		for _, g := range c.Goals {
+			if g.Of == of {
+				goals[g.Figure] = append(goals[g.Figure], g.String())
+			}
+		}
+		if len(names)+len(goals) == 0 {
+			continue
+		}
+		if err := table(w, of, names, columns, goals); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// table leaves out rows in which there is nothing. What should be reached is the
+// last column, where there is any.
+func table(w io.Writer, title string, names []string, columns []map[string]float64, goals map[string][]string) error {
+	fmt.Fprintln(w)
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(t, "%s\t%s\t\n", title, strings.Join(names, "\t"))
+	line := func(cells []string, last string) {
+		text := strings.Join(cells, "\t") + "\t"
+		if last != "" {
+			text += "   " + last // of no column, so that it is aligned to the left
+		}
+		fmt.Fprintln(t, text)
+	}
+	last := ""
+	if len(goals) > 0 {
+		last = "target"
+	}
+	line(append([]string{title}, names...), last)
 	for _, row := range rows() {
-		line, found := row.title, false
+		cells, found := []string{row.title}, len(goals[row.figure]) > 0
 		for _, column := range columns {
 			value, ok := column[row.figure]
-			line += "\t" + shown(value, ok)
+			cells = append(cells, shown(value, ok))
 			found = found || ok
 		}
 		if found {
-			fmt.Fprintf(t, "%s\t\n", line)
+			line(cells, strings.Join(goals[row.figure], ", "))
 		}
 	}
 	return t.Flush()
