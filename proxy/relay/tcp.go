@@ -93,7 +93,8 @@ func (d *direction) copy() (received, sent error) {
 		if p := d.pace.Load(); p != nil {
 			p.giveBack(t.room - t.got)
 		}
-		if on != nil && t.pipe == nil && t.got < min(t.room, bufferSize) {
+		drained := on != nil && t.pipe == nil && t.got < min(t.room, bufferSize)
+		if drained {
 			on.Drained()
 		}
 		t.limit = d.grant(t.got)
@@ -116,6 +117,9 @@ func (d *direction) copy() (received, sent error) {
 			return errOver, nil
 		}
 		t.weigh()
+		if drained {
+			t.release() // the next read waits before it asks
+		}
 		if since += t.got; since >= bufferSize {
 			since = 0
 			d.task.Yield() // whoever has much to move lets others move a little between

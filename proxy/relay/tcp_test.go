@@ -3,6 +3,7 @@ package relay
 import (
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -16,6 +17,15 @@ func noPipes() bool {
 	pipes.mu.Lock()
 	defer pipes.mu.Unlock()
 	return pipes.open == 0
+}
+
+// inUse is the heap's memory without what pools keep.
+func inUse() int {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
 }
 
 // lent is how many pipes flows hold at this moment.
@@ -33,7 +43,7 @@ func TestIdleFlowHoldsNothing(t *testing.T) {
 		flows = 50
 	}
 	eventually(t, "the pipes of other tests are closed", noPipes)
-	before := descriptors(t)
+	before, heap := descriptors(t), inUse()
 	var all []*relayed
 	for i := range flows {
 		r := begin(t, nil, Limits{Idle: time.Hour})
@@ -50,6 +60,9 @@ func TestIdleFlowHoldsNothing(t *testing.T) {
 	now := descriptors(t)
 	if each := (now - before) / flows; each != 4 { // two of the relay, two of the peers
 		t.Errorf("an idle flow has %d descriptors with its peers'", each)
+	}
+	if each := (inUse() - heap) / flows; each > bufferSize/2 {
+		t.Errorf("an idle flow has %d bytes of memory", each)
 	}
 	for _, r := range all {
 		r.client.Close()
