@@ -402,6 +402,50 @@ failed: another
 	}
 }
 
+// TestDocument: the page tells of every row, and of no other; … stands for what
+// differs between some. Its commands are such as can be given.
+func TestDocument(t *testing.T) {
+	page, err := os.ReadFile("../../docs/performance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(page), "| row | what is measured |\n|---|---|\n")
+	told, _, _ := strings.Cut(after, "\n\n")
+	titles := map[string]int{} // how often each is told of
+	unit := regexp.MustCompile(", (µs|s|ms|KiB|MiB|%)$")
+	for _, row := range rows() {
+		titles[unit.ReplaceAllString(row.title, "")] = 0
+	}
+	for line := range strings.Lines(told) {
+		cell := strings.TrimSpace(strings.Split(line, "|")[1])
+		pattern := regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(cell), "…", ".+") + "$")
+		found := false
+		for title := range titles {
+			if pattern.MatchString(title) {
+				titles[title]++
+				found = true
+			}
+		}
+		if !found {
+			t.Errorf("%q is told of, and there is no such row", cell)
+		}
+	}
+	for title, n := range titles {
+		if n != 1 {
+			t.Errorf("%q is told of %d times", title, n)
+		}
+	}
+	commands := regexp.MustCompile("go run ./cmd/bench ([^`\n]+)").FindAllStringSubmatch(string(page), -1)
+	for _, c := range commands {
+		if err := command().ParseFlags(strings.Fields(c[1])); err != nil {
+			t.Errorf("%s: %v", c[0], err)
+		}
+	}
+	if len(commands) == 0 {
+		t.Error("there are no commands")
+	}
+}
+
 // squeezed leaves out how far columns are apart.
 func squeezed(text string) string {
 	var lines []string
