@@ -44,6 +44,8 @@ var rooms = map[string][]string{
 	"telemetry":         {"policy", "proxy/session"},
 	"cmd/bench":         {"proxy/wire/http", "proxy/wire/socks5"}, // measures from outside
 	"cmd/sallyport":     nil,                                      // knows everyone
+
+	"proxy/internal/testnet": {}, // is for tests
 }
 
 func TestRooms(t *testing.T) {

@@ -161,12 +161,7 @@ func (u *unbound) said() string {
 
 func freeAddressAt(t *testing.T, ip string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	return net.JoinHostPort(ip, freePort(t))
 }
 
 // selfSigned writes key.pem, and the certificate of dns.example whose file it
