@@ -222,7 +222,8 @@ func (e *Engine) done(ctx context.Context, a *answered, s *Snapshot, facts *poli
 // record is apart from done so that a decision lands on the heap only where
 // somebody keeps it.
 func (e *Engine) record(ctx context.Context, d *policy.Decision, a *answered, s *Snapshot, facts *policy.Facts, begun time.Time) error {
-	r := &recorded{decision: *d, facts: *facts}
+	r := &recorded{decision: *d, facts: gathered.Get().(*policy.Facts)}
+	*r.facts = *facts
 	r.facts.Credentials.Token = ""
 	span := trace.SpanContextFromContext(ctx)
 	r.Event = Event{

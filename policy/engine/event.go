@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"reflect"
 	"slices"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -33,13 +34,17 @@ type Event struct {
 	of *recorded // nil: Input is complete
 }
 
-// recorded is an event with what Complete makes its input from, in one piece.
+// recorded is an event with what Complete makes its input from.
 type recorded struct {
 	Event
 	decision policy.Decision
-	facts    policy.Facts
+	facts    *policy.Facts // one of gathered
 	logged   *plan
 }
+
+// gathered are facts that wait to be written to the log. They are large, and used
+// again once they are.
+var gathered = sync.Pool{New: func() any { return new(policy.Facts) }}
 
 // Complete writes Input, if it is not there. A decision does not have to wait for
 // that: it can be called later, by one goroutine.
@@ -51,16 +56,19 @@ func (e *Event) Complete() {
 	e.of = nil
 	buffer := keys.Get().(*[]byte)
 	defer keys.Put(buffer)
-	input, err := r.logged.json((*buffer)[:0], reflect.ValueOf(&r.facts).Elem())
+	input, err := r.logged.json((*buffer)[:0], reflect.ValueOf(r.facts).Elem())
 	if *buffer = input; err != nil {
 		input = []byte("{}")
 	}
 	e.Input = slices.Clone(input)
+	*r.facts = policy.Facts{}
+	gathered.Put(r.facts)
+	r.facts = nil
 }
 
 // Size is what the event takes in memory, in bytes, more or less.
 func (e *Event) Size() int {
-	size := int(unsafe.Sizeof(recorded{})) + len(e.Input) + len(e.Result) + len(e.Builtins)
+	size := int(unsafe.Sizeof(recorded{})+unsafe.Sizeof(policy.Facts{})) + len(e.Input) + len(e.Result) + len(e.Builtins)
 	if e.of == nil {
 		return size
 	}
