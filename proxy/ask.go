@@ -223,9 +223,7 @@ func (l *life) end() {
 		l.proxy.Usage.Leave(l.account)
 	}
 	l.visit.Leave()
-	if l.identity != "" {
-		l.proxy.Guard.Release(l.identity)
-	}
+	l.release()
 	l.session.Close()
 	l.proxy.Observe.SessionEnded(l.observed, l.record())
 }

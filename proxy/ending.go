@@ -173,7 +173,7 @@ func (l *life) fail(err error) {
 }
 
 // settle notes for the record how a request has failed, counts it, and says what
-// to tell of it.
+// to tell of it. Its identity has it open no more.
 func (l *life) settle(err error) ending {
 	l.err = err
 	e := endingOf(err)
@@ -200,6 +200,7 @@ func (l *life) settle(err error) ending {
 			e.told = l.reasons
 		}
 	}
+	l.release()
 	return e
 }
 

@@ -115,6 +115,7 @@ func (l *life) another(ctx context.Context, door *policy.Decision, err error) (b
 	}
 	l.requestEnded()
 	if !d.keep {
+		l.release()
 		l.conn.SetDeadline(time.Now().Add(2 * time.Second))
 		defer context.AfterFunc(ctx, func() { l.conn.SetDeadline(time.Unix(1, 0)) })()
 		l.hangUp()
@@ -202,10 +203,7 @@ func (l *life) renew(door *policy.Decision, d *httpDialect) {
 	d.request, d.status, d.keep = nil, 0, false
 	l.session.Renew()
 	l.discharge()
-	if l.identity != "" {
-		l.proxy.Guard.Release(l.identity)
-		l.identity = ""
-	}
+	l.release()
 	l.way = way{}
 	protocol := l.facts.Session.Protocol
 	l.visit.Again()

@@ -122,6 +122,9 @@ func (l *life) handshake(ctx context.Context, door *policy.Decision) (err error)
 	if err != nil {
 		return err
 	}
+	if refused != nil {
+		l.release() // whether or not the client goes on to ask
+	}
 	if err := l.dialect.Accept(); err != nil {
 		return err
 	}

@@ -172,6 +172,16 @@ func (l *life) holdIdentity(who *policy.Decision) error {
 	return nil
 }
 
+// release takes the session off those that its identity has open. A client that
+// takes its time to hang up, when it has been answered, must not keep others of its
+// identity out.
+func (l *life) release() {
+	if l.identity != "" {
+		l.proxy.Guard.Release(l.identity)
+		l.identity = ""
+	}
+}
+
 func limitsOf(l *policy.Limits) guard.Limits {
 	limits := guard.Limits{Connections: l.Connections, Prefix: l.Prefix}
 	if l.Rate.Count > 0 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
@@ -160,6 +161,70 @@ limits := {"connections": 1} if input.credentials.username == "ann"
 	dialFrom(t, "127.0.0.20", s.addr).say(ann).hear("\x05\x02\x01\x00\x05\x00\x00\x01")
 	dialFrom(t, "127.0.0.21", s.addr).say(ann).hear("\x05\x02\x01\x00" + replied(2))
 	dialFrom(t, "127.0.0.21", s.addr).say(strings.Replace(ann, "ann", "bob", 1)).hear("\x05\x02\x01\x00\x05\x00\x00\x01")
+}
+
+// Who has been answered counts among the open sessions of an identity no more, though
+// it does not hang up: a client that tries again and again is not in its own way.
+func TestRefusedSessionsAreNotOpen(t *testing.T) {
+	t.Parallel()
+	at, web := webOrigin(t, func(w http.ResponseWriter, r *http.Request) {})
+	e := serveEcho(t, "127.0.0.1:0")
+	s := start(t, "--data", settings(t, loopback, e.port, web), "--data", usersFile(t, map[string]string{"ann": "right"}),
+		"--policy", write(t, filepath.Join(t.TempDir(), "authenticate.rego"), `package sallyport.authenticate
+
+default allow := false
+
+allow if input.credentials.verified
+
+limits := {"connections": 1}
+`))
+	in, let := "\x05\x01\x02"+login("ann", "right"), "\x05\x02\x01\x00"
+	granted := let + "\x05\x00\x00\x01"
+	basic := "Proxy-Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte("ann:right")) + "\r\n"
+	connect := "CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n" + basic + "\r\n"
+	get := "GET http://" + at + "/ HTTP/1.1\r\nHost: " + at + "\r\n" + basic
+	for _, c := range []struct {
+		name, say, hear string
+		beside          bool // a tunnel that is all that the limit lets in
+	}{
+		{"refused by SOCKS5", in + connectTo("127.0.0.1", e.port), let + replied(2), true},
+		{"refused, and has not asked yet", in, let, true},
+		{"refused by CONNECT", connect, "HTTP/1.1 429 ", true},
+		{"refused, and the connection is kept", get + "\r\n", "HTTP/1.1 429 ", true},
+		{"denied by route", in + connectTo("127.0.0.1", 1), let + replied(2), false},
+		{"denied, and the connection is kept", "GET http://127.0.0.1:1/ HTTP/1.1\r\nHost: a\r\n" + basic + "\r\n", "HTTP/1.1 403 ", false},
+		{"done, and the connection is not kept", get + "Connection: close\r\n\r\n", "", false},
+	} {
+		tunnel := func() *talk {
+			return dialDoor(t, s.addr).say(in + connectTo("127.0.0.1", e.port))
+		}
+		over := func(tunnel *talk) {
+			tunnel.Close()
+			s.sessionWhere(t, func(r map[string]any) bool {
+				return fmt.Sprintf("%v:%v", r["client.address"], r["client.port"]) == tunnel.LocalAddr().String()
+			})
+		}
+		var first *talk
+		if c.beside {
+			first = tunnel().hear(granted)
+		}
+		stays := dialDoor(t, s.addr).say(c.say).hear(c.hear)
+		if c.hear == "" {
+			if got, _ := stays.rest(); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+				t.Fatalf("%s: %q", c.name, got)
+			}
+		}
+		if c.beside {
+			over(first)
+		}
+		next := tunnel()
+		got := make([]byte, len(granted))
+		if _, err := io.ReadFull(next, got); string(got) != granted {
+			t.Errorf("beside a session that is %s another is told %q (%v)", c.name, got, err)
+		}
+		over(next)
+		stays.Close()
+	}
 }
 
 // A delay keeps a client waiting, which ends with the client, and with the
