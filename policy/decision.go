@@ -32,7 +32,7 @@ type Decision struct {
 	Ban           Ban            `field:"ban" stages:"admit authenticate route" doc:"refuse this request, and all later ones of the source or the identity for that long"`
 	Delay         Duration       `field:"delay" stages:"admit authenticate" doc:"wait this long before answering, and no longer than the handshake may take"`
 	Limits        Limits         `field:"limits" stages:"admit authenticate" doc:"how much the source, or the identity, may do; what is left out is unlimited, and 0 is an error"`
-	SessionLimits SessionLimits  `field:"session_limits" stages:"route" doc:"how long, how fast and how much; what is left out is unlimited, and 0 is an error"`
+	SessionLimits SessionLimits  `field:"session_limits" stages:"route" doc:"how long, how fast (up: from client to target, down: from target to client, each in bytes a second) and how much (bytes: both directions together) one session may go on, of plain HTTP all requests on a connection, of UDP all destinations of an association; what is left out is unlimited, and 0 is an error"`
 	Redirect      Redirect       `field:"redirect" stages:"route" doc:"go there instead"`
 	Via           Via            `field:"via" stages:"route" doc:"the upstreams to go through, the first one first; empty: directly"`
 	Resolve       Resolution     `field:"resolve" stages:"route" doc:"local or remote: whether the name is looked up here or by the last upstream"`

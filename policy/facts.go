@@ -66,7 +66,7 @@ type Source struct {
 	Geo         Geo         `fact:"geo" doc:"what the GeoIP databases know"`
 	Certificate Certificate `fact:"certificate" stages:"authenticate route dial inspect" doc:"the client certificate, only of a verified chain"`
 	Process     Process     `fact:"process" doc:"the client's process, of loopback and unix-socket clients, as far as the server may know it"`
-	Open        int64       `fact:"open" doc:"other connections that are open from here now"`
+	Open        int64       `fact:"open" doc:"other connections from here that are not closed yet"`
 	Rate        Rate        `fact:"rate" doc:"connection attempts from here"`
 	Failures    Window      `fact:"failures" doc:"failed authentications from here before this one"`
 	Denials     Window      `fact:"denials" doc:"denied requests from here before this one"`
@@ -150,7 +150,7 @@ type Identity struct {
 	Method     string     `fact:"method" values:"password none certificate certificate+password" doc:"how it was established: password, none, …"`
 	Groups     []string   `fact:"groups" doc:"the user's groups"`
 	Attributes Attributes `fact:"attributes" doc:"the user's attributes"`
-	Open       int64      `fact:"open" doc:"other sessions of this identity that are open now"`
+	Open       int64      `fact:"open" doc:"other sessions of this identity that are open now; one that has been refused is not"`
 	Denials    Window     `fact:"denials" doc:"denied requests of this identity before this one"`
 	Usage      Usage      `fact:"usage" doc:"what this identity has used, open sessions included"`
 }
