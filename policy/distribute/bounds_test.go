@@ -187,7 +187,7 @@ func TestWhatAServiceMayAnswer(t *testing.T) {
 // A server that says nothing, or not all of it, is left.
 func TestAServiceThatHangs(t *testing.T) {
 	ended := make(chan struct{}, 10)
-	do := hostile(t, func(w http.ResponseWriter, r *http.Request) {
+	serve := func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/first":
 			return
@@ -205,17 +205,20 @@ func TestAServiceThatHangs(t *testing.T) {
 		}
 		<-r.Context().Done()
 		ended <- struct{}{}
-	}, func(b *boundedTransport) {
-		b.header, b.idle, b.whole = 0, 50*time.Millisecond, 500*time.Millisecond
-	})
-	for path, want := range map[string]string{
-		"silent": "no answer within 50ms",
-		"body":   "the answer stalls: nothing came for 50ms",
-		"error":  "the answer stalls: nothing came for 50ms",
-		"drips":  "the answer takes longer than 500ms",
+	}
+	const short, long = 50 * time.Millisecond, time.Minute // so that only one of the two can be up
+	for path, test := range map[string]struct {
+		idle, whole time.Duration
+		want        string
+	}{
+		"silent": {short, long, "no answer within 50ms"},
+		"body":   {short, long, "the answer stalls: nothing came for 50ms"},
+		"error":  {short, long, "the answer stalls: nothing came for 50ms"},
+		"drips":  {long, short, "the answer takes longer than 50ms"},
 	} {
+		do := hostile(t, serve, func(b *boundedTransport) { b.header, b.idle, b.whole = 0, test.idle, test.whole })
 		got, err := do("GET", path)
-		if err == nil || !strings.HasSuffix(err.Error(), want) {
+		if err == nil || !strings.HasSuffix(err.Error(), test.want) {
 			t.Errorf("%s: %.100q, %v", path, got, err)
 		}
 		<-ended // the connection too
