@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"sallyport/policy/distribute"
 	"sallyport/policy/engine"
 	"sallyport/proxy/config"
 )
@@ -19,7 +20,8 @@ func checkCommand() *cobra.Command {
 		Short: "Judge configuration and policy as run would",
 		Long: `Judge configuration and policy by the same code as run, and print every problem.
 GeoIP databases and certificates are read, too, and have to be in date; bundle servers are not asked, and what
-the files lack while bundles are to come is no problem. What is a warning to run, such as a path below data
+the files lack while bundles are to come is no problem, nor are their tests run then, which policy.run_tests
+asks for. What is a warning to run, such as a path below data
 that nothing defines, is an error here.
 
 What is right but could be better is told as advice, which leaves the exit status
@@ -83,6 +85,9 @@ func judge(c *cobra.Command, o *config.Options) (revision string, advice engine.
 		return "", nil, join(unread, problems)
 	}
 	revision = snapshot.Revision()
+	if settings.Policy.RunTests && !loaded.Partial { // tests may be of what bundles bring
+		unread = join(unread, distribute.Test(c.Context(), e, snapshot, loaded))
+	}
 	if advice, err = e.Advise(c.Context(), loaded, snapshot); err != nil {
 		return revision, nil, join(unread, err)
 	}

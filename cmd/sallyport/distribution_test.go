@@ -233,6 +233,38 @@ bundles: {main: {service: web, resource: main.tar.gz, %s}}
 	s.terminate(t)
 }
 
+// Nor do files whose tests fail become active, whoever has them read.
+func TestFilesWhoseTestsFail(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	rules := func(host string) string {
+		return fmt.Sprintf("package sallyport.route\n\nallow if input.target.host == %q\n", host)
+	}
+	write(t, filepath.Join(dir, "route.rego"), rules("a.example"))
+	write(t, filepath.Join(dir, "route_test.rego"), `package sallyport.route_test
+
+test_a if data.sallyport.route.allow with input as {"target": {"host": "a.example"}}
+`)
+	s := start(t, "--policy", dir, "--set", "policy.run_tests=true",
+		"--set", `management.tokens={ops: {token: "0123456789abcdef", roles: [admin]}}`)
+	first := s.wait(t, 0, "policy active")["policy.revision"]
+	write(t, filepath.Join(dir, "route.rego"), rules("b.example"))
+	line := s.wait(t, 0, "policy refused; the active one stays")
+	if text := fmt.Sprint(line["error"]); line["trigger"] != "watch" || !strings.Contains(text, "route_test.rego:3") || !strings.Contains(text, "test_a fails") {
+		t.Errorf("refused: %v", line)
+	}
+	api := "http://" + s.wait(t, 0, "management")["address"].(string)
+	if status, body := call(t, "POST", api+"/v1/reload", "0123456789abcdef"); status != 422 || !strings.Contains(body, "test_a fails") {
+		t.Errorf("reload: %d %s", status, body)
+	}
+	if _, shown := call(t, "GET", api+"/v1/policy", "0123456789abcdef"); !strings.Contains(shown, fmt.Sprintf(`"revision":%q`, first)) {
+		t.Errorf("policy %s, want the revision %v", shown, first)
+	}
+	write(t, filepath.Join(dir, "route_test.rego"), "package sallyport.route_test\n")
+	s.wait(t, 1, "policy active")
+	s.terminate(t)
+}
+
 // A policy whose server is silent for too long allows nothing, until it is heard
 // again.
 func TestAPolicyThatIsTooOld(t *testing.T) {

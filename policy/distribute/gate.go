@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/plugins/bundle"
@@ -211,7 +210,7 @@ func (m *Manager) judge(ctx context.Context, c *candidate, trigger string) (v *v
 		return v
 	}
 	if m.o.RunTests {
-		if v.Err = m.test(ctx, snapshot, &c.Candidate); v.Err != nil {
+		if v.Err = Test(ctx, m.engine, snapshot, &c.Candidate); v.Err != nil {
 			return v
 		}
 	}
@@ -224,20 +223,13 @@ func fatal(problems engine.Problems) engine.Problems {
 	return slices.DeleteFunc(slices.Clone(problems), func(p engine.Problem) bool { return p.Warning || p.Advice })
 }
 
-// test runs the tests that bundles bring.
-func (m *Manager) test(ctx context.Context, s *engine.Snapshot, c *engine.Candidate) error {
-	brought := *c
-	tested := map[string]bool{}
-	brought.Modules = nil
-	for _, module := range c.Modules {
-		if module.Bundle != "" || !strings.HasSuffix(module.Path, "_test.rego") {
-			brought.Modules = append(brought.Modules, module)
-		}
-		tested[module.Path] = module.Bundle != ""
-	}
+// Test runs the tests of a candidate that e has compiled to s, those of files and
+// of bundles alike: they may be of one another's rules. An error names the tests
+// that do not pass.
+func Test(ctx context.Context, e *engine.Engine, s *engine.Snapshot, c *engine.Candidate) error {
 	ctx, cancel := context.WithTimeout(ctx, testsTimeout)
 	defer cancel()
-	report, err := m.engine.TestSnapshot(ctx, s, &brought, engine.TestOptions{Timeout: testTimeout})
+	report, err := e.TestSnapshot(ctx, s, c, engine.TestOptions{Timeout: testTimeout})
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("the tests take longer than %v: %w", testsTimeout, errUnsettled)
 	}
@@ -246,7 +238,7 @@ func (m *Manager) test(ctx context.Context, s *engine.Snapshot, c *engine.Candid
 	}
 	var failed engine.Problems
 	for _, t := range report.Tests {
-		if tested[t.File] && (t.Outcome == engine.Failed || t.Outcome == engine.Errored) {
+		if t.Outcome == engine.Failed || t.Outcome == engine.Errored {
 			message := "the test " + t.Name + " fails, and policy.run_tests wants it to pass"
 			if t.Error != "" {
 				message += ": " + t.Error

@@ -33,7 +33,7 @@ type Options struct {
 	Paths    []string                     // policy files, as for [Load]
 	Data     []string                     // data files, as for [Load]
 	Decrypt  func([]byte) ([]byte, error) // as for [Load]
-	RunTests bool                         // the tests that a bundle brings have to pass
+	RunTests bool                         // the tests of files and bundles have to pass
 	Deltas   bool                         // delta bundles are accepted
 	MaxAge   time.Duration                // how old what bundle servers said last may get; 0: any age
 	Log      *slog.Logger

@@ -94,7 +94,7 @@ type Policy struct {
 	Capabilities []string            `key:"capabilities" doc:"built-ins that reach out or reveal and are allowed nevertheless: http.send, net.lookup_ip_addr, opa.runtime"`
 	LogFacts     []string            `key:"log_facts" doc:"facts that are gathered and logged even where no policy reads them; not supported by this release"`
 	OPA          map[string]any      `key:"opa" doc:"OPA's own configuration, as OPA's documentation has it: services, bundles, discovery, decision_logs, status, keys, labels, persistence_directory"`
-	RunTests     bool                `key:"run_tests" doc:"the tests that come with a policy have to pass before it is active"`
+	RunTests     bool                `key:"run_tests" doc:"the tests that come with a policy, in files as in bundles, have to pass before it is active"`
 	Rollback     string              `key:"rollback" doc:"what becomes of a bundle that is older than the one before it: refuse or allow. Older is a lower metadata.sequence in its manifest, else a lower integer revision, else one that was active before"`
 	MaxAge       time.Duration       `key:"max_age" doc:"how old what the bundle servers said last may get before no request is allowed any more; 0s: any age"`
 	Deltas       bool                `key:"deltas" doc:"accept delta bundles, which change the data of the bundle before"`
