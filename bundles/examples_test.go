@@ -131,6 +131,14 @@ func TestExamplesLoad(t *testing.T) {
 	}
 }
 
+// A copy of the default policy needs no settings either.
+func TestDefaultLoads(t *testing.T) {
+	s, problems := newEngine(t).Compile(load(t, "default"))
+	if len(problems) > 0 || !s.Defines(policy.Route) {
+		t.Errorf("problems: %v", problems)
+	}
+}
+
 // The passwords that users/data.yaml tells are those of the hashes, and nobody
 // else is in there.
 func TestExampleUsersLogIn(t *testing.T) {

@@ -155,7 +155,7 @@ func (j *judging) checkUndefinedData(c *ast.Compiler) {
 			}
 			path, _ := names(r)
 			n, defined := j.defined(c, path)
-			if defined {
+			if defined || j.optional(path) {
 				return
 			}
 			text := dataPath(path[:n])

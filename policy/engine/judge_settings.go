@@ -70,6 +70,20 @@ func (j *judging) byDefault(stage policy.Stage) bool {
 	return s != nil && s.byDefault
 }
 
+// optional tells whether a path of data is a setting that the default policy does
+// without, as a copy of it does, too. One that the data misspell is missing.
+func (j *judging) optional(path []string) bool {
+	if path[0] != "settings" {
+		return false
+	}
+	if len(path) == 1 {
+		return true
+	}
+	given, _ := j.data["settings"].(map[string]any)
+	_, known := settings[path[1]]
+	return known && nearest(path[1], sortedKeys(given)) == ""
+}
+
 // settingAt is the file that gives a setting.
 func (j *judging) settingAt(key ...string) *ast.Location {
 	path := append([]string{"settings"}, key...)

@@ -347,6 +347,12 @@ func TestJudgeData(t *testing.T) {
 			"s.json: data.settings.allow_private has to be an array of networks such as \"10.0.0.0/8\", not a string"}},
 		{name: "a misspelt setting", files: map[string]string{"s.json": `{"settings": {"allow_port": [8080]}}`}, want: []string{
 			"s.json: warning: the default policy does not read data.settings.allow_port: did you mean allow_ports?"}},
+		{name: "settings that a copy of the default policy does without", files: route(`allow if input.target.port in data.settings.allow_ports`,
+			`_a if data.settings["allow_private"][_] == "x"`, `_b := object.get(data.settings, "mine", 1)`)},
+		{name: "settings of which some are given", files: with(route(`allow if input.target.port in data.settings.allow_ports`, `_a if data.settings.anonymous_from`,
+			`_b if data.settings.mine`), map[string]string{"data.json": `{"settings": {"allow_port": [1]}}`}), want: []string{
+			"route.rego:2:31: warning: nothing defines data.settings.allow_ports",
+			"route.rego:4:7: warning: nothing defines data.settings.mine"}},
 		{name: "settings that are none", files: map[string]string{"s.json": `{"settings": [8080]}`}, want: []string{"s.json: data.settings is not an object"}},
 		{name: "settings of the user's own stage", files: map[string]string{"s.json": `{"settings": {"allow_ports": {"8080": true}, "allow_port": 1}}`,
 			"route.rego": "package sallyport.route\nallow if data.settings.allow_ports[format_int(input.target.port, 10)]"}},
