@@ -122,6 +122,8 @@ func (l *loading) walk(root string, inBundle bool) []file {
 				if f, ok := l.read(at, place); ok {
 					files = append(files, f)
 				}
+			case isData(entry.Name()):
+				l.candidate.LeftOut = append(l.candidate.LeftOut, at)
 			}
 		}
 	}

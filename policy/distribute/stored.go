@@ -272,6 +272,7 @@ func assemble(files *engine.Candidate, fileSources bool, bundles []*stored) *can
 	c.Modules = slices.Clone(files.Modules)
 	c.Documents = slices.Clone(files.Documents)
 	c.Bundles = slices.Clone(files.Bundles)
+	c.LeftOut = files.LeftOut
 	hash := sha256.New()
 	fmt.Fprintf(hash, "%s %s\n", files.Digest, files.Revision)
 	for _, b := range bundles {

@@ -15,6 +15,7 @@ import (
 // It is never changed after it has been handed over.
 type Candidate struct {
 	Revision  string     // what logs call it: a manifest's revision, or a digest of the files
+	LeftOut   []string   // JSON and YAML files in its folders that by their names are not data
 	Digest    string     // SHA-256 of everything below, in hexadecimal
 	Modules   []Module   // Rego, tests included
 	Documents []Document // base data

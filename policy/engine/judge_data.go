@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -161,10 +162,30 @@ func (j *judging) checkUndefinedData(c *ast.Compiler) {
 			text := dataPath(path[:n])
 			if p := (place{at.Row, text}); !seen[p] {
 				seen[p] = true
-				j.warn(at, "nothing defines %s", text)
+				j.warn(at, "nothing defines %s%s", text, j.leftOut(path, at.File))
 			}
 		})
 	}
+}
+
+// leftOut names the file that may have been meant to define a path of data, but was not
+// loaded: one of such a name, or else one beside the module.
+func (j *judging) leftOut(path []string, module string) string {
+	var meant string
+	for _, file := range j.candidate.LeftOut {
+		name, _, _ := strings.Cut(filepath.Base(file), ".")
+		if slices.Contains(path, name) {
+			meant = file
+			break
+		}
+		if meant == "" && filepath.Dir(file) == filepath.Dir(module) {
+			meant = file
+		}
+	}
+	if meant == "" {
+		return ""
+	}
+	return fmt.Sprintf(": %s is not loaded, because data in a folder are in files named data.json or data.yaml", meant)
 }
 
 // defined tells whether data or a rule is at a path, and else how long the part
