@@ -89,7 +89,7 @@ func (q *question) flags(c *cobra.Command) {
 	f.StringVar(&q.target, "target", "", "`HOST:PORT` that the client asks for")
 	f.StringVar(&q.asked, "asked", "", "`HOST:PORT` that the client asked for before a redirect (default the target)")
 	f.StringVar(&q.command, "command", "", "`NAME` of what the client asks for: connect, forward, … (default connect with --target)")
-	f.StringVar(&q.address, "address", "", "`IP` that is about to be dialled (default the target's, where that is an IP)")
+	f.StringVar(&q.address, "address", "", "`IP` that is about to be dialled, which dial needs (default the target's, where that is an IP)")
 	f.StringArrayVar(&q.upstreams, "upstream", nil, "`NAME[=JSON]` of an upstream, the facts that differ from a healthy one's without labels: 'eu-1={\"latency_ms\": 20}'; may be repeated")
 	f.StringSliceVar(&q.names, "names", nil, "`NAMES` that the target is an alias of, the canonical one last")
 	q.flow.flags(c)
@@ -130,6 +130,9 @@ func (q *question) facts(c *cobra.Command, stage policy.Stage, users *identity.U
 	}
 	if facts, err = policy.ReadFacts(stage, input); err != nil {
 		return nil, nil, err
+	}
+	if stage == policy.Dial && !facts.Address.IP.IsValid() {
+		return nil, nil, errors.New("dial is asked about an address: give it with --address, or as input.address.ip")
 	}
 	locate(input, facts, databases)
 	return facts, notes, nil
