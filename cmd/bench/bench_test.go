@@ -577,13 +577,14 @@ func TestCommandAgainstARunningProxy(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	for want, arguments := range map[string][]string{
-		`there is no "speed"`:    {"--tests", "speed"},
-		"want text or json":      {"--format", "xml"},
-		"must be more than none": {"--rounds", "0"},
-		"goes with one --proxy":  {"--pid", "1"},
-		"run make build":         {"--sallyport", "nowhere/sallyport", "--only", "sallyport"},
-		"nothing to measure":     {"--only", "nobody"},
-		"--proxy: ":              {"--proxy", "socks5://u:secret@"},
+		`there is no "speed"`:                          {"--tests", "speed"},
+		"want text or json":                            {"--format", "xml"},
+		"must be more than none":                       {"--rounds", "0"},
+		"goes with one --proxy":                        {"--pid", "1"},
+		"run make build":                               {"--sallyport", "nowhere/sallyport", "--only", "sallyport"},
+		"nothing to measure":                           {"--only", "nobody", "--proxy", "mine=socks5://127.0.0.1:1"},
+		`no "salyport": there are sallyport, egress, `: {"--only", "sallyport,salyport"},
+		"--proxy: ":                                    {"--proxy", "socks5://u:secret@"},
 	} {
 		if _, err := runCommand(t, arguments...); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%v: %v", arguments, err)

@@ -121,18 +121,18 @@ func (c *chains) recipes(program string) (all []chained) {
 }
 
 func (c *chains) sallyport(by string, idle int) func(s *stable, dir, host, port string) ([]string, error) {
-	url := "http://" + c.plain.address()
-	switch by {
-	case byHTTPS:
-		url = "https://" + c.secured.address()
-	case bySOCKS5:
-		url = "socks5h://" + farUser + ":" + farPassword + "@" + c.plain.address()
-	}
-	config := fmt.Sprintf("upstreams:\n  far: {url: %q, pool: {idle: %d}", url, idle)
-	if by == byHTTPS {
-		config += fmt.Sprintf(", tls: {ca: %q, server_name: %s}", c.ca, farName)
-	}
 	return func(s *stable, dir, host, port string) ([]string, error) {
+		url := "http://" + c.plain.address()
+		switch by {
+		case byHTTPS:
+			url = "https://" + c.secured.address()
+		case bySOCKS5:
+			url = "socks5h://" + farUser + ":" + farPassword + "@" + c.plain.address()
+		}
+		config := fmt.Sprintf("upstreams:\n  far: {url: %q, pool: {idle: %d}", url, idle)
+		if by == byHTTPS {
+			config += fmt.Sprintf(", tls: {ca: %q, server_name: %s}", c.ca, farName)
+		}
 		policy, file := filepath.Join(dir, "policy"), filepath.Join(dir, "sallyport.yaml")
 		return sallyportRun(s, dir, host, port, "--policy", policy, "--config", file), errors.Join(
 			writeAllowAll(policy), write(file, config+"}\n"),

@@ -238,6 +238,11 @@ func (o *options) check() error {
 			return fmt.Errorf("--tests: there is no %q", name)
 		}
 	}
+	for _, name := range o.only {
+		if known := o.names(); len(o.proxies) == 0 && !slices.Contains(known, name) {
+			return fmt.Errorf("--only: there is no %q: there are %s", name, strings.Join(known, ", "))
+		}
+	}
 	switch {
 	case o.format != "text" && o.format != "json":
 		return fmt.Errorf("--format: want text or json, got %q", o.format)
@@ -247,6 +252,19 @@ func (o *options) check() error {
 		return errors.New("--pid goes with one --proxy")
 	}
 	return nil
+}
+
+// names are those of whoever can be measured, where no proxies are running ones.
+func (o *options) names() (names []string) {
+	for _, r := range recipes(o.sallyport, o.with) {
+		names = append(names, r.name)
+	}
+	for _, c := range (&chains{}).recipes(o.sallyport) {
+		if !slices.Contains(names, c.name) {
+			names = append(names, c.name)
+		}
+	}
+	return append(names, "direct")
 }
 
 // contenders are started, or found running. The way without a proxy comes last.
