@@ -281,10 +281,40 @@ func (j *judging) checkStages() {
 		if s != nil && s.pkg != nil && len(s.fields) == 0 {
 			j.refuse(s.pkg, "package %s decides nothing: it has no rule for any of %s", stage.Package(), list(fieldsOf(stage)))
 		}
+		if s != nil {
+			j.checkAllow(stage, s)
+		}
 		if s == nil && slices.Contains(j.options.Required, stage) && !j.unparsed && !j.candidate.Partial {
 			j.refuse(nil, "the stage %s must be defined (policy.stages), but no policy has package %s", stage, stage.Package())
 		}
 	}
+}
+
+// checkAllow looks for a stage that allows everything although its author writes
+// what it allows, and for one that allows nothing.
+func (j *judging) checkAllow(stage policy.Stage, s *stageRules) {
+	rules := s.fields["allow"]
+	if denies := s.fields["deny"]; len(rules) == 0 && len(denies) > 0 && !j.unparsed && !j.candidate.Partial {
+		j.warn(denies[0].Location, "%s allows nothing: where all but what is denied is allowed, write allow := true beside deny", stage.Package())
+	}
+	if open := slices.IndexFunc(rules, func(r *ast.Rule) bool { return r.Default && allows(r) }); open >= 0 {
+		for _, r := range rules {
+			if !r.Default && !unconditional(r) && allows(r) {
+				j.refuse(r.Location, "this rule decides nothing: `default allow := true` allows everything already: write default allow := false, or allow := true alone where only deny decides")
+				return
+			}
+		}
+	}
+}
+
+// allows tells whether a rule says true in each of its branches.
+func allows(rule *ast.Rule) bool {
+	for r := rule; r != nil; r = r.Else {
+		if r.Head.Value == nil || !r.Head.Value.Equal(ast.InternedTerm(true)) {
+			return false
+		}
+	}
+	return true
 }
 
 // addDefaults brings in the default policy for the stages that the user leaves

@@ -165,6 +165,18 @@ func TestJudgeNames(t *testing.T) {
 			"l.rego": "package lib\npath := \"sallyport/admit\""}, want: []string{
 			"n.rego:2:1: system.log.masks is never asked: did you mean mask?",
 			"n.rego:3:1: system.log.dropp is never asked: did you mean drop?"}},
+		{name: "an open default", files: map[string]string{
+			"a.rego": "package sallyport.admit\ndefault allow := true\nallow if input.source.port == 1\nallow if input.source.port == 2",
+			"b.rego": "package sallyport.route\ndefault allow := true", "c.rego": "package sallyport.route\nallow := true if input.target.port == 1 else := true if input.target.port == 2",
+			"d.rego": "package sallyport.dial\ndefault allow := true\nallow := false if input.target.port == 25",
+			"e.rego": "package sallyport.inspect\ndefault allow := true\nallow := true\ndeny contains \"x\" if input.target.port == 25",
+			"f.rego": "package sallyport.authenticate\ndefault allow := true\nallow := true if input.credentials.verified else := false"}, want: []string{
+			"a.rego:3:1: this rule decides nothing: `default allow := true` allows everything already: write default allow := false, or allow := true alone where only deny decides",
+			"c.rego:2:1: this rule decides nothing: `default allow := true` allows everything already: write default allow := false, or allow := true alone where only deny decides"}},
+		{name: "a stage that only denies", files: map[string]string{
+			"a.rego": "package sallyport.route\ndeny contains \"x\" if input.target.port == 25",
+			"b.rego": "package sallyport.dial\ndeny contains \"x\" if input.target.port == 25", "c.rego": "package sallyport.dial\nallow := true"}, want: []string{
+			"a.rego:2:1: warning: sallyport.route allows nothing: where all but what is denied is allowed, write allow := true beside deny"}},
 		{name: "a required stage", files: route(`allow := true`), options: Options{Required: []policy.Stage{policy.Route, policy.Dial}}, want: []string{
 			"the stage dial must be defined (policy.stages), but no policy has package sallyport.dial"}},
 	} {
