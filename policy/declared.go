@@ -15,7 +15,7 @@ type Fact struct {
 	Secret  bool         // never in a log
 	Type    reflect.Type // the Go type that holds it
 	Values  []string     // what a text is, besides empty; nil: anything
-	Spelled string       // how a text is spelt: "host"; empty: anyhow
+	Spelled string       // how a text is spelt: "host" or "country"; empty: anyhow
 	Index   int          // the field's place in the Go struct that encloses it
 	Fields  []Fact       // of an object whose keys are declared; nil for a leaf
 	Each    []Fact       // of a leaf that maps names to objects: what each of these has

@@ -11,6 +11,7 @@ import "net/netip"
 //	fact     its name in `input`
 //	stages   the stages that have it; without the tag, those of the enclosing field
 //	values   the texts that it is, besides empty, where they are a closed list
+//	spelled  how a text is spelt, where it may be anything: host or country
 //	secret   it enters an input but never a log
 //	doc      what it tells, for the schema
 type Facts struct {
@@ -88,8 +89,8 @@ type Window struct {
 // Geo is what the GeoIP databases know of an address; what they do not know is
 // empty. It stays empty until a stage's rules read it: see Facts.Locator.
 type Geo struct {
-	Country      string `fact:"country" doc:"ISO 3166-1 alpha-2, in capitals"`
-	Continent    string `fact:"continent" doc:"AF, AN, AS, EU, NA, OC or SA"`
+	Country      string `fact:"country" spelled:"country" doc:"ISO 3166-1 alpha-2, in capitals"`
+	Continent    string `fact:"continent" values:"AF AN AS EU NA OC SA" doc:"AF, AN, AS, EU, NA, OC or SA"`
 	City         string `fact:"city" doc:"English name"`
 	ASN          int64  `fact:"asn" doc:"number of the autonomous system"`
 	Organization string `fact:"organization" doc:"holder of the autonomous system"`

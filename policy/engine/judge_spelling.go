@@ -29,8 +29,11 @@ func spellingOf(f *policy.Fact) (how spelling, isList bool) {
 	case reflect.TypeFor[policy.Suffixes]():
 		return spellsSuffix, true
 	}
-	if f.Spelled == "host" {
+	switch f.Spelled {
+	case "host":
 		return spellsHost, false
+	case "country":
+		return spellsCountry, false
 	}
 	return nil, false
 }
@@ -54,6 +57,18 @@ func spellsHost(text string) (string, bool) {
 func spellsSuffix(text string) (string, bool) {
 	instead, _ := spellsHost(strings.TrimPrefix(strings.TrimPrefix(text, "*"), "."))
 	return instead, text == instead
+}
+
+// spellsCountry is of ISO 3166-1 alpha-2, in capitals.
+func spellsCountry(text string) (string, bool) {
+	upper := strings.ToUpper(text)
+	if len(text) != 2 || strings.Trim(upper, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+		return "", false
+	}
+	if upper == "UK" {
+		return "GB", false
+	}
+	return upper, text == upper
 }
 
 func spellsIP(text string) (string, bool) {

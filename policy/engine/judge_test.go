@@ -444,6 +444,15 @@ func TestJudgeValues(t *testing.T) {
 			`route.rego:16:48: warning: input.target.host is never "EXAMPLE.com": want "example.com"`,
 			`route.rego:17:22: warning: input.target.host is never "münchen.example"`,
 		}, options: Options{Listeners: []string{"main", "office"}}},
+		{name: "what no place is", files: map[string]string{"dial.rego": "package sallyport.dial\nallow := true\n" + strings.Join([]string{
+			`deny contains "a" if input.address.geo.country == "de"`, `deny contains "b" if not input.source.geo.country in {"DE", "Germany", ""}`,
+			`deny contains "c" if input.target.geo.country == "UK"`, `deny contains "d" if input.address.geo.continent == "Europe"`,
+			`deny contains "e" if input.address.geo.continent in {"EU", "AN", ""}`, `deny contains "f" if _geo.country == "XK"`,
+			`deny contains "g" if _geo.city == "Berlin"`, `_geo := input.address.geo`}, "\n")}, want: []string{
+			`dial.rego:3:22: warning: input.address.geo.country is never "de": want "DE"`,
+			`dial.rego:4:22: warning: input.source.geo.country is never "Germany"`,
+			`dial.rego:5:22: warning: input.target.geo.country is never "UK": want "GB"`,
+			`dial.rego:6:22: warning: input.address.geo.continent is never "Europe" (it is AF, AN, AS, EU, NA, OC and SA)`}},
 		{name: "how a fact may be spelt", files: route(`allow if input.target.host in {"example.com", "_srv.example", "192.0.2.1", "2001:db8::1", ""}`,
 			`allow if "com" in input.target.suffixes`, `allow if "10.0.0.0/8" in input.source.prefixes`, `allow if "2001:db8::/32" in input.source.prefixes`,
 			`allow if input.source.ip == "2001:db8::1"`, `allow if input.request.headers["user-agent"]`, `allow if input.session.listener == "office"`,
