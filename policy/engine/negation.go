@@ -11,8 +11,9 @@ import (
 //
 //	not input.target.port in data.teams[input.identity.name].ports
 //
-// does not hold for somebody who has no team, whose ports nobody would find. In
-// a deny, that lets in whom it was to keep out.
+// does not hold for somebody who has no team, whose ports nobody would find. Nor
+// does `not startswith(input.identity.attributes.mail, "a@")` for somebody without
+// mail. In a deny, that lets in whom it was to keep out.
 
 const negateHelper = "where a look-up in this is undefined, the statement does not hold in spite of its `not`: " +
 	"move what follows the `not` to a helper rule, and negate that"
@@ -72,9 +73,19 @@ func variablesOf(expr *ast.Expr) []ast.Var {
 	})
 }
 
-// maybeUndefined tells whether a path of data or of rules may lead nowhere. Facts
-// are always there, and of base data it is known.
+// openFacts are those whose keys nobody declares.
+var openFacts = []ast.Ref{
+	ast.MustParseRef("input.identity.attributes"),
+	ast.MustParseRef("input.credentials.attributes"),
+	ast.MustParseRef("input.request.headers"),
+}
+
+// maybeUndefined tells whether a path of facts, of data or of rules may lead
+// nowhere. Declared facts are always there, and of base data it is known.
 func (n *negations) maybeUndefined(ref ast.Ref) bool {
+	if slices.ContainsFunc(openFacts, func(open ast.Ref) bool { return len(ref) > len(open) && ref.HasPrefix(open) }) {
+		return true
+	}
 	if !ref.HasPrefix(ast.DefaultRootRef) {
 		return false
 	}
