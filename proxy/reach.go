@@ -125,7 +125,7 @@ func redirected(asked policy.Target, r policy.Redirect) (policy.Target, error) {
 	}
 	host, err := target.Parse(r.Host)
 	if err != nil {
-		return policy.Target{}, fmt.Errorf("route: redirect.host: %w", err)
+		return policy.Target{}, fmt.Errorf("route: redirect.host has to be a name or an address without scheme or port (the port goes into redirect.port): %w", err)
 	}
 	return targetFacts(host, uint16(port)), nil
 }

@@ -24,7 +24,7 @@ redirect := {"port": data.settings.port} if _case == "127"
 redirect := {"host": "Here.Example."} if _case == "named"
 redirect := {"host": "there.example"} if _case == "trap"
 redirect := {"host": "10.0.0.1"} if _case == "inside"
-redirect := {"host": "127.0.0.1/x"} if _case == "malformed"
+redirect := {"host": concat("/", ["127.0.0.1", "x"])} if _case == "malformed"
 redirect := {"port": 70000 + data.settings.port} if _case == "port"
 redirect := data.settings.keys if _case == "key"
 

@@ -15,6 +15,7 @@ import (
 	"sallyport/proxy/config"
 	"sallyport/proxy/geo"
 	"sallyport/proxy/identity"
+	"sallyport/proxy/wire/target"
 )
 
 // engineOptions are what the configuration says to the engine, and which geo
@@ -26,6 +27,10 @@ func engineOptions(c *config.Config, d *geo.Databases) engine.Options {
 		CheckData: func(data map[string]any) []error {
 			_, errs := identity.Parse(data["users"])
 			return errs
+		},
+		IsHost: func(host string) bool {
+			_, err := target.Parse(host)
+			return err == nil
 		},
 	}
 	if d != nil {

@@ -63,6 +63,9 @@ type Options struct {
 	// error is a problem of the candidate. It may be nil.
 	CheckData func(data map[string]any) []error
 
+	// IsHost tells whether a redirect can lead to a host. It may be nil.
+	IsHost func(host string) bool
+
 	// Missing says why a fact, by the names below input that lead to it, will be
 	// empty as the program is configured, or "" where it will not; reading such a
 	// fact is a warning. It may be nil.

@@ -181,6 +181,9 @@ func (j *judging) checkRule(rule *ast.Rule, stage policy.Stage, path ast.Ref) {
 		s.mistyped[name] = true
 		j.refuse(at, "%s", w.why)
 	}
+	if field.Type == reflect.TypeFor[policy.Redirect]() {
+		j.checkRedirects(rule, path[1:])
+	}
 	// A default, or a branch before others, may say so that nobody is banned.
 	if bans := len(path) == 1 && field.Type == reflect.TypeFor[policy.Ban](); bans && !rule.Default && rule.Else == nil {
 		if o, ok := rule.Head.Value.Value.(ast.Object); ok && o.Len() == 0 {

@@ -55,6 +55,8 @@ func missingGeo(path ...string) string {
 	return ""
 }
 
+func isHost(text string) bool { return !strings.ContainsAny(text, ":/*") }
+
 const strictly = " (policy.strict: false turns this into a warning)"
 
 // judgeCase is a candidate and every problem that it has.
@@ -453,6 +455,18 @@ func TestJudgeValues(t *testing.T) {
 			`dial.rego:4:22: warning: input.source.geo.country is never "Germany"`,
 			`dial.rego:5:22: warning: input.target.geo.country is never "UK": want "GB"`,
 			`dial.rego:6:22: warning: input.address.geo.continent is never "Europe" (it is AF, AN, AS, EU, NA, OC and SA)`}},
+		{name: "where no redirect leads", files: route(`allow := true`, `redirect := {"host": "http://localhost/"} if input.target.port == 1`,
+			`redirect := {"host": "ok.example", "port": 1} if input.target.port == 2`, `else := {"host": "localhost:31000"} if input.target.port == 3`,
+			`redirect := {"host": _host} if input.target.port == 4`, `redirect := _other if input.target.port == 5`, `redirect := {"host": ""} if input.target.port == 6`,
+			`redirect := {"host": concat("", [input.target.host, ":1"])} if input.target.port == 7`, `_host := "*.example"`, `_other := {"host": "a:1"}`), want: []string{
+			`route.rego:3:22: redirect.host has to be a name or an address without scheme or port, not "http://localhost/" (the port goes into redirect.port)`,
+			`route.rego:5:18: redirect.host has to be a name or an address without scheme or port, not "localhost:31000" (the port goes into redirect.port)`,
+			`route.rego:10:10: redirect.host has to be a name or an address without scheme or port, not "*.example" (the port goes into redirect.port)`,
+			`route.rego:11:20: redirect.host has to be a name or an address without scheme or port, not "a:1" (the port goes into redirect.port)`,
+		}, options: Options{IsHost: isHost}},
+		{name: "where no redirect leads, by the key", files: route(`allow := true`, `redirect.host := "a:1"`, `redirect.port := 443`), want: []string{
+			`route.rego:3:18: redirect.host has to be a name or an address without scheme or port, not "a:1" (the port goes into redirect.port)`,
+		}, options: Options{IsHost: isHost}},
 		{name: "how a fact may be spelt", files: route(`allow if input.target.host in {"example.com", "_srv.example", "192.0.2.1", "2001:db8::1", ""}`,
 			`allow if "com" in input.target.suffixes`, `allow if "10.0.0.0/8" in input.source.prefixes`, `allow if "2001:db8::/32" in input.source.prefixes`,
 			`allow if input.source.ip == "2001:db8::1"`, `allow if input.request.headers["user-agent"]`, `allow if input.session.listener == "office"`,
