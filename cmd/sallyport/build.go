@@ -105,7 +105,7 @@ func build(ctx context.Context, c *config.Config, files *opened) (s *server, err
 	if err := s.openUsage(); err != nil {
 		return nil, err
 	}
-	options := engineOptions(c, s.geo)
+	options := engineOptions(c, s.geo, true)
 	if s.manager, err = distribute.New(s.managerOptions()); err != nil {
 		return nil, err
 	}

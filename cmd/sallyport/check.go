@@ -71,7 +71,7 @@ func judge(c *cobra.Command, o *config.Options) (revision string, advice engine.
 	if len(files.dated) > 0 {
 		unread = join(unread, dated(files.dated))
 	}
-	e, err := engine.New(engineOptions(settings, files.geo))
+	e, err := engine.New(engineOptions(settings, files.geo, o.File != ""))
 	if err != nil {
 		return "", nil, err
 	}

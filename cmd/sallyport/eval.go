@@ -92,7 +92,7 @@ func eval(c *cobra.Command, o *config.Options, q *question, stage policy.Stage, 
 	if err != nil {
 		return err
 	}
-	e, err := engine.New(engineOptions(settings, databases))
+	e, err := engine.New(engineOptions(settings, databases, o.File != ""))
 	if err != nil {
 		return err
 	}

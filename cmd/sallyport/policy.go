@@ -19,8 +19,10 @@ import (
 )
 
 // engineOptions are what the configuration says to the engine, and which geo
-// facts there will be. Without databases, nil, nothing is said of those.
-func engineOptions(c *config.Config, d *geo.Databases) engine.Options {
+// facts there will be. Without databases, nil, nothing is said of those. whole
+// tells that the policy is for this configuration, and not perhaps for one that is
+// elsewhere: then no upstreams are none.
+func engineOptions(c *config.Config, d *geo.Databases, whole bool) engine.Options {
 	o := engine.Options{
 		Timeout: c.Policy.Timeout, Lenient: !c.Policy.Strict,
 		Roots: c.Policy.Roots, Capabilities: c.Policy.Capabilities,
@@ -36,8 +38,9 @@ func engineOptions(c *config.Config, d *geo.Databases) engine.Options {
 	if d != nil {
 		o.Missing = missing(d)
 	}
-	if len(c.Upstreams) > 0 { // else the policy may be judged for a configuration that is elsewhere
-		o.Upstreams = slices.Sorted(maps.Keys(c.Upstreams))
+	if whole || len(c.Upstreams) > 0 {
+		o.Upstreams = slices.AppendSeq([]string{}, maps.Keys(c.Upstreams))
+		slices.Sort(o.Upstreams)
 	}
 	if len(c.Listeners) > 1 || c.Listeners[0].Name != "main" {
 		for _, l := range c.Listeners {

@@ -90,7 +90,7 @@ func test(c *cobra.Command, o *config.Options, t *testFlags) error {
 	if err != nil {
 		return err
 	}
-	e, err := engine.New(engineOptions(settings, nil)) // tests give the facts themselves
+	e, err := engine.New(engineOptions(settings, nil, false)) // tests give the facts themselves
 	if err != nil {
 		return err
 	}
